@@ -1,0 +1,33 @@
+//! Makes, from the descriptors of Envoy's API and of our own `.proto` files:
+//!
+//! - the Rust types of our own messages (`prost`),
+//! - `schema.rs`: every message, field and enum as plain tables for `render` and `audit`, with what
+//!   `supported.txt` says about each field,
+//! - `descriptors.bin`: the descriptor set, which only tests read.
+//!
+//! No `protoc` is needed: Envoy's descriptors come compiled in the `envoy-types` package, and `protox` compiles ours.
+
+mod envoy_types;
+mod own;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let manifest = PathBuf::from(env("CARGO_MANIFEST_DIR")?);
+    let out = PathBuf::from(env("OUT_DIR")?);
+    for path in ["build", "proto", "../Cargo.lock"] {
+        rerun_if_changed(&manifest.join(path));
+    }
+    let envoy = std::fs::read(envoy_types::descriptor_set(&manifest, &out)?)?;
+    own::compile(&manifest.join("proto"), &envoy, &out)?;
+    Ok(())
+}
+
+fn rerun_if_changed(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}
+
+fn env(name: &str) -> Result<String, Box<dyn Error>> {
+    std::env::var(name).map_err(|_| format!("{name} is not set: this program is run by cargo only").into())
+}

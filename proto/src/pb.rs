@@ -1,0 +1,27 @@
+//! Every message as a Rust type, by its protobuf package: `pb::envoy::config::listener::v3::Listener`.
+//!
+//! Envoy's API, `google.protobuf`, `google.rpc`, `xds` and `udpa` come from the `envoy-types` crate; `outrigger` is ours.
+//! The aggregated discovery service is generated there too, client and server:
+//! `pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient` and
+//! `pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{AggregatedDiscoveryService,
+//! AggregatedDiscoveryServiceServer}`, both with `StreamAggregatedResources` and `DeltaAggregatedResources`
+//! (tonic's limit of 4 MiB for a decoded message must be lifted by the caller: `max_decoding_message_size`).
+
+pub use envoy_types::pb::*;
+
+/// Our own messages.
+pub mod outrigger {
+    /// Filters.
+    pub mod filters {
+        /// HTTP filters.
+        pub mod http {
+            /// Wasm filters.
+            pub mod wasm {
+                /// `proto/outrigger/filters/http/wasm/v1/wasm.proto`.
+                pub mod v1 {
+                    include!(concat!(env!("OUT_DIR"), "/outrigger.filters.http.wasm.v1.rs"));
+                }
+            }
+        }
+    }
+}
