@@ -1,0 +1,133 @@
+//! Child processes: each dies with its guard, and its log is shown when the test that owns it fails.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::wait::eventually;
+
+/// How much of a log is printed when a test fails.
+const TAIL_BYTES: usize = 24 * 1024;
+
+/// A running child; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    quiet: bool,
+}
+
+impl Process {
+    /// Starts `program` with what `arrange` adds; standard output and error go to `dir/NAME.log`.
+    pub fn spawn(name: &str, program: &Path, dir: &Path, arrange: impl FnOnce(&mut Command)) -> Result<Process> {
+        let log = dir.join(format!("{name}.log"));
+        let out = File::options().create(true).append(true).open(&log).with_context(|| format!("{}", log.display()))?;
+        let mut command = dying_with_us(program);
+        arrange(&mut command);
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+        Ok(Process { name: name.to_owned(), child, log, quiet: false })
+    }
+
+    /// The log isn't printed when a test fails (for processes whose log is long and says little).
+    pub fn quiet(mut self) -> Process {
+        self.quiet = true;
+        self
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that the process has written to standard output and error.
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
+    /// `Some` once the process has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// An error with the log's end if the process isn't there any more.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.ended() {
+            None => Ok(()),
+            Some(status) => Err(anyhow!("{} ended with {status}:\n{}", self.name, tail(&self.log()))),
+        }
+    }
+
+    /// Sends a signal by name, for example `TERM`.
+    pub fn signal(&self, name: &str) -> Result<()> {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status()?;
+        if status.success() { Ok(()) } else { Err(anyhow!("kill -{name} {}: {status}", self.pid())) }
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let name = self.name.clone();
+        eventually(deadline, || self.ended().ok_or_else(|| format!("{name} still runs")))
+    }
+
+    /// Ends the process at once, as `kill -9` does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks the process to end, and insists after `grace`.
+    pub fn stop(&mut self, grace: Duration) {
+        if self.ended().is_none() && self.signal("TERM").is_ok() && self.wait(grace).is_ok() {
+            return;
+        }
+        self.kill();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() && !self.quiet {
+            eprintln!("---- log of {} ----\n{}\n---- end of {} ----", self.name, tail(&self.log()), self.name);
+        }
+    }
+}
+
+/// A command for `program` whose process is killed when ours goes away, however that happens: `setpriv` sets the parent
+/// death signal and executes the program in its own place, so that the child's id stays the program's.
+fn dying_with_us(program: &Path) -> Command {
+    let setpriv = Path::new("/usr/bin/setpriv");
+    if !setpriv.is_file() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+fn tail(log: &str) -> &str {
+    let mut from = log.len().saturating_sub(TAIL_BYTES);
+    while !log.is_char_boundary(from) {
+        from += 1;
+    }
+    &log[from..]
+}
+
+/// Runs a program to its end and returns its output; an error says the command and what it printed.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(stdout);
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    Err(anyhow!("{command:?}: {}\n{stdout}{stderr}", output.status))
+}
