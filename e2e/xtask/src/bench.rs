@@ -1,0 +1,158 @@
+//! `cargo xtask bench`: our proxy, nginx, HAProxy and Envoy side by side in one run.
+//!
+//! The rules, each of which is there because a benchmark without it misled someone:
+//! - one worker each, pinned to core 0; origin and load on core 1;
+//! - rounds are interleaved and alternate their order, ratios come from pairs of the same round;
+//! - the measure is CPU time per request from `/proc`, not requests per second;
+//! - the same job on all sides: no access log, no request id, the same added headers;
+//! - nginx is the control: if it moves by more than 10 % within the run, the run is marked unreadable.
+//!
+//! A scenario is a module with one entry in [`SCENARIOS`]; a proxy is one entry in [`peers::table`].
+
+mod clusters;
+mod configs;
+mod h2c;
+mod http1;
+mod measure;
+mod peers;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::progress::Progress;
+use crate::setup::{Purpose, prepare};
+use crate::{filters, paths, shell};
+use report::Report;
+
+/// A scenario: its name for `--only`, and what runs it.
+struct Scenario {
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Bench) -> Result<Report>,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "h1-c32", about: "HTTP/1, 32 connections, no, one and four filters", run: http1::c32 },
+    Scenario { name: "h1-c256", about: "HTTP/1, 256 connections", run: http1::c256 },
+    Scenario { name: "h2c-20k", about: "HTTP/2 both ways at 20,000 requests a second", run: h2c::at_20k },
+    Scenario { name: "h2c-10k", about: "HTTP/2 both ways at 10,000 requests a second", run: h2c::at_10k },
+    Scenario { name: "clusters", about: "10,000 static clusters with a route each", run: clusters::run },
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Fewer and shorter rounds: a look, not a result.
+    #[arg(long)]
+    quick: bool,
+    /// Only this scenario (or all whose name begins so); may be repeated.
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Only these proxies: outrigger, nginx, haproxy, envoy (nginx always runs: it is the control).
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    peers: Vec<String>,
+    /// Rounds of each scenario [default: 7, with --quick 3].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Write the result, with every round, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure this proxy instead of building ours for release.
+    #[arg(long, value_name = "PROGRAM")]
+    proxy: Option<PathBuf>,
+}
+
+/// What every scenario needs.
+#[derive(Debug)]
+struct Bench {
+    progress: Progress,
+    /// Configurations and logs of this run.
+    dir: PathBuf,
+    outrigger: PathBuf,
+    header_policy: PathBuf,
+    rounds: usize,
+    /// How long one measurement lasts.
+    window: Duration,
+    quick: bool,
+    peers: Vec<String>,
+}
+
+impl Bench {
+    fn wants(&self, peer: &str) -> bool {
+        self.peers.is_empty() || self.peers.iter().any(|wanted| wanted == peer)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let scenarios: Vec<&Scenario> =
+        SCENARIOS.iter().filter(|s| args.only.is_empty() || args.only.iter().any(|o| s.name.starts_with(o))).collect();
+    if scenarios.is_empty() {
+        bail!("no scenario of that name; there are {}", SCENARIOS.map(|s| s.name).join(", "));
+    }
+    let progress = Progress::new();
+    prepare(&progress, Purpose::Bench)?;
+    let modules = progress.step("build the filters for Wasm", filters::build)?;
+    let header_policy = modules.into_iter().find(|path| path.ends_with("header_policy.wasm"));
+    let header_policy = header_policy.context("header_policy.wasm is not among the filters")?;
+    let outrigger = match &args.proxy {
+        Some(program) => program.clone(),
+        None => release_build(&progress, args)?,
+    };
+    let dir = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&dir)?;
+    let bench = Bench {
+        progress,
+        dir,
+        outrigger,
+        header_policy,
+        rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).max(1),
+        window: Duration::from_secs(if args.quick { 2 } else { 4 }),
+        quick: args.quick,
+        peers: args.peers.clone(),
+    };
+    let mut reports = Vec::new();
+    for scenario in scenarios {
+        let words = format!("{}: {}", scenario.name, scenario.about);
+        reports.push((scenario.name, bench.progress.step(&words, || (scenario.run)(&bench))?));
+    }
+    finish(&bench, &reports, args.json.as_deref())
+}
+
+fn release_build(progress: &Progress, args: &Args) -> Result<PathBuf> {
+    let built = paths::target().join("release/outrigger-proxy");
+    if !args.peers.is_empty() && !args.peers.iter().any(|peer| peer == "outrigger") {
+        return Ok(built);
+    }
+    progress.step("build the proxy for release (10 minutes the first time)", || {
+        shell::run(shell::cargo().args(["build", "--release", "-p", "outrigger-proxy"]))
+    })?;
+    Ok(built)
+}
+
+fn finish(bench: &Bench, reports: &[(&str, Report)], json: Option<&Path>) -> Result<()> {
+    for (name, report) in reports {
+        println!("\n{name}{}", if report.readable { "" } else { "   UNREADABLE: the control moved by more than 10 %" });
+        print!("{}", report.table());
+    }
+    let targets: Vec<_> = reports.iter().flat_map(|(_, report)| &report.targets).collect();
+    println!("\n{:<58} {:>10} {:>10}", "target", "measured", "at most");
+    for target in &targets {
+        let verdict = if target.is_met() { "met" } else { "MISSED" };
+        println!("{:<58} {:>10.2} {:>10.2}  {verdict}", target.name, target.value, target.limit);
+    }
+    if bench.quick {
+        println!("\nThis was a quick run: a look, not a result.");
+    }
+    if let Some(path) = json {
+        let value = report::json(bench, reports);
+        std::fs::write(path, serde_json::to_vec_pretty(&value)?).with_context(|| format!("{}", path.display()))?;
+        println!("\nwritten: {}", path.display());
+    }
+    std::fs::remove_dir_all(&bench.dir).with_context(|| format!("{}", bench.dir.display()))
+}
