@@ -1,0 +1,122 @@
+//! Clusters (`envoy.config.cluster.v3.Cluster`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{Assignment, Origin, Source};
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Cluster {
+    pub name: Arc<str>,
+    /// `alt_stat_name`, or the name: the value of the tag `envoy_cluster_name`.
+    pub stat_name: Arc<str>,
+    pub origin: Arc<Origin>,
+    pub discovery: Discovery,
+    pub lb: LbPolicy,
+    /// 5 s unless set.
+    pub connect_timeout: Duration,
+    pub breakers: CircuitBreakers,
+    pub http: UpstreamHttpOptions,
+    /// Reading from a peer stops at about this much; 1 MiB unless set.
+    pub per_connection_buffer_limit_bytes: u32,
+    /// `upstream_connection_options.tcp_keepalive`: seconds idle, interval and probes.
+    pub tcp_keepalive: Option<(u32, u32, u32)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Discovery {
+    Static(Arc<Assignment>),
+    /// The name of the assignment: `eds_cluster_config.service_name`, or the cluster's name. `from` is where it is
+    /// fetched: ADS or a file.
+    Eds {
+        service: Arc<str>,
+        initial_fetch_timeout: Option<Duration>,
+        from: Source,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LbPolicy {
+    RoundRobin,
+    /// Power of `choices` (2 unless set) by active requests.
+    LeastRequest {
+        choices: u32,
+    },
+    Random,
+}
+
+/// `circuit_breakers.thresholds` of the default priority. Envoy counts for the whole process; these are shared by the
+/// workers too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CircuitBreakers {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+}
+
+impl Default for CircuitBreakers {
+    /// Envoy's defaults.
+    fn default() -> CircuitBreakers {
+        CircuitBreakers { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+    }
+}
+
+/// `envoy.extensions.upstreams.http.v3.HttpProtocolOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamHttpOptions {
+    pub protocol: Protocol,
+    pub http1: Http1Options,
+    pub http2: Http2Options,
+    /// One hour unless set; zero turns it off.
+    pub idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    pub max_requests_per_connection: Option<u32>,
+}
+
+impl Default for UpstreamHttpOptions {
+    fn default() -> UpstreamHttpOptions {
+        UpstreamHttpOptions {
+            protocol: Protocol::Http1,
+            http1: Http1Options::default(),
+            http2: Http2Options::default(),
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            max_requests_per_connection: None,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+    /// `use_downstream_protocol_config`.
+    Downstream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Http1Options {
+    /// Trailers are dropped unless this is set, as in Envoy.
+    pub enable_trailers: bool,
+    pub accept_http_10: bool,
+}
+
+/// `envoy.config.core.v3.Http2ProtocolOptions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Options {
+    pub max_concurrent_streams: u32,
+    pub initial_stream_window_bytes: u32,
+    pub initial_connection_window_bytes: u32,
+}
+
+impl Default for Http2Options {
+    /// Bounded by memory: a blocked stream holds at most its window (Envoy's default is 16 MiB a stream).
+    fn default() -> Http2Options {
+        Http2Options {
+            max_concurrent_streams: 1024,
+            initial_stream_window_bytes: 1 << 20,
+            initial_connection_window_bytes: 16 << 20,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! HTTP filters and their configuration.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{Origin, Source};
+
+/// An entry of `http_filters`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HttpFilter {
+    pub name: Arc<str>,
+    pub kind: HttpFilterKind,
+    /// Off unless a route turns it on.
+    pub disabled: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum HttpFilterKind {
+    Wasm(Arc<WasmPlugin>),
+    /// `config_discovery`: the extension configuration of the filter's name.
+    Discovered {
+        /// `default_config`, until the first configuration comes.
+        default: Option<Arc<WasmPlugin>>,
+        apply_default_without_warming: bool,
+        initial_fetch_timeout: Option<Duration>,
+        /// Allowed type URLs.
+        type_urls: Vec<String>,
+        /// Where it is fetched: ADS or a file.
+        from: Source,
+    },
+}
+
+/// A resource of ECDS (`envoy.config.core.v3.TypedExtensionConfig`).
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExtensionConfig {
+    pub name: Arc<str>,
+    pub origin: Arc<Origin>,
+    pub type_url: String,
+    pub plugin: Arc<WasmPlugin>,
+}
+
+/// `typed_per_filter_config` of a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterOverride {
+    /// `envoy.config.route.v3.FilterConfig.disabled`: off here, or (false) on where the filter is off by default.
+    pub disabled: bool,
+}
+
+/// A Proxy-Wasm plugin (`envoy.extensions.wasm.v3.PluginConfig`, and our own limits).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WasmPlugin {
+    /// `PluginConfig.name`; the filter's name where it is empty.
+    pub name: Arc<str>,
+    pub root_id: String,
+    pub vm_id: String,
+    pub code: ModuleCode,
+    pub vm_configuration: Bytes,
+    pub configuration: Bytes,
+    /// Sorted by name.
+    pub environment: Vec<(String, String)>,
+    pub failure_policy: FailurePolicy,
+    pub limits: Limits,
+    pub allow_on_headers_stop_iteration: bool,
+    /// `None`: everything is allowed.
+    pub capabilities: Option<BTreeSet<String>>,
+}
+
+/// A module, by the digest of its bytes where that is known.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModuleCode {
+    pub source: CodeSource,
+    /// Always there for remote code, whose digest is what is asked for.
+    pub sha256: Option<[u8; 32]>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CodeSource {
+    /// Read when the configuration is prepared.
+    File(PathBuf),
+    Inline(Bytes),
+    Remote {
+        uri: String,
+        cluster: Arc<str>,
+        timeout: Duration,
+        retries: u32,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum FailurePolicy {
+    /// 503 for the streams of an instance that trapped.
+    #[default]
+    Closed,
+    /// On without the filter.
+    Open,
+    /// As Closed, until a new instance is up.
+    Reload,
+}
+
+/// Budgets of a plugin; a field left out by the control plane has the default.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// CPU time of one callback.
+    pub callback_timeout: Duration,
+    /// CPU time of start and configuration together.
+    pub start_timeout: Duration,
+    /// Linear memory.
+    pub memory_bytes: u64,
+    /// Buffered body of one stream and direction.
+    pub body_buffer_bytes: u64,
+    pub log_bytes_per_second: u64,
+    pub hostcalls_per_callback: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            callback_timeout: Duration::from_millis(10),
+            start_timeout: Duration::from_secs(5),
+            memory_bytes: 64 << 20,
+            body_buffer_bytes: 1 << 20,
+            log_bytes_per_second: 64 << 10,
+            hostcalls_per_callback: 10_000,
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The proxy's configuration: validated, immutable and neutral of the protocol that it came by.
+//!
+//! The xDS client turns protos into these types (static, file and ADS resources alike), [`ResourceSet`] holds the last
+//! accepted ones, and [`Snapshot::compile`] makes an internally consistent generation of them, which workers serve from.
+//! Regexes, CIDRs and formats are compiled when a type is built, so that whoever holds one can only use it.
+//!
+//! *Architecture invariant:* no tokio, prost, hyper or wasmtime here, no I/O, no clock.
+//!
+//! Every part is `Eq`, so that a balancer, a pool or a VM survives an update that didn't change its part.
+
+mod access_log;
+mod cluster;
+mod endpoint;
+mod filter;
+mod format;
+mod listener;
+mod matcher;
+mod mutation;
+mod origin;
+mod refs;
+mod resources;
+mod route;
+mod select;
+mod shared;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+
+pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
+pub use cluster::{
+    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, UpstreamHttpOptions,
+};
+pub use endpoint::{Assignment, Endpoint, Health, Locality};
+pub use filter::{
+    CodeSource, ExtensionConfig, FailurePolicy, FilterOverride, HttpFilter, HttpFilterKind, Limits, ModuleCode,
+    WasmPlugin,
+};
+pub use format::{Format, FormatError, FormatValue, set_hostname};
+pub use listener::{
+    CodecType, EscapedSlashes, FilterChain, HttpConnectionManager, HttpLimits, Listener, NetworkFilter,
+    PathNormalization, RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
+};
+pub use matcher::{
+    HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex, StringMatch,
+    StringMatcher,
+};
+pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
+pub use origin::{Origin, Source};
+pub use resources::{Changes, Dependency, Resource, ResourceKind, ResourceSet, Update};
+pub use route::{
+    ClusterSpec, DirectResponse, HostRewrite, PathRewrite, Redirect, RedirectPath, Route, RouteAction, RouteConfig,
+    RouteForward, VirtualHost, WeightedCluster,
+};
+pub use select::RouteTable;
+pub use shared::{Iter, SharedMap};
+pub use snapshot::{ClusterEntry, FilterConfig, Needed, Snapshot, Warming};

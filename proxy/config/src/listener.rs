@@ -1,0 +1,159 @@
+//! Listeners (`envoy.config.listener.v3.Listener`) and their network filters.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_http::Direction;
+
+use crate::{AccessLog, Http1Options, Http2Options, HttpFilter, Origin, RouteConfig, Source};
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub name: Arc<str>,
+    /// `stat_prefix`, or the address: the value of the tag `envoy_listener_address`.
+    pub stat_prefix: Arc<str>,
+    pub origin: Arc<Origin>,
+    /// Port 0: any free one, the same for all workers.
+    pub address: SocketAddr,
+    /// `ipv4_compat` of an IPv6 address.
+    pub ipv4_compat: bool,
+    pub direction: Direction,
+    /// One chain for now, which takes every connection; the last of [`Listener::chains`] may be the default chain.
+    pub chains: Vec<FilterChain>,
+    pub per_connection_buffer_limit_bytes: u32,
+    /// `tcp_backlog_size`: 1024 unless set.
+    pub backlog: u32,
+    pub access_logs: Vec<AccessLog>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct FilterChain {
+    pub name: Arc<str>,
+    pub filter: NetworkFilter,
+}
+
+/// The terminal network filter of a chain.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NetworkFilter {
+    Http(Arc<HttpConnectionManager>),
+    Tcp(Arc<TcpProxy>),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct HttpConnectionManager {
+    /// The value of the tag `envoy_http_conn_manager_prefix`.
+    pub stat_prefix: Arc<str>,
+    pub codec: CodecType,
+    pub routes: RouteSource,
+    /// In order; the router is last and not in here.
+    pub filters: Vec<HttpFilter>,
+    pub access_logs: Vec<AccessLog>,
+    /// `server_name`: `envoy` unless set, as filters and tests of Envoy's users expect.
+    pub server_name: bytes::Bytes,
+    pub http1: Http1Options,
+    pub http2: Http2Options,
+    pub limits: HttpLimits,
+    /// `stream_idle_timeout`: 5 minutes unless set; `None` is none.
+    pub stream_idle_timeout: Option<Duration>,
+    /// `request_timeout`: from the first byte of the request's head to its last byte.
+    pub request_timeout: Option<Duration>,
+    /// `request_headers_timeout`: `None` is 10 s (Envoy's edge recommendation), so that a slow client holds nothing.
+    pub request_headers_timeout: Option<Duration>,
+    /// `common_http_protocol_options.idle_timeout`: one hour unless set.
+    pub idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    pub max_requests_per_connection: Option<u32>,
+    /// `drain_timeout`: 5 s unless set.
+    pub drain_timeout: Duration,
+    /// `use_remote_address`: trust nothing of x-forwarded-for, append the client's address.
+    pub use_remote_address: bool,
+    pub xff_num_trusted_hops: u32,
+    pub skip_xff_append: bool,
+    pub generate_request_id: bool,
+    pub preserve_external_request_id: bool,
+    pub always_set_request_id_in_response: bool,
+    pub via: bytes::Bytes,
+    pub path: PathNormalization,
+    pub upgrades: Vec<UpgradeConfig>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodecType {
+    /// HTTP/2 by its preface, else HTTP/1.
+    Auto,
+    Http1,
+    Http2,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum RouteSource {
+    Inline(Arc<RouteConfig>),
+    /// `from` is where it is fetched: ADS or a file.
+    Rds {
+        name: Arc<str>,
+        initial_fetch_timeout: Option<Duration>,
+        from: Source,
+    },
+}
+
+/// What a head may be. The defaults are Envoy's for an edge proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// `max_request_headers_kb`: 60 unless set.
+    pub max_request_headers_bytes: u32,
+    /// `max_headers_count`: 100 unless set.
+    pub max_headers_count: u32,
+}
+
+impl Default for HttpLimits {
+    fn default() -> HttpLimits {
+        HttpLimits { max_request_headers_bytes: 60 * 1024, max_headers_count: 100 }
+    }
+}
+
+/// What is done to a path before it is matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PathNormalization {
+    pub normalize_path: bool,
+    pub merge_slashes: bool,
+    pub escaped_slashes: EscapedSlashes,
+    pub strip_any_host_port: bool,
+    pub strip_matching_host_port: bool,
+}
+
+/// `path_with_escaped_slashes_action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EscapedSlashes {
+    #[default]
+    Keep,
+    Reject,
+    UnescapeAndRedirect,
+    UnescapeAndForward,
+}
+
+/// `upgrade_configs`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpgradeConfig {
+    /// Lower case: `websocket`.
+    pub upgrade_type: String,
+    pub enabled: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct TcpProxy {
+    pub stat_prefix: Arc<str>,
+    pub clusters: Vec<TcpCluster>,
+    pub total_weight: u32,
+    /// One hour unless set; `None` is none.
+    pub idle_timeout: Option<Duration>,
+    pub max_connect_attempts: u32,
+    pub max_downstream_connection_duration: Option<Duration>,
+    pub access_logs: Vec<AccessLog>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct TcpCluster {
+    pub name: Arc<str>,
+    pub weight: u32,
+}

@@ -1,0 +1,214 @@
+//! Compiled matchers for strings, headers, query parameters and paths (`envoy.type.matcher.v3`, `RouteMatch`).
+
+use bytes::Bytes;
+use outrigger_http::{HeaderName, RequestHead};
+
+/// A regular expression that must match the whole input, as Envoy's `safe_regex` does.
+#[derive(Debug, Clone)]
+pub struct Regex {
+    pattern: String,
+    full: regex::bytes::Regex,
+    partial: regex::bytes::Regex,
+}
+
+impl Regex {
+    /// The compiled program may take this much memory.
+    pub const PROGRAM_BYTES_MAX: usize = 1 << 20;
+
+    pub fn new(pattern: &str) -> Result<Regex, regex::Error> {
+        let build = |text: &str| regex::bytes::RegexBuilder::new(text).size_limit(Regex::PROGRAM_BYTES_MAX).build();
+        let partial = build(pattern)?;
+        let full = build(&format!("^(?:{pattern})$"))?;
+        Ok(Regex { pattern: pattern.to_owned(), full, partial })
+    }
+
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        self.full.is_match(text)
+    }
+
+    #[must_use]
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    /// Replaces every match; `substitution` uses RE2's `\1`, which the constructor of the rewrite has translated to
+    /// this crate's `${1}`.
+    #[must_use]
+    pub fn replace_all(&self, text: &[u8], substitution: &[u8]) -> Bytes {
+        Bytes::from(self.partial.replace_all(text, substitution).into_owned())
+    }
+}
+
+impl PartialEq for Regex {
+    fn eq(&self, other: &Regex) -> bool {
+        self.pattern == other.pattern
+    }
+}
+
+impl Eq for Regex {}
+
+/// `envoy.type.matcher.v3.StringMatcher`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StringMatcher {
+    pub pattern: StringMatch,
+    /// Not used by [`StringMatch::Regex`].
+    pub ignore_case: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StringMatch {
+    Exact(Bytes),
+    Prefix(Bytes),
+    Suffix(Bytes),
+    Contains(Bytes),
+    Regex(Regex),
+}
+
+impl StringMatcher {
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        let same = |a: &[u8], b: &[u8]| if self.ignore_case { a.eq_ignore_ascii_case(b) } else { a == b };
+        match &self.pattern {
+            StringMatch::Exact(want) => same(text, want),
+            StringMatch::Prefix(want) => text.len() >= want.len() && same(&text[..want.len()], want),
+            StringMatch::Suffix(want) => text.len() >= want.len() && same(&text[text.len() - want.len()..], want),
+            StringMatch::Contains(want) => want.is_empty() || text.windows(want.len()).any(|window| same(window, want)),
+            StringMatch::Regex(regex) => regex.matches(text),
+        }
+    }
+}
+
+/// `envoy.config.route.v3.HeaderMatcher`. Pseudo headers (`:method`, `:path`, `:authority`, `:scheme`) match too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderMatcher {
+    pub name: HeaderMatchName,
+    pub matcher: HeaderMatch,
+    pub invert: bool,
+    pub treat_missing_as_empty: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderMatchName {
+    Header(HeaderName),
+    Method,
+    Path,
+    Authority,
+    Scheme,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderMatch {
+    Present(bool),
+    String(StringMatcher),
+    /// `start..end` of a decimal integer.
+    Range(i64, i64),
+}
+
+impl HeaderMatcher {
+    /// Several values of a header are joined by a comma, as Envoy does (security advisory GHSA-2v25-cjjq-5f4w).
+    #[must_use]
+    pub fn matches(&self, head: &RequestHead) -> bool {
+        let joined;
+        let value: Option<&[u8]> = match &self.name {
+            HeaderMatchName::Method => Some(head.method.as_bytes()),
+            HeaderMatchName::Path => Some(&head.path),
+            HeaderMatchName::Authority => Some(&head.authority),
+            HeaderMatchName::Scheme => Some(head.scheme.as_str().as_bytes()),
+            HeaderMatchName::Header(name) => {
+                let mut values = head.headers.get_all(name);
+                match (values.next(), values.next()) {
+                    (None, _) => None,
+                    (Some(value), None) => Some(value),
+                    (Some(first), Some(second)) => {
+                        let all: Vec<&[u8]> =
+                            [first, second].into_iter().chain(values).map(|value| &value[..]).collect();
+                        joined = all.join(&b","[..]);
+                        Some(&joined)
+                    }
+                }
+            }
+        };
+        if let HeaderMatch::Present(present) = self.matcher {
+            let found = value.is_some() || self.treat_missing_as_empty;
+            return (found == present) != self.invert;
+        }
+        let value = match value {
+            Some(value) => value,
+            None if self.treat_missing_as_empty => b"",
+            // A header that is missing matches nothing, inverted or not.
+            None => return false,
+        };
+        let matches = match &self.matcher {
+            HeaderMatch::Present(_) => true,
+            HeaderMatch::String(matcher) => matcher.matches(value),
+            HeaderMatch::Range(start, end) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.parse::<i64>().ok())
+                .is_some_and(|number| (*start..*end).contains(&number)),
+        };
+        matches != self.invert
+    }
+}
+
+/// `envoy.config.route.v3.QueryParameterMatcher`; names and values are matched as they stand in the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryMatcher {
+    pub name: Bytes,
+    pub matcher: QueryMatch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryMatch {
+    Present(bool),
+    String(StringMatcher),
+}
+
+impl QueryMatcher {
+    /// The first parameter of the name decides.
+    #[must_use]
+    pub fn matches(&self, query: Option<&[u8]>) -> bool {
+        let value = query.unwrap_or_default().split(|byte| *byte == b'&').find_map(|pair| {
+            let (name, value) = match pair.iter().position(|byte| *byte == b'=') {
+                Some(at) => (&pair[..at], &pair[at + 1..]),
+                None => (pair, &b""[..]),
+            };
+            (name == &self.name[..]).then_some(value)
+        });
+        match &self.matcher {
+            QueryMatch::Present(present) => value.is_some() == *present,
+            QueryMatch::String(matcher) => value.is_some_and(|value| matcher.matches(value)),
+        }
+    }
+}
+
+/// The path part of a `RouteMatch`; the query is not looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathMatcher {
+    Exact(Bytes),
+    Prefix(Bytes),
+    /// `path_separated_prefix`: the prefix, then nothing or `/`. Stored without a trailing slash.
+    SeparatedPrefix(Bytes),
+    Regex(Regex),
+    /// `connect_matcher`: CONNECT requests.
+    Connect,
+}
+
+impl PathMatcher {
+    /// `ignore_case` is the negation of `case_sensitive`; a regex ignores it.
+    #[must_use]
+    pub fn matches(&self, path: &[u8], ignore_case: bool) -> bool {
+        let same = |a: &[u8], b: &[u8]| if ignore_case { a.eq_ignore_ascii_case(b) } else { a == b };
+        match self {
+            PathMatcher::Exact(want) => same(path, want),
+            PathMatcher::Prefix(want) => path.len() >= want.len() && same(&path[..want.len()], want),
+            PathMatcher::SeparatedPrefix(want) => {
+                path.len() >= want.len()
+                    && same(&path[..want.len()], want)
+                    && (path.len() == want.len() || path[want.len()] == b'/')
+            }
+            PathMatcher::Regex(regex) => regex.matches(path),
+            PathMatcher::Connect => false,
+        }
+    }
+}

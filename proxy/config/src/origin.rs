@@ -1,0 +1,37 @@
+//! Where a piece of configuration came from.
+
+use std::sync::Arc;
+
+/// How a resource reached the proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// `static_resources` of the bootstrap.
+    Static,
+    /// A file watched by `path_config_source`.
+    File(Arc<str>),
+    /// An ADS stream.
+    Ads,
+}
+
+/// A resource's source, and the object that the control plane made it from (what it wrote to
+/// `metadata.filter_metadata["outrigger.dev"]`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin {
+    pub source: Source,
+    /// The resource's name in xDS.
+    pub name: Arc<str>,
+    /// `version_info`, or the delta resource's version; empty for static resources.
+    pub version: Arc<str>,
+    /// Such as `HTTPRoute shop/api (api.yaml:12)`; empty where the control plane says nothing.
+    pub object: Arc<str>,
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Static => f.write_str("static_resources"),
+            Source::File(path) => write!(f, "the file {path}"),
+            Source::Ads => f.write_str("ADS"),
+        }
+    }
+}

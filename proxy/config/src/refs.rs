@@ -1,0 +1,132 @@
+//! What a resource names: clusters, and resources to be fetched for it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::{
+    ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilterKind, Listener, NetworkFilter, Resource,
+    RouteAction, RouteConfig, RouteSource,
+};
+
+#[derive(Debug, Default)]
+pub(crate) struct Refs {
+    /// Sorted, each once.
+    pub(crate) clusters: Vec<Arc<str>>,
+    pub(crate) endpoints: Option<Dependency>,
+    pub(crate) routes: Vec<Dependency>,
+    pub(crate) extensions: Vec<ExtensionDependency>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ExtensionDependency {
+    pub(crate) dependency: Dependency,
+    /// `apply_default_config_without_warming`: nobody waits for it.
+    pub(crate) has_instant_default: bool,
+}
+
+impl Refs {
+    pub(crate) const NONE: Refs =
+        Refs { clusters: Vec::new(), endpoints: None, routes: Vec::new(), extensions: Vec::new() };
+
+    /// `None` where it names nothing.
+    pub(crate) fn of(resource: &Resource) -> Option<Refs> {
+        match resource {
+            Resource::Cluster(cluster) => match &cluster.discovery {
+                Discovery::Static(_) => None,
+                Discovery::Eds { service, initial_fetch_timeout, from } => {
+                    let (name, from) = (Arc::clone(service), from.clone());
+                    let dependency = Dependency { name, from, initial_fetch_timeout: *initial_fetch_timeout };
+                    Some(Refs { endpoints: Some(dependency), ..Refs::NONE })
+                }
+            },
+            Resource::Route(route) => Some(Refs { clusters: sorted(route_clusters(route)), ..Refs::NONE }),
+            Resource::Listener(listener) => Some(of_listener(listener)),
+            Resource::Endpoints(_) | Resource::Extension(_) => None,
+        }
+    }
+}
+
+fn sorted<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> Vec<Arc<str>> {
+    names.into_iter().collect::<BTreeSet<_>>().into_iter().cloned().collect()
+}
+
+fn route_clusters(config: &RouteConfig) -> Vec<&Arc<str>> {
+    let mut names = Vec::new();
+    for route in config.virtual_hosts.iter().flat_map(|host| &host.routes) {
+        let RouteAction::Forward(forward) = &route.action else { continue };
+        match &forward.cluster {
+            ClusterSpec::Single(name) => names.push(name),
+            // A cluster of weight 0 takes no traffic.
+            ClusterSpec::Weighted { clusters, .. } => {
+                names.extend(clusters.iter().filter(|cluster| cluster.weight > 0).map(|cluster| &cluster.name));
+            }
+            ClusterSpec::Header(_) => {}
+        }
+    }
+    names
+}
+
+fn of_listener(listener: &Listener) -> Refs {
+    let mut refs = Refs::default();
+    let mut clusters = Vec::new();
+    for chain in &listener.chains {
+        match &chain.filter {
+            NetworkFilter::Tcp(proxy) => {
+                clusters
+                    .extend(proxy.clusters.iter().filter(|cluster| cluster.weight > 0).map(|cluster| &cluster.name));
+            }
+            NetworkFilter::Http(manager) => {
+                match &manager.routes {
+                    RouteSource::Inline(config) => clusters.extend(route_clusters(config)),
+                    RouteSource::Rds { name, initial_fetch_timeout, from } => refs.routes.push(Dependency {
+                        name: Arc::clone(name),
+                        from: from.clone(),
+                        initial_fetch_timeout: *initial_fetch_timeout,
+                    }),
+                }
+                refs.extensions.extend(manager.filters.iter().filter_map(|filter| match &filter.kind {
+                    HttpFilterKind::Wasm(_) => None,
+                    HttpFilterKind::Discovered {
+                        default,
+                        apply_default_without_warming,
+                        initial_fetch_timeout,
+                        from,
+                        ..
+                    } => Some(ExtensionDependency {
+                        dependency: Dependency {
+                            name: Arc::clone(&filter.name),
+                            from: from.clone(),
+                            initial_fetch_timeout: *initial_fetch_timeout,
+                        },
+                        has_instant_default: default.is_some() && *apply_default_without_warming,
+                    }),
+                }));
+            }
+        }
+    }
+    refs.clusters = sorted(clusters);
+    refs
+}
+
+impl Listener {
+    /// False where a filter of this listener asks for the extension by name and doesn't allow its type.
+    pub(crate) fn admits(&self, extension: &ExtensionConfig) -> bool {
+        self.chains.iter().all(|chain| match &chain.filter {
+            NetworkFilter::Tcp(_) => true,
+            NetworkFilter::Http(manager) => manager.filters.iter().all(|filter| match &filter.kind {
+                HttpFilterKind::Discovered { type_urls, .. } if filter.name == extension.name => {
+                    extension.is_one_of(type_urls)
+                }
+                _ => true,
+            }),
+        })
+    }
+}
+
+impl ExtensionConfig {
+    /// Whether its type is among these; the host part of a type URL means nothing.
+    pub(crate) fn is_one_of(&self, type_urls: &[String]) -> bool {
+        let message = |url: &str| url.rsplit('/').next().unwrap_or_default().to_owned();
+        type_urls.iter().any(|url| message(url) == message(&self.type_url))
+    }
+}

@@ -1,0 +1,134 @@
+//! A generation of the configuration: what is served, made of what was accepted.
+//!
+//! A resource whose dependencies aren't there yet is *warming*: its previous version, with what that needs, keeps
+//! serving, and everything else is published. Compiling costs as much as what changed: unchanged parts are the previous
+//! snapshot's own objects.
+
+mod compile;
+mod dirty;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::resources::Entry;
+use crate::{
+    Assignment, Cluster, Dependency, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, ResourceKind, ResourceSet,
+    RouteConfig, SharedMap, WasmPlugin,
+};
+
+/// An immutable, internally consistent generation.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    pub generation: u64,
+    pub listeners: BTreeMap<Arc<str>, Arc<Listener>>,
+    pub routes: SharedMap<Arc<RouteConfig>>,
+    pub clusters: SharedMap<Arc<ClusterEntry>>,
+    pub extensions: SharedMap<Arc<ExtensionConfig>>,
+    /// Accepted and not served yet.
+    pub warming: Vec<Warming>,
+    /// What is to be fetched for the resources of this generation and for the warming ones.
+    pub needed: Needed,
+    /// What this was compiled from.
+    set: ResourceSet,
+    /// Names in `set` whose version there is warming, with the version that is published instead.
+    held: BTreeMap<(ResourceKind, Arc<str>), Option<Entry>>,
+    /// Published though no longer in `set`, since something in `held` needs it.
+    kept: BTreeMap<(ResourceKind, Arc<str>), Entry>,
+    /// Assignments by the clusters that use them.
+    assignment_users: SharedMap<Arc<BTreeMap<Arc<str>, Dependency>>>,
+}
+
+/// A cluster with its endpoints.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ClusterEntry {
+    pub cluster: Arc<Cluster>,
+    /// `None`: the assignment of an EDS cluster doesn't exist, says the server or its silence.
+    pub assignment: Option<Arc<Assignment>>,
+}
+
+/// A resource that waits for others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warming {
+    pub kind: ResourceKind,
+    pub name: Arc<str>,
+    /// Never empty.
+    pub waiting_for: Vec<(ResourceKind, Arc<str>)>,
+    /// An older version serves meanwhile.
+    pub has_previous: bool,
+}
+
+/// Names to fetch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// Over ADS, with `initial_fetch_timeout` (`None`: 15 s; zero: wait for ever).
+    pub endpoints: SharedMap<Option<Duration>>,
+    pub routes: SharedMap<Option<Duration>>,
+    pub extensions: SharedMap<Option<Duration>>,
+    /// Paths of `path_config_source`.
+    pub files: BTreeSet<(ResourceKind, Arc<str>)>,
+}
+
+impl Needed {
+    /// The names of a named kind; `None` for clusters and listeners, which are fetched whole.
+    #[must_use]
+    pub fn names(&self, kind: ResourceKind) -> Option<&SharedMap<Option<Duration>>> {
+        match kind {
+            ResourceKind::Endpoints => Some(&self.endpoints),
+            ResourceKind::Route => Some(&self.routes),
+            ResourceKind::Extension => Some(&self.extensions),
+            ResourceKind::Cluster | ResourceKind::Listener => None,
+        }
+    }
+}
+
+/// What an HTTP filter runs with.
+#[derive(Debug, Clone, Copy)]
+pub enum FilterConfig<'a> {
+    Plugin(&'a Arc<WasmPlugin>),
+    /// Its configuration doesn't exist: every request is answered with 500 and the flag NFCF.
+    Missing,
+}
+
+impl Snapshot {
+    /// The configuration of a filter: its own, or the extension of its name, or its default.
+    #[must_use]
+    pub fn filter_config<'a>(&'a self, filter: &'a HttpFilter) -> FilterConfig<'a> {
+        let (default, type_urls) = match &filter.kind {
+            HttpFilterKind::Wasm(plugin) => return FilterConfig::Plugin(plugin),
+            HttpFilterKind::Discovered { default, type_urls, .. } => (default, type_urls),
+        };
+        let discovered = self.extensions.get(&filter.name).filter(|extension| extension.is_one_of(type_urls));
+        match (discovered, default) {
+            (Some(extension), _) => FilterConfig::Plugin(&extension.plugin),
+            (None, Some(plugin)) => FilterConfig::Plugin(plugin),
+            (None, None) => FilterConfig::Missing,
+        }
+    }
+
+    /// The set that this was compiled from.
+    #[must_use]
+    pub fn resources(&self) -> &ResourceSet {
+        &self.set
+    }
+
+    /// The version of a resource that is published.
+    fn published(&self, kind: ResourceKind, name: &Arc<str>) -> Option<&Entry> {
+        // Both maps are empty but for a while.
+        if self.held.is_empty() && self.kept.is_empty() {
+            return self.set.entry(kind, name);
+        }
+        let key = (kind, Arc::clone(name));
+        if let Some(previous) = self.held.get(&key) {
+            return previous.as_ref();
+        }
+        if let Some(kept) = self.kept.get(&key) {
+            return Some(kept);
+        }
+        self.set.entry(kind, name)
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot/tests.rs"]
+mod tests;

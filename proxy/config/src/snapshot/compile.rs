@@ -1,0 +1,366 @@
+//! From a set of resources to a generation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dirty::Dirty;
+use super::{ClusterEntry, Snapshot, Warming};
+use crate::refs::Refs;
+use crate::resources::{Entry, Slot};
+use crate::{Assignment, Cluster, Dependency, Discovery, Resource, ResourceKind, ResourceSet, SharedMap, Source};
+
+impl Snapshot {
+    /// The generation of a set. `previous` is the one that is served now: what is unchanged is taken from it, and its
+    /// versions serve on where newer ones are warming.
+    #[must_use]
+    pub fn compile(set: &ResourceSet, previous: Option<&Snapshot>, generation: u64) -> Snapshot {
+        let nothing = Snapshot::default();
+        let previous = previous.unwrap_or(&nothing);
+        Snapshot::compile_dirty(set, previous, generation, &Dirty::between(previous, set))
+    }
+
+    pub(super) fn compile_dirty(set: &ResourceSet, previous: &Snapshot, generation: u64, dirty: &Dirty) -> Snapshot {
+        let next = Snapshot {
+            generation,
+            set: set.clone(),
+            warming: Vec::new(),
+            held: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            ..previous.clone()
+        };
+        let mut compiler = Compiler { set, previous, next };
+        dirty.clusters.iter().for_each(|name| compiler.cluster(name));
+        dirty.routes.iter().for_each(|name| compiler.route(name));
+        dirty.extensions.iter().for_each(|name| compiler.extension(name));
+        // A listener that isn't held is published as it is, whatever happens to what it names.
+        if dirty.listeners {
+            compiler.listeners();
+        }
+        compiler.keep();
+        compiler.assignments_needed(&dirty.clusters);
+        if dirty.listeners {
+            compiler.names_needed();
+        }
+        compiler.next.warming.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        compiler.next
+    }
+}
+
+struct Compiler<'a> {
+    set: &'a ResourceSet,
+    previous: &'a Snapshot,
+    next: Snapshot,
+}
+
+/// The endpoints of a cluster.
+enum Endpoints {
+    Known(Option<Arc<Assignment>>),
+    /// The assignment of this name has to come first.
+    Awaited(Arc<str>),
+}
+
+impl Compiler<'_> {
+    fn cluster(&mut self, name: &Arc<str>) {
+        let Some(Entry { resource: Resource::Cluster(cluster), .. }) = self.set.entry(ResourceKind::Cluster, name)
+        else {
+            // Gone, unless `keep` finds it needed.
+            self.next.clusters.remove(name);
+            return;
+        };
+        match self.endpoints(cluster) {
+            Endpoints::Known(assignment) => self.publish_cluster(name, cluster, assignment),
+            Endpoints::Awaited(service) => {
+                let old = self.previous.published(ResourceKind::Cluster, name).cloned();
+                self.next.clusters.remove(name);
+                if let Some(old) = &old {
+                    self.publish_old_cluster(name, old);
+                }
+                self.hold(ResourceKind::Cluster, name, vec![(ResourceKind::Endpoints, service)], old);
+            }
+        }
+    }
+
+    fn endpoints(&self, cluster: &Cluster) -> Endpoints {
+        match &cluster.discovery {
+            Discovery::Static(assignment) => Endpoints::Known(Some(Arc::clone(assignment))),
+            Discovery::Eds { service, .. } => match self.set.slots(ResourceKind::Endpoints).get(service) {
+                Some(Slot::Held(Entry { resource: Resource::Endpoints(assignment), .. })) => {
+                    Endpoints::Known(Some(Arc::clone(assignment)))
+                }
+                Some(_) => Endpoints::Known(None),
+                None => Endpoints::Awaited(Arc::clone(service)),
+            },
+        }
+    }
+
+    fn publish_cluster(&mut self, name: &Arc<str>, cluster: &Arc<Cluster>, assignment: Option<Arc<Assignment>>) {
+        let unchanged = self.previous.clusters.get(name).filter(|entry| {
+            Arc::ptr_eq(&entry.cluster, cluster)
+                && match (&entry.assignment, &assignment) {
+                    (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                    (None, None) => true,
+                    _ => false,
+                }
+        });
+        let entry = match unchanged {
+            Some(entry) => Arc::clone(entry),
+            None => Arc::new(ClusterEntry { cluster: Arc::clone(cluster), assignment }),
+        };
+        if !self.next.clusters.get(name).is_some_and(|held| Arc::ptr_eq(held, &entry)) {
+            self.next.clusters.insert(Arc::clone(name), entry);
+        }
+    }
+
+    /// The version that was published before, with its endpoints as they are now.
+    fn publish_old_cluster(&mut self, name: &Arc<str>, old: &Entry) {
+        let Resource::Cluster(cluster) = &old.resource else { return };
+        let assignment = match self.endpoints(cluster) {
+            Endpoints::Known(assignment) => assignment,
+            Endpoints::Awaited(_) => self.previous.clusters.get(name).and_then(|entry| entry.assignment.clone()),
+        };
+        self.publish_cluster(name, cluster, assignment);
+    }
+
+    fn route(&mut self, name: &Arc<str>) {
+        let Some(entry) = self.set.entry(ResourceKind::Route, name) else {
+            self.next.routes.remove(name);
+            return;
+        };
+        let old =
+            self.previous.published(ResourceKind::Route, name).filter(|_| self.previous.routes.contains_key(name));
+        let waiting_for = match old {
+            Some(old) if old.resource.is_same(&entry.resource) => Vec::new(),
+            _ => self.clusters_awaited(entry.refs()),
+        };
+        let published = if waiting_for.is_empty() { Some(entry) } else { old };
+        match published.map(|entry| &entry.resource) {
+            Some(Resource::Route(route)) => drop(self.next.routes.insert(Arc::clone(name), Arc::clone(route))),
+            _ => drop(self.next.routes.remove(name)),
+        }
+        if !waiting_for.is_empty() {
+            let old = old.cloned();
+            self.hold(ResourceKind::Route, name, waiting_for, old);
+        }
+    }
+
+    /// Clusters that exist and have no version to serve yet. Unknown ones hold nothing.
+    fn clusters_awaited(&self, refs: &Refs) -> Vec<(ResourceKind, Arc<str>)> {
+        let kind = ResourceKind::Cluster;
+        let awaited = |name: &&Arc<str>| !self.next.clusters.contains_key(name) && self.set.entry(kind, name).is_some();
+        refs.clusters.iter().filter(awaited).map(|name| (kind, Arc::clone(name))).collect()
+    }
+
+    fn extension(&mut self, name: &Arc<str>) {
+        match self.set.entry(ResourceKind::Extension, name).map(|entry| &entry.resource) {
+            Some(Resource::Extension(extension)) => {
+                self.next.extensions.insert(Arc::clone(name), Arc::clone(extension));
+            }
+            _ => drop(self.next.extensions.remove(name)),
+        }
+    }
+
+    fn listeners(&mut self) {
+        self.next.listeners.clear();
+        let set = self.set;
+        for (name, slot) in set.slots(ResourceKind::Listener) {
+            let Slot::Held(entry) = slot else { continue };
+            let old = self.previous.published(ResourceKind::Listener, name);
+            let old = old.filter(|_| self.previous.listeners.contains_key(name));
+            let waiting_for = match old {
+                Some(old) if old.resource.is_same(&entry.resource) => Vec::new(),
+                _ => self.listener_awaits(entry.refs()),
+            };
+            let published = if waiting_for.is_empty() { Some(entry) } else { old };
+            if let Some(Resource::Listener(listener)) = published.map(|entry| &entry.resource) {
+                self.next.listeners.insert(Arc::clone(name), Arc::clone(listener));
+            }
+            if !waiting_for.is_empty() {
+                self.hold(ResourceKind::Listener, name, waiting_for, old.cloned());
+            }
+        }
+    }
+
+    fn listener_awaits(&self, refs: &Refs) -> Vec<(ResourceKind, Arc<str>)> {
+        let mut awaited = self.clusters_awaited(refs);
+        let routes = refs
+            .routes
+            .iter()
+            .map(|route| &route.name)
+            .filter(|name| !self.next.routes.contains_key(name) && !self.set.is_missing(ResourceKind::Route, name));
+        awaited.extend(routes.map(|name| (ResourceKind::Route, Arc::clone(name))));
+        let extensions = refs.extensions.iter().filter(|extension| !extension.has_instant_default);
+        let extensions = extensions.map(|extension| &extension.dependency.name).filter(|name| {
+            !self.next.extensions.contains_key(name) && !self.set.is_missing(ResourceKind::Extension, name)
+        });
+        awaited.extend(extensions.map(|name| (ResourceKind::Extension, Arc::clone(name))));
+        awaited
+    }
+
+    fn hold(
+        &mut self,
+        kind: ResourceKind,
+        name: &Arc<str>,
+        waiting_for: Vec<(ResourceKind, Arc<str>)>,
+        old: Option<Entry>,
+    ) {
+        let has_previous = old.is_some();
+        self.next.warming.push(Warming { kind, name: Arc::clone(name), waiting_for, has_previous });
+        self.next.held.insert((kind, Arc::clone(name)), old);
+    }
+
+    /// Publishes what the held versions need and the set no longer has.
+    fn keep(&mut self) {
+        let held: Vec<Entry> = self.next.held.values().flatten().cloned().collect();
+        let mut clusters = BTreeSet::new();
+        for entry in &held {
+            clusters.extend(entry.refs().clusters.iter().cloned());
+            for route in &entry.refs().routes {
+                if let Some(kept) = self.keep_one(ResourceKind::Route, &route.name) {
+                    clusters.extend(kept.refs().clusters.iter().cloned());
+                }
+            }
+            for extension in &entry.refs().extensions {
+                self.keep_one(ResourceKind::Extension, &extension.dependency.name);
+            }
+        }
+        for name in clusters {
+            self.keep_one(ResourceKind::Cluster, &name);
+        }
+    }
+
+    /// Publishes the previous version of a resource that isn't in the set; what it is.
+    fn keep_one(&mut self, kind: ResourceKind, name: &Arc<str>) -> Option<Entry> {
+        if self.set.entry(kind, name).is_some() {
+            return None;
+        }
+        let old = self.previous.published(kind, name)?.clone();
+        match &old.resource {
+            Resource::Route(route) => drop(self.next.routes.insert(Arc::clone(name), Arc::clone(route))),
+            Resource::Extension(extension) => {
+                self.next.extensions.insert(Arc::clone(name), Arc::clone(extension));
+            }
+            Resource::Cluster(_) => self.publish_old_cluster(name, &old),
+            Resource::Listener(_) | Resource::Endpoints(_) => return None,
+        }
+        self.next.kept.insert((kind, Arc::clone(name)), old.clone());
+        Some(old)
+    }
+
+    /// Brings the assignments that clusters need up to date, for these clusters.
+    fn assignments_needed(&mut self, clusters: &BTreeSet<Arc<str>>) {
+        let mut touched = BTreeSet::new();
+        let mut of_files = false;
+        for name in clusters {
+            let before = assignments_of(self.previous, name);
+            let now = assignments_of(&self.next, name);
+            if before == now {
+                continue;
+            }
+            of_files |= before.iter().chain(&now).any(|assignment| assignment.from != Source::Ads);
+            for assignment in before {
+                let mut users = self.next.assignment_users.get(&assignment.name).cloned().unwrap_or_default();
+                Arc::make_mut(&mut users).remove(name);
+                self.next.assignment_users.insert(Arc::clone(&assignment.name), users);
+                touched.insert(assignment.name);
+            }
+            for assignment in now {
+                let mut users = self.next.assignment_users.get(&assignment.name).cloned().unwrap_or_default();
+                let service = Arc::clone(&assignment.name);
+                Arc::make_mut(&mut users).insert(Arc::clone(name), assignment);
+                self.next.assignment_users.insert(Arc::clone(&service), users);
+                touched.insert(service);
+            }
+        }
+        for service in touched {
+            let users = self.next.assignment_users.get(&service).cloned().unwrap_or_default();
+            if users.is_empty() {
+                self.next.assignment_users.remove(&service);
+            }
+            match timeout(users.values().filter(|user| user.from == Source::Ads)) {
+                Some(timeout) if self.next.needed.endpoints.get(&service) == Some(&timeout) => {}
+                Some(timeout) => drop(self.next.needed.endpoints.insert(service, timeout)),
+                None => drop(self.next.needed.endpoints.remove(&service)),
+            }
+        }
+        if of_files {
+            let files = &mut self.next.needed.files;
+            files.retain(|(kind, _)| *kind != ResourceKind::Endpoints);
+            let users = self.next.assignment_users.values().flat_map(|users| users.values());
+            files.extend(users.filter_map(|user| file(ResourceKind::Endpoints, user)));
+        }
+    }
+
+    /// The routes and extensions that listeners need, the held versions too.
+    fn names_needed(&mut self) {
+        let mut routes: BTreeMap<Arc<str>, Vec<&Dependency>> = BTreeMap::new();
+        let mut extensions: BTreeMap<Arc<str>, Vec<&Dependency>> = BTreeMap::new();
+        let mut files = BTreeSet::new();
+        let set = self.set;
+        let listeners = set.slots(ResourceKind::Listener).values().filter_map(|slot| match slot {
+            Slot::Held(entry) => Some(entry),
+            Slot::Missing => None,
+        });
+        let held = self.next.held.iter().filter(|((kind, _), _)| *kind == ResourceKind::Listener);
+        for entry in listeners.chain(held.filter_map(|(_, old)| old.as_ref())) {
+            for route in &entry.refs().routes {
+                files.extend(file(ResourceKind::Route, route));
+                routes.entry(Arc::clone(&route.name)).or_default().push(route);
+            }
+            for extension in &entry.refs().extensions {
+                files.extend(file(ResourceKind::Extension, &extension.dependency));
+                let name = Arc::clone(&extension.dependency.name);
+                extensions.entry(name).or_default().push(&extension.dependency);
+            }
+        }
+        let routes = over_ads(routes, &self.previous.needed.routes);
+        let extensions = over_ads(extensions, &self.previous.needed.extensions);
+        let needed = &mut self.next.needed;
+        needed.routes = routes;
+        needed.extensions = extensions;
+        needed.files.retain(|(kind, _)| *kind == ResourceKind::Endpoints);
+        needed.files.extend(files);
+    }
+}
+
+/// The assignments that the versions of a cluster name: the accepted one and the published one.
+fn assignments_of(snapshot: &Snapshot, name: &Arc<str>) -> Vec<Dependency> {
+    let accepted = snapshot.set.entry(ResourceKind::Cluster, name);
+    let published = snapshot.published(ResourceKind::Cluster, name);
+    let mut assignments: Vec<Dependency> = Vec::new();
+    for assignment in accepted.into_iter().chain(published).filter_map(|entry| entry.refs().endpoints.as_ref()) {
+        if !assignments.iter().any(|other| other.name == assignment.name) {
+            assignments.push(assignment.clone());
+        }
+    }
+    assignments
+}
+
+fn file(kind: ResourceKind, dependency: &Dependency) -> Option<(ResourceKind, Arc<str>)> {
+    match &dependency.from {
+        Source::File(path) => Some((kind, Arc::clone(path))),
+        Source::Ads | Source::Static => None,
+    }
+}
+
+fn over_ads(
+    names: BTreeMap<Arc<str>, Vec<&Dependency>>,
+    previous: &SharedMap<Option<Duration>>,
+) -> SharedMap<Option<Duration>> {
+    let names = names.into_iter().filter_map(|(name, users)| {
+        let users = users.into_iter().filter(|user| user.from == Source::Ads);
+        timeout(users).map(|timeout| (name, timeout))
+    });
+    let names = names.collect();
+    if names == *previous { previous.clone() } else { names }
+}
+
+/// How long to wait for what several want: the longest, zero being for ever; `None` where nobody wants it.
+fn timeout<'a>(users: impl Iterator<Item = &'a Dependency>) -> Option<Option<Duration>> {
+    const DEFAULT: Duration = Duration::from_secs(15);
+    users.map(|user| user.initial_fetch_timeout).reduce(|a, b| match (a, b) {
+        (Some(Duration::ZERO), _) | (_, Some(Duration::ZERO)) => Some(Duration::ZERO),
+        (None, None) => None,
+        (a, b) => Some(a.unwrap_or(DEFAULT).max(b.unwrap_or(DEFAULT))),
+    })
+}

@@ -1,0 +1,184 @@
+//! Small resources for this crate's tests; `version` shows in one field of each.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, ExtensionConfig,
+    FailurePolicy, FilterChain, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager, HttpFilter,
+    HttpFilterKind, HttpLimits, LbPolicy, Limits, Listener, ModuleCode, NetworkFilter, Origin, PathMatcher,
+    PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward, RouteSource, RouteTable, Source,
+    UpstreamHttpOptions, VirtualHost, WasmPlugin,
+};
+
+pub(crate) fn origin(name: &str) -> Arc<Origin> {
+    Arc::new(Origin { source: Source::Ads, name: name.into(), version: "".into(), object: "".into() })
+}
+
+fn cluster_with(name: &str, discovery: Discovery, version: u32) -> Cluster {
+    Cluster {
+        name: name.into(),
+        stat_name: name.into(),
+        origin: origin(name),
+        discovery,
+        lb: LbPolicy::RoundRobin,
+        connect_timeout: Duration::from_secs(5),
+        breakers: CircuitBreakers::default(),
+        http: UpstreamHttpOptions::default(),
+        per_connection_buffer_limit_bytes: version,
+        tcp_keepalive: None,
+    }
+}
+
+pub(crate) fn clone_cluster(template: &Cluster, name: &str) -> Cluster {
+    let discovery = Discovery::Static(Arc::new(assignment_of(name, 0)));
+    cluster_with(name, discovery, template.per_connection_buffer_limit_bytes)
+}
+
+pub(crate) fn cluster(name: &str, version: u32) -> Resource {
+    let discovery = Discovery::Static(Arc::new(assignment_of(name, 0)));
+    Resource::Cluster(Arc::new(cluster_with(name, discovery, version)))
+}
+
+pub(crate) fn eds(name: &str, service: &str, version: u32) -> Resource {
+    let discovery = Discovery::Eds { service: service.into(), initial_fetch_timeout: None, from: Source::Ads };
+    Resource::Cluster(Arc::new(cluster_with(name, discovery, version)))
+}
+
+fn assignment_of(name: &str, version: u32) -> Assignment {
+    Assignment { name: name.into(), origin: origin(name), localities: Vec::new(), overprovisioning_percent: version }
+}
+
+pub(crate) fn assignment(name: &str, version: u32) -> Resource {
+    Resource::Endpoints(Arc::new(assignment_of(name, version)))
+}
+
+pub(crate) fn extension(name: &str, version: u32) -> Resource {
+    let plugin = WasmPlugin {
+        name: name.into(),
+        root_id: String::new(),
+        vm_id: String::new(),
+        code: ModuleCode { source: CodeSource::Inline(Bytes::new()), sha256: None },
+        vm_configuration: Bytes::new(),
+        configuration: version.to_string().into(),
+        environment: Vec::new(),
+        failure_policy: FailurePolicy::Closed,
+        limits: Limits::default(),
+        allow_on_headers_stop_iteration: false,
+        capabilities: None,
+    };
+    Resource::Extension(Arc::new(ExtensionConfig {
+        name: name.into(),
+        origin: origin(name),
+        type_url: "type.googleapis.com/test.Wasm".to_owned(),
+        plugin: Arc::new(plugin),
+    }))
+}
+
+pub(crate) fn route_entry(path: PathMatcher, cluster: &str) -> Route {
+    Route {
+        name: "".into(),
+        path,
+        case_sensitive: true,
+        headers: Vec::new(),
+        query: Vec::new(),
+        grpc_only: false,
+        action: RouteAction::Forward(Box::new(RouteForward {
+            cluster: ClusterSpec::Single(cluster.into()),
+            cluster_not_found_status: 503,
+            path_rewrite: None,
+            host_rewrite: None,
+            timeout: None,
+            idle_timeout: None,
+            max_stream_duration: None,
+            upgrades: BTreeMap::new(),
+        })),
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        overrides: BTreeMap::new(),
+        object: "".into(),
+    }
+}
+
+pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: name.into(),
+        domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        routes: routes.into_iter().map(Arc::new).collect(),
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        overrides: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn route(name: &str, version: u32, clusters: &[&str]) -> Resource {
+    let routes = clusters.iter().map(|cluster| route_entry(PathMatcher::Prefix(Bytes::from_static(b"/")), cluster));
+    let hosts = vec![Arc::new(virtual_host(&version.to_string(), &["*"], routes.collect()))];
+    Resource::Route(Arc::new(RouteConfig {
+        name: name.into(),
+        origin: origin(name),
+        table: RouteTable::compile(&hosts).unwrap(),
+        virtual_hosts: hosts,
+        request_headers: HeaderMutations::default(),
+        response_headers: HeaderMutations::default(),
+        most_specific_header_mutations_wins: false,
+        ignore_port_in_host_matching: false,
+    }))
+}
+
+/// A listener with its routes by RDS and its filters by ECDS; `version` is its backlog.
+pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str]) -> Resource {
+    let filters = extensions.iter().map(|name| HttpFilter {
+        name: (*name).into(),
+        kind: HttpFilterKind::Discovered {
+            default: None,
+            apply_default_without_warming: false,
+            initial_fetch_timeout: None,
+            type_urls: vec!["type.googleapis.com/test.Wasm".to_owned()],
+            from: Source::Ads,
+        },
+        disabled: false,
+    });
+    let manager = HttpConnectionManager {
+        stat_prefix: name.into(),
+        codec: CodecType::Auto,
+        routes: RouteSource::Rds { name: route.into(), initial_fetch_timeout: None, from: Source::Ads },
+        filters: filters.collect(),
+        access_logs: Vec::new(),
+        server_name: Bytes::from_static(b"envoy"),
+        http1: Http1Options::default(),
+        http2: Http2Options::default(),
+        limits: HttpLimits::default(),
+        stream_idle_timeout: None,
+        request_timeout: None,
+        request_headers_timeout: None,
+        idle_timeout: None,
+        max_connection_duration: None,
+        max_requests_per_connection: None,
+        drain_timeout: Duration::from_secs(5),
+        use_remote_address: false,
+        xff_num_trusted_hops: 0,
+        skip_xff_append: false,
+        generate_request_id: true,
+        preserve_external_request_id: false,
+        always_set_request_id_in_response: false,
+        via: Bytes::new(),
+        path: PathNormalization::default(),
+        upgrades: Vec::new(),
+    };
+    Resource::Listener(Arc::new(Listener {
+        name: name.into(),
+        stat_prefix: name.into(),
+        origin: origin(name),
+        address: "127.0.0.1:0".parse().unwrap(),
+        ipv4_compat: false,
+        direction: outrigger_http::Direction::Unspecified,
+        chains: vec![FilterChain { name: "".into(), filter: NetworkFilter::Http(Arc::new(manager)) }],
+        per_connection_buffer_limit_bytes: 1 << 20,
+        backlog: version,
+        access_logs: Vec::new(),
+    }))
+}
