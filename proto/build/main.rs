@@ -7,20 +7,33 @@
 //!
 //! No `protoc` is needed: Envoy's descriptors come compiled in the `envoy-types` package, and `protox` compiles ours.
 
+mod descriptor;
 mod envoy_types;
 mod own;
+mod schema;
+mod supported;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use prost::Message;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let manifest = PathBuf::from(env("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env("OUT_DIR")?);
-    for path in ["build", "proto", "../Cargo.lock"] {
+    for path in ["build", "proto", "supported.txt", "../Cargo.lock"] {
         rerun_if_changed(&manifest.join(path));
     }
-    let envoy = std::fs::read(envoy_types::descriptor_set(&manifest, &out)?)?;
-    own::compile(&manifest.join("proto"), &envoy, &out)?;
+
+    // Sets are concatenated by concatenating their bytes.
+    let mut descriptors = std::fs::read(envoy_types::descriptor_set(&manifest, &out)?)?;
+    let own = own::compile(&manifest.join("proto"), &descriptors, &out)?;
+    descriptors.extend(own);
+    std::fs::write(out.join("descriptors.bin"), &descriptors)?;
+
+    let files = descriptor::FileSet::decode(descriptors.as_slice())?.file;
+    let supported = supported::parse(&std::fs::read_to_string(manifest.join("supported.txt"))?)?;
+    std::fs::write(out.join("schema.rs"), schema::generate(&files, &supported)?)?;
     Ok(())
 }
 

@@ -8,5 +8,9 @@
 //! No logic of proxy or control plane lives here. `render` and `audit` work on tables in the binary's read-only data
 //! (made by `build/`), so that neither holds a descriptor pool in memory.
 
+pub mod audit;
 pub mod pb;
 pub mod type_url;
+
+mod schema;
+mod wire;
