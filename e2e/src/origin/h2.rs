@@ -12,6 +12,9 @@ use tokio::net::TcpStream;
 use super::{Directive, Seen, State};
 use crate::parser::Headers;
 
+/// Turns of the run loop in which the connection's task writes what is queued.
+const WRITE_TURNS: usize = 64;
+
 pub(super) async fn serve(stream: TcpStream, state: Arc<State>, number: u64) -> Result<()> {
     let mut connection = h2::server::handshake(stream).await?;
     while let Some(accepted) = connection.accept().await {
@@ -80,6 +83,10 @@ async fn answer(respond: &mut SendResponse<Bytes>, seen: &Seen, directive: &Dire
         let (before, after) = (body.slice(..at.min(body.len())), body.slice(at.min(body.len())..));
         send(&mut stream, before, false).await?;
         if directive.gate_after.is_none() {
+            // A reset drops what is queued: let the connection's task write the head and the data first.
+            for _ in 0..WRITE_TURNS {
+                tokio::task::yield_now().await;
+            }
             stream.send_reset(Reason::INTERNAL_ERROR);
             return Ok(());
         }

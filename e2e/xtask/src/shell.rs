@@ -73,6 +73,9 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if !self.is_running() {
+            return;
+        }
         // Servers with workers of their own (nginx) end them on TERM; whoever ignores it is killed.
         self.signal("TERM");
         let end = Instant::now() + Duration::from_secs(2);
