@@ -1,0 +1,70 @@
+//! Properties: reading and writing.
+
+use bytes::Bytes;
+
+use super::{Answer, Cx, HostcallTable, hostcalls, piece};
+use crate::host::open;
+use crate::property::{self, Lookup};
+use crate::status::Status;
+
+/// What filters may store with one stream.
+const STATE_BYTES_MAX: usize = 64 << 10;
+const STATE_ENTRIES_MAX: usize = 128;
+const PATH_BYTES_MAX: usize = 1024;
+
+pub(super) fn link(table: &mut HostcallTable) -> wasmtime::Result<()> {
+    hostcalls! { table, Env;
+        "proxy_get_property" (path: u32, path_len: u32, ptr_out: u32, len_out: u32) = get;
+        "proxy_set_property" (path: u32, path_len: u32, value: u32, value_len: u32) = set;
+    }
+    Ok(())
+}
+
+/// Segments are joined by NUL; one at the end is Zig's string.
+fn segments(path: &[u8]) -> Option<Vec<&str>> {
+    let path = path.strip_suffix(&[0]).unwrap_or(path);
+    let path = std::str::from_utf8(path).ok().filter(|path| path.len() <= PATH_BYTES_MAX)?;
+    Some(path.split('\0').collect())
+}
+
+fn get(cx: &mut Cx<'_>, path: u32, path_len: u32, ptr_out: u32, len_out: u32) -> Answer {
+    let path = segments(cx.bytes(path, path_len)?).ok_or(Status::NotFound)?;
+    let value = match property::lookup(cx.host(), &path) {
+        Lookup::Found(value) => value.encode().ok_or(Status::SerializationFailure)?,
+        Lookup::Absent => return Err(Status::NotFound.into()),
+        Lookup::NotAValue => return Err(Status::SerializationFailure.into()),
+    };
+    cx.give(&value, ptr_out, len_out)
+}
+
+fn set(cx: &mut Cx<'_>, path: u32, path_len: u32, value: u32, value_len: u32) -> Answer {
+    let (memory, host) = cx.split();
+    let path = segments(piece(memory, path, path_len)?).filter(|path| path.iter().any(|segment| !segment.is_empty()));
+    let path = path.ok_or(Status::BadArgument)?.join(".");
+    let value = piece(memory, value, value_len)?;
+    let (_, stream) = host.stream().ok_or(Status::NotFound)?;
+    if stream.open & open::OVER != 0 {
+        return Err(Status::NotFound.into());
+    }
+    let mut state = stream.state.try_borrow_mut().map_err(|_| Status::BadArgument)?;
+    let entries = &mut state.info.filter_state;
+    let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes + path.len() + value.len() > STATE_BYTES_MAX || entries.len() >= STATE_ENTRIES_MAX {
+        return Err(Status::BadArgument.into());
+    }
+    entries.insert(path, Bytes::copy_from_slice(value));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_split_at_nul() {
+        assert_eq!(segments(b"request\0path"), Some(vec!["request", "path"]));
+        assert_eq!(segments(b"request\0path\0"), Some(vec!["request", "path"]));
+        assert_eq!(segments(b""), Some(vec![""]));
+        assert_eq!(segments(b"\xff"), None);
+    }
+}

@@ -1,0 +1,43 @@
+//! The Proxy-Wasm host: compiles filters, starts their VMs and enters them for a worker's streams.
+//!
+//! A [`CompiledModule`] is shared by all threads. [`start`] makes a [`ReadyVm`] of it and of a [`Plugin`]'s configuration
+//! on a prepare thread, canary or serving; the worker takes it over with [`ReadyVm::into_vm`] and calls the [`Vm`] for each
+//! stream. Calls are synchronous and never re-enter: what a guest asks for is queued as an [`Effect`].
+//!
+//! Promises: no guest can block a thread longer than its budget, use more memory than its limit, crash the process or
+//! reach anything but its own streams, its shared data and what [`Services`] shows it.
+//!
+//! Architecture invariant: this crate knows no HTTP codec, no xDS type and no runtime.
+
+mod action;
+mod engine;
+mod exports;
+mod guest_log;
+mod host;
+mod hostcall;
+mod maps;
+mod metrics;
+mod module;
+mod pairs;
+mod plugin;
+mod property;
+mod services;
+mod shared;
+mod start;
+mod status;
+mod ticker;
+mod trap;
+mod vm;
+
+pub use action::{
+    CallFailure, CallResponse, ContextId, DataAction, Direction, Effect, HeadersAction, HttpCall, LocalReply,
+    TrailersAction,
+};
+pub use engine::{Code, CompileError, Engine, EngineError};
+pub use module::{Abi, Callbacks, CompiledModule, LoadError};
+pub use plugin::{FailurePolicy, Limits, Plugin};
+pub use property::Property;
+pub use services::{Node, Services};
+pub use start::{StartError, StartMode, start};
+pub use trap::{Trap, TrapKind};
+pub use vm::{ReadyVm, Vm, WorkerHost};

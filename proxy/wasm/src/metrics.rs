@@ -1,0 +1,164 @@
+//! Metrics: what guests define, and what we count about each plugin.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use outrigger_stats::{Counter, Gauge, Histogram, Name, Registry, Value};
+
+use crate::services::Services;
+use crate::status::Status;
+use crate::trap::Trap;
+
+const NAME_BYTES_MAX: usize = 256;
+
+/// What a guest says a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum MetricKind {
+    Counter = 0,
+    Gauge = 1,
+    Histogram = 2,
+}
+
+#[derive(Debug)]
+enum Metric {
+    Counter(Counter),
+    /// One value for all workers.
+    Gauge(Arc<Mutex<Gauge>>),
+    Histogram(Histogram),
+}
+
+/// The metrics that one VM has defined.
+#[derive(Debug)]
+pub(crate) struct GuestMetrics {
+    metrics: Vec<(Name, Metric)>,
+    ids: BTreeMap<(MetricKind, String), u32>,
+    metrics_max: usize,
+}
+
+impl GuestMetrics {
+    pub(crate) fn new(metrics_max: usize) -> GuestMetrics {
+        GuestMetrics { metrics: Vec::new(), ids: BTreeMap::new(), metrics_max }
+    }
+
+    /// The id of a metric; the same for the same name. A canary's metrics count nowhere.
+    pub(crate) fn define(
+        &mut self,
+        kind: MetricKind,
+        name: &[u8],
+        services: &Services,
+        shown: bool,
+    ) -> Result<u32, Status> {
+        let name = std::str::from_utf8(name).map_err(|_| Status::BadArgument)?;
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            return Err(Status::BadArgument);
+        }
+        if let Some(id) = self.ids.get(&(kind, name.to_owned())) {
+            return Ok(*id);
+        }
+        if self.metrics.len() >= self.metrics_max {
+            return Err(Status::InternalFailure);
+        }
+        let metric_name = Name::new("wasmcustom", name);
+        let metric = match (kind, shown) {
+            (MetricKind::Counter, true) => Metric::Counter(services.registry.counter(&metric_name)),
+            (MetricKind::Counter, false) => Metric::Counter(Counter::detached()),
+            (MetricKind::Gauge, true) => Metric::Gauge(services.gauge(&metric_name)),
+            (MetricKind::Gauge, false) => Metric::Gauge(Arc::new(Mutex::new(Gauge::detached()))),
+            (MetricKind::Histogram, true) => Metric::Histogram(services.registry.histogram(&metric_name)),
+            (MetricKind::Histogram, false) => Metric::Histogram(Histogram::detached()),
+        };
+        self.metrics.push((metric_name, metric));
+        let index = u32::try_from(self.metrics.len()).map_err(|_| Status::InternalFailure)?;
+        let id = index << 2 | kind as u32;
+        self.ids.insert((kind, name.to_owned()), id);
+        Ok(id)
+    }
+
+    fn find(&self, id: u32) -> Option<&(Name, Metric)> {
+        let found = self.metrics.get((id >> 2).checked_sub(1)? as usize)?;
+        let kind = match found.1 {
+            Metric::Counter(_) => MetricKind::Counter,
+            Metric::Gauge(_) => MetricKind::Gauge,
+            Metric::Histogram(_) => MetricKind::Histogram,
+        };
+        (id & 3 == kind as u32).then_some(found)
+    }
+
+    /// `proxy_increment_metric`.
+    pub(crate) fn increment(&self, id: u32, delta: i64) -> Result<(), Status> {
+        match self.find(id) {
+            // Envoy's answer for an unknown id (measured), and the Rust SDK takes it.
+            None => Err(Status::BadArgument),
+            Some((_, Metric::Counter(counter))) => match u64::try_from(delta) {
+                Ok(delta) if delta > 0 => {
+                    counter.add(delta);
+                    Ok(())
+                }
+                _ => Err(Status::BadArgument),
+            },
+            Some((_, Metric::Gauge(gauge))) => {
+                gauge.lock().unwrap_or_else(PoisonError::into_inner).add(delta);
+                Ok(())
+            }
+            Some((_, Metric::Histogram(_))) => Err(Status::BadArgument),
+        }
+    }
+
+    /// `proxy_record_metric`.
+    pub(crate) fn record(&self, id: u32, value: u64) -> Result<(), Status> {
+        match &self.find(id).ok_or(Status::NotFound)?.1 {
+            Metric::Counter(counter) => counter.add(value),
+            Metric::Gauge(gauge) => gauge.lock().unwrap_or_else(PoisonError::into_inner).set(value.cast_signed()),
+            Metric::Histogram(histogram) => histogram.record(value),
+        }
+        Ok(())
+    }
+
+    /// `proxy_get_metric`: the value over all workers.
+    pub(crate) fn get(&self, id: u32, registry: &Registry) -> Result<u64, Status> {
+        match self.find(id) {
+            None | Some((_, Metric::Histogram(_))) => Err(Status::BadArgument),
+            Some((name, Metric::Counter(counter))) => Ok(match registry.value(name) {
+                Some(Value::Counter(value)) => value,
+                _ => counter.get(),
+            }),
+            Some((_, Metric::Gauge(gauge))) => {
+                Ok(gauge.lock().unwrap_or_else(PoisonError::into_inner).get().cast_unsigned())
+            }
+        }
+    }
+}
+
+/// What we count about a plugin. The gauge counts this VM for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct PluginStats {
+    pub(crate) callbacks: Counter,
+    _active: Gauge,
+}
+
+fn plugin_metric(plugin: &str, rest: &str) -> Name {
+    Name::new("wasm", rest).tag("wasm_plugin", plugin)
+}
+
+impl PluginStats {
+    pub(crate) fn new(registry: &Registry, plugin: &str) -> PluginStats {
+        registry.counter(&plugin_metric(plugin, "vm_created")).inc();
+        let active = registry.gauge(&plugin_metric(plugin, "vm_active"));
+        active.inc();
+        PluginStats { callbacks: registry.counter(&plugin_metric(plugin, "callbacks")), _active: active }
+    }
+
+    /// For a canary: nothing is shown.
+    pub(crate) fn detached() -> PluginStats {
+        PluginStats { callbacks: Counter::detached(), _active: Gauge::detached() }
+    }
+
+    pub(crate) fn log_lines_dropped(registry: &Registry, plugin: &str) -> Counter {
+        registry.counter(&plugin_metric(plugin, "log_lines_dropped"))
+    }
+
+    pub(crate) fn count_trap(registry: &Registry, plugin: &str, trap: &Trap) {
+        let name = plugin_metric(plugin, "traps").tag("kind", trap.kind.label());
+        registry.counter(&name).inc();
+    }
+}

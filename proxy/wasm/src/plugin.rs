@@ -1,0 +1,81 @@
+//! A plugin's configuration: what runs in a VM, and within which limits.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// One Proxy-Wasm plugin (`envoy.extensions.wasm.v3.PluginConfig`) without its code.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Plugin {
+    pub name: String,
+    pub root_id: String,
+    /// VMs of one id share data and queues.
+    pub vm_id: String,
+    pub vm_configuration: Bytes,
+    pub configuration: Bytes,
+    /// What WASI's `environ_get` shows.
+    pub environment: Vec<(String, String)>,
+    pub failure_policy: FailurePolicy,
+    pub limits: Limits,
+    /// Pass a header callback's `StopIteration` on instead of turning it into `StopAllIterationAndWatermark`
+    /// (`allow_on_headers_stop_iteration`).
+    pub allow_on_headers_stop_iteration: bool,
+    /// The only hostcalls, WASI functions and callbacks that the guest has, by name; `None`: all.
+    pub capabilities: Option<BTreeSet<String>>,
+}
+
+/// What happens to streams whose VM failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum FailurePolicy {
+    /// 503.
+    #[default]
+    Closed,
+    /// Go on without the filter.
+    Open,
+    /// 503 until the VM is replaced.
+    Reload,
+}
+
+/// Bounds on what a guest may use. All of them hold for one VM.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// CPU time of one callback.
+    pub callback_timeout: Duration,
+    /// CPU time of everything up to and with `proxy_on_configure`.
+    pub start_timeout: Duration,
+    /// All linear memories, and tables at the size of their elements.
+    pub memory_bytes: usize,
+    /// The largest body that a guest may make of a buffer, and the largest local reply or call body.
+    pub body_buffer_bytes: usize,
+    pub log_bytes_per_second: usize,
+    pub hostcalls_per_callback: u32,
+    /// Up to and with `proxy_on_configure`.
+    pub hostcalls_per_start: u32,
+    /// Entries that a header map may grow to.
+    pub header_entries: usize,
+    /// Bytes of names and values that a header map may grow to.
+    pub header_bytes: usize,
+    /// Metrics that one VM may define.
+    pub metrics: usize,
+    /// Calls that were asked for and aren't answered yet.
+    pub calls_in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            callback_timeout: Duration::from_millis(10),
+            start_timeout: Duration::from_secs(5),
+            memory_bytes: 64 << 20,
+            body_buffer_bytes: 1 << 20,
+            log_bytes_per_second: 64 << 10,
+            hostcalls_per_callback: 10_000,
+            hostcalls_per_start: 1_000_000,
+            header_entries: 200,
+            header_bytes: 64 << 10,
+            metrics: 1000,
+            calls_in_flight: 1000,
+        }
+    }
+}

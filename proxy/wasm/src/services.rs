@@ -1,0 +1,62 @@
+//! What all VMs of a process share: metrics, shared data and queues, the node.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+use outrigger_stats::{Gauge, Name, Registry};
+
+use crate::property::Property;
+use crate::shared::SharedVm;
+
+/// The node that `xds.node` shows.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    pub id: String,
+    pub cluster: String,
+    pub metadata: Property,
+    /// Region, zone, sub-zone.
+    pub locality: [String; 3],
+    /// The serialized `envoy.config.core.v3.Node`: what a read of the whole `xds.node` answers.
+    pub encoded: Bytes,
+}
+
+/// Process-wide state behind the hostcalls.
+#[derive(Debug)]
+pub struct Services {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) node: Node,
+    shared: Mutex<HashMap<String, Weak<SharedVm>>>,
+    /// A guest's gauge is one value for all workers, so it is one cell behind a lock.
+    gauges: Mutex<HashMap<Name, Weak<Mutex<Gauge>>>>,
+}
+
+impl Services {
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, node: Node) -> Arc<Services> {
+        Arc::new(Services { registry, node, shared: Mutex::default(), gauges: Mutex::default() })
+    }
+
+    /// The shared data of a `vm_id`; lives as long as somebody holds it.
+    pub(crate) fn shared(&self, vm_id: &str) -> Arc<SharedVm> {
+        let mut all = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = all.get(vm_id).and_then(Weak::upgrade) {
+            return shared;
+        }
+        all.retain(|_, shared| shared.strong_count() > 0);
+        let shared = Arc::new(SharedVm::default());
+        all.insert(vm_id.to_owned(), Arc::downgrade(&shared));
+        shared
+    }
+
+    pub(crate) fn gauge(&self, name: &Name) -> Arc<Mutex<Gauge>> {
+        let mut all = self.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gauge) = all.get(name).and_then(Weak::upgrade) {
+            return gauge;
+        }
+        all.retain(|_, gauge| gauge.strong_count() > 0);
+        let gauge = Arc::new(Mutex::new(self.registry.gauge(name)));
+        all.insert(name.clone(), Arc::downgrade(&gauge));
+        gauge
+    }
+}

@@ -1,0 +1,199 @@
+//! Starting a VM: from a compiled module to a configured plugin.
+
+use std::sync::Arc;
+
+use wasmtime::{Instance, Store, TypedFunc, UpdateDeadline};
+
+use crate::engine::bounded;
+use crate::exports::Exports;
+use crate::host::{Host, Phase, ROOT_ID, Target};
+use crate::metrics::PluginStats;
+use crate::module::{ALLOCATORS, CompiledModule};
+use crate::plugin::Plugin;
+use crate::services::Services;
+use crate::trap::{HostTrap, Trap, TrapKind};
+use crate::vm::{Guest, ReadyVm};
+
+/// What a VM is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMode {
+    /// To see whether it starts: its calls, ticks, metrics and shared writes answer Ok and are dropped.
+    Canary,
+    Serving,
+}
+
+/// A plugin does not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot instantiate: {reason}")]
+    Instantiate { reason: String },
+    #[error("needs more memory than its limit of {limit_bytes} bytes: {trap}")]
+    OutOfMemory { limit_bytes: usize, trap: Trap },
+    #[error("did not start within {budget:?} of CPU time: {trap}")]
+    Deadline { budget: std::time::Duration, trap: Trap },
+    #[error("trapped while it started: {0}")]
+    Trap(Trap),
+    #[error("proxy_on_vm_start returned false{}", reason(.log))]
+    VmStartRefused { log: Option<String> },
+    #[error("refused its configuration{}", reason(.log))]
+    ConfigurationRefused { log: Option<String> },
+}
+
+fn reason(log: &Option<String>) -> String {
+    log.as_ref().map_or_else(String::new, |log| format!(": {log}"))
+}
+
+/// Instantiates a module and configures its plugin, within the start budget. Blocks: call it on a prepare thread.
+pub fn start(
+    module: &CompiledModule,
+    plugin: &Arc<Plugin>,
+    services: &Arc<Services>,
+    mode: StartMode,
+) -> Result<ReadyVm, StartError> {
+    let slot = module
+        .engine()
+        .shared
+        .ticker
+        .register()
+        .map_err(|error| StartError::Instantiate { reason: format!("no thread for deadlines: {error}") })?;
+    let mut store = store(module, plugin, services, mode);
+    slot.enter();
+    let exports = run(module, plugin, &mut store);
+    slot.leave();
+    let exports = exports?;
+    let stats = stats(&mut store, mode);
+    Ok(ReadyVm::new(Guest { store, exports, slot, stats, failed: None, module: module.clone() }))
+}
+
+fn allowed(plugin: &Plugin, name: &str) -> bool {
+    plugin.capabilities.as_ref().is_none_or(|capabilities| capabilities.contains(name))
+}
+
+fn store(module: &CompiledModule, plugin: &Arc<Plugin>, services: &Arc<Services>, mode: StartMode) -> Store<Host> {
+    let engine = &module.engine().shared;
+    let gates = engine.hostcalls.gates(|name| allowed(plugin, name));
+    let host = Host::new(plugin.clone(), services.clone(), mode, module.abi(), gates);
+    let mut store = Store::new(&engine.wasmtime, host);
+    store.limiter(|host| &mut host.limiter);
+    store.epoch_deadline_callback(|mut cx| {
+        if cx.data_mut().deadline.tick() { Ok(UpdateDeadline::Continue(1)) } else { Err(HostTrap::Deadline.into()) }
+    });
+    store.set_epoch_deadline(1);
+    let host = store.data_mut();
+    host.deadline.start(plugin.limits.start_timeout);
+    host.hostcalls_left = plugin.limits.hostcalls_per_start;
+    store
+}
+
+fn stats(store: &mut Store<Host>, mode: StartMode) -> PluginStats {
+    if mode == StartMode::Canary {
+        return PluginStats::detached();
+    }
+    let host = store.data_mut();
+    let (registry, name) = (&host.services.registry, &host.plugin.name);
+    host.log.dropped = PluginStats::log_lines_dropped(registry, name);
+    PluginStats::new(registry, name)
+}
+
+/// `_initialize` and `main`, or `_start`; then the root context, `on_vm_start`, `on_configure`.
+fn run(module: &CompiledModule, plugin: &Plugin, store: &mut Store<Host>) -> Result<Exports, StartError> {
+    let instance = module.instance_pre().instantiate(&mut *store).map_err(|error| instantiate_error(&error, store))?;
+    let host_memory = instance.get_memory(&mut *store, "memory");
+    let allocator = ALLOCATORS.iter().find_map(|name| instance.get_typed_func(&mut *store, name).ok());
+    let host = store.data_mut();
+    host.memory = host_memory;
+    host.allocator = allocator;
+    run_start_functions(&instance, store)?;
+
+    let exports = Exports::new(store, &instance, |name| allowed(plugin, name));
+    if let Some(create) = &exports.context_create {
+        enter(store, Phase::ContextCreate, |store| create.call(store, (ROOT_ID, 0)))?;
+    }
+    let size = |bytes: &bytes::Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    if let Some(vm_start) = &exports.vm_start {
+        let size = size(&plugin.vm_configuration);
+        if enter(store, Phase::VmStart, |store| vm_start.call(store, (ROOT_ID, size)))? == 0 {
+            return Err(StartError::VmStartRefused { log: last_errors(store) });
+        }
+    }
+    if let Some(configure) = &exports.configure {
+        let size = size(&plugin.configuration);
+        if enter(store, Phase::Configure, |store| configure.call(store, (ROOT_ID, size)))? == 0 {
+            return Err(StartError::ConfigurationRefused { log: last_errors(store) });
+        }
+    }
+    Ok(exports)
+}
+
+fn last_errors(store: &Store<Host>) -> Option<String> {
+    store.data().log.last_errors().map(|log| bounded(&log))
+}
+
+fn run_start_functions(instance: &Instance, store: &mut Store<Host>) -> Result<(), StartError> {
+    if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
+        enter_start(store, |store| initialize.call(store, ()))?;
+        // Toolchains that have both run the user's `main` from here.
+        let main: Option<TypedFunc<(u32, u32), u32>> = instance.get_typed_func(&mut *store, "main").ok();
+        if let Some(main) = main {
+            return enter_start(store, |store| main.call(store, (0, 0)).map(|_| ()));
+        }
+        if let Ok(main) = instance.get_typed_func::<(), u32>(&mut *store, "__main_void") {
+            return enter_start(store, |store| main.call(store, ()).map(|_| ()));
+        }
+        return Ok(());
+    }
+    match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
+        Ok(start) => enter_start(store, |store| start.call(store, ())),
+        // No start export at all is legal: the start section did the work.
+        Err(_) => Ok(()),
+    }
+}
+
+/// As [`enter`], but a start function may end by `proc_exit(0)`: command modules do.
+fn enter_start(
+    store: &mut Store<Host>,
+    call: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<()>,
+) -> Result<(), StartError> {
+    match enter(store, Phase::Start, call) {
+        Err(StartError::Trap(trap)) if trap.kind == TrapKind::Exit(0) => Ok(()),
+        result => result,
+    }
+}
+
+fn enter<T>(
+    store: &mut Store<Host>,
+    phase: Phase,
+    call: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T>,
+) -> Result<T, StartError> {
+    let host = store.data_mut();
+    host.phase = phase;
+    host.current = Target::Root;
+    host.effective = Target::Root;
+    host.limiter.refused = false;
+    host.log.forget_errors();
+    call(store).map_err(|error| start_error(&error, store))
+}
+
+fn start_error(error: &wasmtime::Error, store: &Store<Host>) -> StartError {
+    let host = store.data();
+    let trap = Trap::new(error, host.phase.export(), host.limiter.refused, host.log.last_errors().as_deref());
+    match trap.kind {
+        TrapKind::Deadline => StartError::Deadline { budget: host.plugin.limits.start_timeout, trap },
+        TrapKind::Memory => StartError::OutOfMemory { limit_bytes: host.plugin.limits.memory_bytes, trap },
+        _ => StartError::Trap(trap),
+    }
+}
+
+/// An instance is refused before it runs, or its start section traps.
+fn instantiate_error(error: &wasmtime::Error, store: &Store<Host>) -> StartError {
+    let is_trap = error.is::<wasmtime::Trap>() || error.is::<HostTrap>();
+    if is_trap || store.data().limiter.refused {
+        return match start_error(error, store) {
+            StartError::Trap(trap) if store.data().limiter.refused => {
+                StartError::OutOfMemory { limit_bytes: store.data().plugin.limits.memory_bytes, trap }
+            }
+            error => error,
+        };
+    }
+    StartError::Instantiate { reason: bounded(&format!("{error:#}")) }
+}

@@ -1,0 +1,508 @@
+//! A VM: a guest with its memory, entered by one worker, one call at a time.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_http::{Headers, ResponseHead, StreamState};
+use wasmtime::Store;
+
+use crate::action::{CallFailure, CallResponse, ContextId, DataAction, Effect, HeadersAction, TrailersAction};
+use crate::exports::{Exports, HeadersCallback};
+use crate::host::{CallAnswer, Host, Phase, ROOT_ID, RootDone, Target, Worker, open};
+use crate::metrics::PluginStats;
+use crate::module::{Callbacks, CompiledModule};
+use crate::plugin::Plugin;
+use crate::status::BROKEN_CONNECTION;
+use crate::ticker::TickerSlot;
+use crate::trap::{HostTrap, Trap};
+
+/// What the host asks of the worker while a guest runs.
+pub trait WorkerHost {
+    /// Whether `proxy_http_call` may name this cluster.
+    fn cluster_exists(&self, name: &str) -> bool;
+}
+
+/// Everything of a VM; [`ReadyVm`] and [`Vm`] are its two lives.
+pub(crate) struct Guest {
+    pub(crate) store: Store<Host>,
+    pub(crate) exports: Exports,
+    pub(crate) slot: TickerSlot,
+    pub(crate) stats: PluginStats,
+    pub(crate) failed: Option<Trap>,
+    pub(crate) module: CompiledModule,
+}
+
+/// A started and configured VM on its way to a worker.
+pub struct ReadyVm(Guest);
+
+// SAFETY: the only parts of a guest that are not `Send` are the streams of its contexts and the worker's `Rc`. Neither exists
+// before `into_vm`: streams are only created by `Vm`, which is not `Send`, and the worker is set by `into_vm` itself. The
+// rest is owned by the guest alone.
+#[expect(unsafe_code, reason = "a VM starts on a prepare thread and serves on a worker")]
+unsafe impl Send for ReadyVm {}
+
+/// A VM on its worker.
+pub struct Vm(Guest);
+
+impl fmt::Debug for ReadyVm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadyVm").field("plugin", &self.0.store.data().plugin.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm")
+            .field("plugin", &self.0.store.data().plugin.name)
+            .field("contexts", &self.contexts())
+            .field("failed", &self.0.failed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ReadyVm {
+    pub(crate) fn new(guest: Guest) -> ReadyVm {
+        ReadyVm(guest)
+    }
+
+    #[must_use]
+    pub fn plugin(&self) -> &Arc<Plugin> {
+        &self.0.store.data().plugin
+    }
+
+    /// Takes the VM over on the worker that will enter it.
+    #[must_use]
+    pub fn into_vm(mut self, host: Rc<dyn WorkerHost>) -> Vm {
+        self.0.store.data_mut().worker = Some(Worker(host));
+        Vm(self.0)
+    }
+}
+
+impl Vm {
+    #[must_use]
+    pub fn plugin(&self) -> &Arc<Plugin> {
+        &self.0.store.data().plugin
+    }
+
+    /// The module that a replacement is started from.
+    #[must_use]
+    pub fn module(&self) -> &CompiledModule {
+        &self.0.module
+    }
+
+    /// Why the VM can no longer be entered.
+    #[must_use]
+    pub fn failed(&self) -> Option<&Trap> {
+        self.0.failed.as_ref()
+    }
+
+    /// The callbacks that the guest has.
+    #[must_use]
+    pub fn exports(&self) -> Callbacks {
+        self.0.exports.callbacks()
+    }
+
+    /// How many stream contexts live.
+    #[must_use]
+    pub fn contexts(&self) -> usize {
+        self.0.store.data().contexts.len()
+    }
+
+    /// Bytes of linear memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.0.store.data().memory.map_or(0, |memory| memory.data_size(&self.0.store))
+    }
+
+    /// How often the guest wants [`Vm::on_tick`].
+    #[must_use]
+    pub fn tick_period(&self) -> Option<Duration> {
+        let host = self.0.store.data();
+        if self.0.failed.is_some() || !host.is_serving() || host.root_done != RootDone::Live {
+            None
+        } else {
+            host.tick_period
+        }
+    }
+
+    /// Enters the guest for a context, if it has the callback: budget, phase, call, and the trap if there is one.
+    #[inline]
+    fn enter<T>(
+        &mut self,
+        phase: Phase,
+        target: Target,
+        call: impl FnOnce(&Exports, &mut Store<Host>) -> wasmtime::Result<T>,
+    ) -> Result<T, Trap> {
+        let guest = &mut self.0;
+        if let Some(trap) = &guest.failed {
+            return Err(trap.clone());
+        }
+        guest.store.set_epoch_deadline(1);
+        let host = guest.store.data_mut();
+        host.phase = phase;
+        host.current = target;
+        host.effective = target;
+        host.hostcalls_left = host.plugin.limits.hostcalls_per_callback;
+        host.limiter.refused = false;
+        host.log.forget_errors();
+        host.deadline.start(host.plugin.limits.callback_timeout);
+        guest.stats.callbacks.inc();
+        guest.slot.enter();
+        let result = call(&guest.exports, &mut guest.store);
+        guest.slot.leave();
+        result.map_err(|error| self.fail(&error))
+    }
+
+    #[cold]
+    fn fail(&mut self, error: &wasmtime::Error) -> Trap {
+        let host = self.0.store.data();
+        let trap = Trap::new(error, host.phase.export(), host.limiter.refused, host.log.last_errors().as_deref());
+        tracing::error!(target: "wasm", plugin = host.plugin.name, kind = trap.kind.label(), "{trap}");
+        PluginStats::count_trap(&host.services.registry, &host.plugin.name, &trap);
+        self.0.failed = Some(trap.clone());
+        trap
+    }
+
+    /// Opens maps and body of a stream for a callback; `None` for a stream that this VM has no context for.
+    #[inline]
+    fn open(&mut self, id: ContextId, bits: u16) -> Option<Rc<RefCell<StreamState>>> {
+        let stream = self.0.store.data_mut().contexts.get_mut(id)?;
+        stream.open |= bits;
+        Some(stream.state.clone())
+    }
+
+    #[inline]
+    fn close(&mut self, id: ContextId, bits: u16) {
+        if let Some(stream) = self.0.store.data_mut().contexts.get_mut(id) {
+            stream.open &= !bits;
+        }
+    }
+
+    /// A context for a stream: `proxy_on_context_create`. The state must not be borrowed while a callback runs.
+    pub fn create_stream(&mut self, stream: Rc<RefCell<StreamState>>) -> Result<ContextId, Trap> {
+        if let Some(trap) = &self.0.failed {
+            return Err(trap.clone());
+        }
+        let Some(id) = self.0.store.data_mut().contexts.insert(stream) else {
+            self.0.store.data_mut().phase = Phase::ContextCreate;
+            return Err(self.fail(&HostTrap::ContextIds.into()));
+        };
+        let created =
+            self.enter(Phase::ContextCreate, Target::Stream(id), |exports, store| match &exports.context_create {
+                Some(create) => create.call(store, (id.id, ROOT_ID)),
+                None => Ok(()),
+            });
+        match created {
+            Ok(()) => Ok(id),
+            Err(trap) => {
+                self.0.store.data_mut().contexts.remove(id);
+                Err(trap)
+            }
+        }
+    }
+
+    pub fn on_request_headers(&mut self, id: ContextId, end_of_stream: bool) -> Result<HeadersAction, Trap> {
+        self.on_headers(id, end_of_stream, Phase::RequestHeaders)
+    }
+
+    pub fn on_response_headers(&mut self, id: ContextId, end_of_stream: bool) -> Result<HeadersAction, Trap> {
+        self.on_headers(id, end_of_stream, Phase::ResponseHeaders)
+    }
+
+    #[inline]
+    fn on_headers(&mut self, id: ContextId, end_of_stream: bool, phase: Phase) -> Result<HeadersAction, Trap> {
+        let is_request = phase == Phase::RequestHeaders;
+        let exports = &self.0.exports;
+        let exists = if is_request { exports.request_headers.is_some() } else { exports.response_headers.is_some() };
+        if !exists {
+            return self.skip(HeadersAction::Continue);
+        }
+        let bit = if is_request { open::REQUEST_HEADERS } else { open::RESPONSE_HEADERS };
+        let Some(state) = self.open(id, bit) else { return self.skip(HeadersAction::Continue) };
+        let entries = header_entries(&state, is_request);
+        let action = self.enter(phase, Target::Stream(id), |exports, store| {
+            let callback = if is_request { &exports.request_headers } else { &exports.response_headers };
+            match callback {
+                HeadersCallback::Three(function) => function.call(store, (id.id, entries, u32::from(end_of_stream))),
+                HeadersCallback::Two(function) => function.call(store, (id.id, entries)),
+                HeadersCallback::None => Ok(0),
+            }
+        })?;
+        let action = self.headers_action(action);
+        if matches!(action, HeadersAction::Continue | HeadersAction::ContinueAndEndStream) {
+            self.close(id, bit);
+        }
+        Ok(action)
+    }
+
+    /// Out of range is the member that stops. A plain pause holds everything, unless the plugin is configured otherwise.
+    fn headers_action(&self, action: u32) -> HeadersAction {
+        match action {
+            0 => HeadersAction::Continue,
+            2 => HeadersAction::ContinueAndEndStream,
+            3 => HeadersAction::StopAllIterationAndBuffer,
+            4 => HeadersAction::StopAllIterationAndWatermark,
+            _ if self.plugin().allow_on_headers_stop_iteration => HeadersAction::StopIteration,
+            _ => HeadersAction::StopAllIterationAndWatermark,
+        }
+    }
+
+    pub fn on_request_body(&mut self, id: ContextId, end_of_stream: bool) -> Result<DataAction, Trap> {
+        self.on_body(id, end_of_stream, Phase::RequestBody)
+    }
+
+    pub fn on_response_body(&mut self, id: ContextId, end_of_stream: bool) -> Result<DataAction, Trap> {
+        self.on_body(id, end_of_stream, Phase::ResponseBody)
+    }
+
+    fn on_body(&mut self, id: ContextId, end_of_stream: bool, phase: Phase) -> Result<DataAction, Trap> {
+        let is_request = phase == Phase::RequestBody;
+        let exports = &self.0.exports;
+        if (if is_request { &exports.request_body } else { &exports.response_body }).is_none() {
+            return self.skip(DataAction::Continue);
+        }
+        let (body, trailers) = if is_request {
+            (open::REQUEST_BODY, open::REQUEST_TRAILERS)
+        } else {
+            (open::RESPONSE_BODY, open::RESPONSE_TRAILERS)
+        };
+        // With the last chunk trailers may be added.
+        let opened = if end_of_stream { body | trailers } else { body };
+        let Some(state) = self.open(id, opened) else { return self.skip(DataAction::Continue) };
+        let size = state.try_borrow().map_or(0, |state| {
+            let body = if is_request { &state.request_body } else { &state.response_body };
+            u32::try_from(body.len()).unwrap_or(u32::MAX)
+        });
+        let action = self.enter(phase, Target::Stream(id), |exports, store| {
+            let callback = if is_request { &exports.request_body } else { &exports.response_body };
+            match callback {
+                Some(function) => function.call(store, (id.id, size, u32::from(end_of_stream))),
+                None => Ok(0),
+            }
+        })?;
+        let action = match action {
+            0 => DataAction::Continue,
+            2 => DataAction::StopIterationAndWatermark,
+            3 => DataAction::StopIterationNoBuffer,
+            _ => DataAction::StopIterationAndBuffer,
+        };
+        if action == DataAction::Continue {
+            // Headers that were held are released with the body.
+            self.close(id, if is_request { open::REQUEST } else { open::RESPONSE });
+        }
+        Ok(action)
+    }
+
+    pub fn on_request_trailers(&mut self, id: ContextId) -> Result<TrailersAction, Trap> {
+        self.on_trailers(id, Phase::RequestTrailers)
+    }
+
+    pub fn on_response_trailers(&mut self, id: ContextId) -> Result<TrailersAction, Trap> {
+        self.on_trailers(id, Phase::ResponseTrailers)
+    }
+
+    fn on_trailers(&mut self, id: ContextId, phase: Phase) -> Result<TrailersAction, Trap> {
+        let is_request = phase == Phase::RequestTrailers;
+        let exports = &self.0.exports;
+        if (if is_request { &exports.request_trailers } else { &exports.response_trailers }).is_none() {
+            return self.skip(TrailersAction::Continue);
+        }
+        let bit = if is_request { open::REQUEST_TRAILERS } else { open::RESPONSE_TRAILERS };
+        let Some(state) = self.open(id, bit) else { return self.skip(TrailersAction::Continue) };
+        let entries = state.try_borrow().map_or(0, |state| {
+            let trailers = if is_request { &state.request_trailers } else { &state.response_trailers };
+            trailers.as_ref().map_or(0, count)
+        });
+        let action = self.enter(phase, Target::Stream(id), |exports, store| {
+            let callback = if is_request { &exports.request_trailers } else { &exports.response_trailers };
+            callback.as_ref().map_or(Ok(0), |function| function.call(store, (id.id, entries)))
+        })?;
+        if action != 0 {
+            return Ok(TrailersAction::StopIteration);
+        }
+        self.close(id, if is_request { open::REQUEST } else { open::RESPONSE });
+        Ok(TrailersAction::Continue)
+    }
+
+    /// `proxy_on_log`: the stream is over, all of it can be read, nothing changed.
+    pub fn on_log(&mut self, id: ContextId) -> Result<(), Trap> {
+        if self.0.exports.log.is_none() {
+            return self.skip(());
+        }
+        self.close(id, open::REQUEST | open::RESPONSE);
+        if self.open(id, open::LOG).is_none() {
+            return self.skip(());
+        }
+        self.enter(Phase::Log, Target::Stream(id), |exports, store| match &exports.log {
+            Some(function) => function.call(store, id.id),
+            None => Ok(()),
+        })
+    }
+
+    /// The stream's end: `proxy_on_done` and `proxy_on_delete`. The context is gone afterwards, whatever this returns.
+    pub fn delete_stream(&mut self, id: ContextId) -> Result<(), Trap> {
+        self.close(id, open::REQUEST | open::RESPONSE);
+        if self.open(id, open::LOG | open::OVER).is_none() {
+            return self.skip(());
+        }
+        let result = self.done_and_delete(Target::Stream(id), id.id);
+        self.0.store.data_mut().contexts.remove(id);
+        result
+    }
+
+    fn done_and_delete(&mut self, target: Target, id: u32) -> Result<(), Trap> {
+        if self.0.exports.done.is_some() {
+            // A stream cannot wait: what the guest answers is for root contexts only.
+            self.enter(Phase::Done, target, |exports, store| match &exports.done {
+                Some(function) => function.call(store, id).map(|_| ()),
+                None => Ok(()),
+            })?;
+        }
+        self.delete(target, id)
+    }
+
+    fn delete(&mut self, target: Target, id: u32) -> Result<(), Trap> {
+        if self.0.exports.delete.is_none() {
+            return self.skip(());
+        }
+        self.enter(Phase::Delete, target, |exports, store| match &exports.delete {
+            Some(function) => function.call(store, id),
+            None => Ok(()),
+        })
+    }
+
+    /// `proxy_on_tick`, after each [`Vm::tick_period`].
+    pub fn on_tick(&mut self) -> Result<(), Trap> {
+        if self.0.exports.tick.is_none() || self.tick_period().is_none() {
+            return self.skip(());
+        }
+        self.enter(Phase::Tick, Target::Root, |exports, store| match &exports.tick {
+            Some(function) => function.call(store, ROOT_ID),
+            None => Ok(()),
+        })?;
+        self.finish_root()
+    }
+
+    /// The answer to an [`Effect::HttpCall`]; a token that isn't awaited is ignored.
+    pub fn on_http_call_response(&mut self, token: u32, response: CallResponse) -> Result<(), Trap> {
+        if !self.0.store.data_mut().calls.remove(&token) || self.0.exports.http_call_response.is_none() {
+            return self.skip(());
+        }
+        let (answer, status) = answer(response);
+        let headers = answer.head.as_ref().map_or(0, |head| count(&head.headers).saturating_add(1));
+        let body = u32::try_from(answer.body.len()).unwrap_or(u32::MAX);
+        let trailers = count(&answer.trailers);
+        let host = self.0.store.data_mut();
+        host.call_answer = Some(Box::new(answer));
+        host.call_status = status;
+        let result =
+            self.enter(Phase::HttpCallResponse, Target::Root, |exports, store| match &exports.http_call_response {
+                Some(function) => function.call(store, (ROOT_ID, token, headers, body, trailers)),
+                None => Ok(()),
+            });
+        self.0.store.data_mut().call_answer = None;
+        result?;
+        self.finish_root()
+    }
+
+    /// Whether [`Vm::next_effect`] has one.
+    #[inline]
+    #[must_use]
+    pub fn has_effects(&self) -> bool {
+        self.0.store.data().has_effects()
+    }
+
+    /// What the guest asked for, oldest first. To be taken after every call.
+    #[inline]
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.0.store.data_mut().pop()
+    }
+
+    /// All effects at once.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::iter::from_fn(|| self.next_effect()).collect()
+    }
+
+    /// Ends the root context: ticks stop, `proxy_on_done`, and `proxy_on_delete` unless the guest wants to be asked later
+    /// (it says `proxy_done` in the answer to a call). Returns whether it is over.
+    pub fn shutdown(&mut self) -> bool {
+        if self.0.store.data().root_done != RootDone::Live || self.0.failed.is_some() {
+            return self.is_over();
+        }
+        self.0.store.data_mut().root_done = RootDone::Pending;
+        let done = self.enter(Phase::Done, Target::Root, |exports, store| match &exports.done {
+            Some(function) => function.call(store, ROOT_ID),
+            None => Ok(1),
+        });
+        if done.is_ok_and(|done| done != 0) {
+            self.0.store.data_mut().root_done = RootDone::Finished;
+        }
+        // A trap has been counted and logged; the VM is over either way.
+        _ = self.finish_root();
+        self.is_over()
+    }
+
+    /// Whether nothing more will come of this VM.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.failed.is_some() || self.0.store.data().root_done == RootDone::Deleted
+    }
+
+    fn finish_root(&mut self) -> Result<(), Trap> {
+        if self.0.store.data().root_done != RootDone::Finished {
+            return Ok(());
+        }
+        self.0.store.data_mut().root_done = RootDone::Deleted;
+        self.delete(Target::Root, ROOT_ID)
+    }
+
+    /// The answer of a callback that the guest doesn't have.
+    #[inline]
+    fn skip<T>(&self, answer: T) -> Result<T, Trap> {
+        match &self.0.failed {
+            None => Ok(answer),
+            Some(trap) => Err(trap.clone()),
+        }
+    }
+}
+
+fn count(headers: &Headers) -> u32 {
+    u32::try_from(headers.len()).unwrap_or(u32::MAX)
+}
+
+fn header_entries(state: &RefCell<StreamState>, is_request: bool) -> u32 {
+    state.try_borrow().map_or(0, |state| {
+        if is_request {
+            crate::maps::request_entries(&state.request)
+        } else {
+            state.response.as_ref().map_or(0, |head| count(&head.headers).saturating_add(1))
+        }
+    })
+}
+
+/// What Envoy shows for a call that failed: a 504, a 503, or nothing and the status of a broken connection.
+fn answer(response: CallResponse) -> (CallAnswer, (u32, &'static str)) {
+    let CallResponse { head, body, trailers, failure } = response;
+    if let Some(head) = head
+        && failure.is_none()
+    {
+        return (CallAnswer { head: Some(head), body, trailers }, (0, ""));
+    }
+    let (status, text) = match failure {
+        Some(CallFailure::Timeout) => (504, "upstream request timeout"),
+        Some(CallFailure::Connect) => (503, "no healthy upstream"),
+        Some(CallFailure::Reset | CallFailure::TooLarge) | None => {
+            return (CallAnswer::default(), (BROKEN_CONNECTION, "the stream was reset"));
+        }
+    };
+    let mut head = ResponseHead::new(status);
+    head.headers.append(outrigger_http::HeaderName::CONTENT_LENGTH, text.len().to_string().into());
+    head.headers.append(outrigger_http::HeaderName::CONTENT_TYPE, bytes::Bytes::from_static(b"text/plain"));
+    (
+        CallAnswer { head: Some(head), body: bytes::Bytes::from_static(text.as_bytes()), trailers: Headers::new() },
+        (0, ""),
+    )
+}
