@@ -88,7 +88,9 @@ pub trait HttpFilter: 'static {
 pub enum Flow {
     /// To the next filter.
     Continue,
-    /// Hold back what this callback saw. From a body callback: until the body ends or another call continues.
+    /// Hold back what this callback saw. From a body callback: the next part comes together with what was held back, and
+    /// the last one must continue. From a headers' callback it is of use only where the plugin's configuration has
+    /// `allow_on_headers_stop_iteration`; elsewhere no body callback runs, and the stream waits for ever.
     Pause,
     /// Answer now.
     Reply(Reply),

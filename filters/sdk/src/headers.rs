@@ -40,8 +40,8 @@ impl Headers {
 
     /// Replaces the header, or adds it.
     ///
-    /// Envoy replaces only the *first* entry of a repeated header (measured on 1.40), other hosts all of them. Where a
-    /// client must not be able to smuggle a second value in, use [`Headers::overwrite`].
+    /// Envoy 1.40 leaves exactly this entry of a repeated header (measured), but the specification does not promise it.
+    /// Where a client must not be able to smuggle a second value in, use [`Headers::overwrite`].
     ///
     /// # Errors
     /// The host refuses the value, or the map cannot be written in this callback.
@@ -164,10 +164,10 @@ pub fn check_name(name: &str) -> Result<(), String> {
         return Err(format!("is longer than {NAME_BYTES_MAX} bytes"));
     }
     if name.starts_with(':') {
-        return Err(format!("`{}` is a pseudo-header", name.escape_debug()));
+        return Err(format!("`{}` is a pseudo-header", name.escape_default()));
     }
     match name.bytes().find(|byte| !is_token(*byte)) {
-        Some(byte) => Err(format!("`{}` has {}, which no header name may have", name.escape_debug(), shown(byte))),
+        Some(byte) => Err(format!("`{}` has {}, which no header name may have", name.escape_default(), shown(byte))),
         None => Ok(()),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Everything is of the thread that the test runs on: time stands until [`TestHost::advance`], shared data starts
 //! empty, and each hostcall can be made to fail. What a proxy does, it does: a filter's own reply passes that filter's
-//! response callbacks once more (as in Envoy), `set` replaces the first of repeated headers only.
+//! response callbacks once more (as in Envoy). Where hosts differ it is the least helpful of them: `set` replaces only the
+//! first of repeated headers.
 
 #![expect(unsafe_code, reason = "calls the module's exports, which are foreign functions by their nature")]
 

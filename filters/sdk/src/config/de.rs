@@ -88,7 +88,7 @@ impl serde::de::Error for Error {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format!("is `{}`, expected {}", variant.escape_debug(), OneOf(expected)))
+        Self::new(format!("is `{}`, expected {}", variant.escape_default(), OneOf(expected)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
@@ -111,7 +111,7 @@ impl fmt::Display for Found<'_> {
         match self.0 {
             Unexpected::Unsigned(number) => number.fmt(f),
             Unexpected::Signed(number) => number.fmt(f),
-            Unexpected::Str(text) => write!(f, "\"{}\"", text.escape_debug()),
+            Unexpected::Str(text) => write!(f, "\"{}\"", text.escape_default()),
             Unexpected::Bool(value) => value.fmt(f),
             Unexpected::Float(_) => f.write_str("a number"),
             Unexpected::Unit | Unexpected::Option => f.write_str("null"),
