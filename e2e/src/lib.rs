@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod bootstrap;
+pub mod closing;
 pub mod control_plane;
 pub mod data_plane;
 pub mod folder;
@@ -20,6 +21,7 @@ pub mod origin;
 pub mod parser;
 pub mod ports;
 pub mod process;
+pub mod rig;
 pub mod wait;
 pub mod workspace;
 pub mod yaml;
@@ -34,4 +36,5 @@ pub use load::{Load, Report};
 pub use neighbour::Neighbour;
 pub use origin::Origin;
 pub use process::Process;
+pub use rig::Rig;
 pub use wait::eventually;

@@ -130,6 +130,7 @@ pub(crate) struct State {
     scripts: Mutex<HashMap<String, Vec<u8>>>,
     seen: Mutex<Vec<Seen>>,
     keep: bool,
+    fixed: Option<Vec<u8>>,
 }
 
 impl State {
@@ -164,12 +165,13 @@ impl State {
         });
         headers.extend(stamps);
         headers.extend(directive.headers.iter().cloned());
-        let body = match directive.body_bytes {
-            Some(count) => {
+        let body = match (directive.body_bytes, &self.fixed) {
+            (None, Some(fixed)) => fixed.clone(),
+            (Some(count), _) => {
                 headers.push(("content-type".to_owned(), "text/plain".to_owned()));
                 pattern(count)
             }
-            None => {
+            (None, None) => {
                 headers.push(("content-type".to_owned(), "application/json".to_owned()));
                 echo(&self.name, seen).to_string().into_bytes()
             }
@@ -211,15 +213,25 @@ impl Origin {
         Origin::bind(name, SocketAddr::from(([127, 0, 0, 1], 0)), true)
     }
 
+    /// Starts an origin that answers everything with the same bytes instead of an echo.
+    pub fn answering(name: &str, body: impl Into<Vec<u8>>) -> Result<Origin> {
+        let state = State { name: name.to_owned(), keep: true, fixed: Some(body.into()), ..State::default() };
+        Origin::run(SocketAddr::from(([127, 0, 0, 1], 0)), state)
+    }
+
     /// Starts an origin on an address; `keep`: remember the requests for [`Origin::seen`].
     pub fn bind(name: &str, address: SocketAddr, keep: bool) -> Result<Origin> {
-        let state = Arc::new(State { name: name.to_owned(), keep, ..State::default() });
+        Origin::run(address, State { name: name.to_owned(), keep, ..State::default() })
+    }
+
+    fn run(address: SocketAddr, state: State) -> Result<Origin> {
+        let state = Arc::new(state);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind(address)).with_context(|| format!("bind {address}"))?;
         let address = listener.local_addr()?;
         let (stop, stopped) = oneshot::channel();
         let theirs = Arc::clone(&state);
-        let thread = std::thread::Builder::new().name(format!("origin {name}")).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("origin {}", state.name)).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     () = accept(listener, theirs) => {}

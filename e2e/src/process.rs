@@ -1,8 +1,10 @@
 //! Child processes: each dies with its guard, and its log is shown when the test that owns it fails.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -11,6 +13,16 @@ use crate::wait::eventually;
 
 /// How much of a log is printed when a test fails.
 const TAIL_BYTES: usize = 24 * 1024;
+
+/// The children that run now, for [`kill_all`].
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Ends every child at once: for a program that is about to exit without dropping its guards (Ctrl-C).
+pub fn kill_all() {
+    for pid in std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner)) {
+        let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+    }
+}
 
 /// A running child; killed when dropped.
 #[derive(Debug)]
@@ -30,6 +42,7 @@ impl Process {
         arrange(&mut command);
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(child.id());
         Ok(Process { name: name.to_owned(), child, log, quiet: false })
     }
 
@@ -81,6 +94,7 @@ impl Process {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.pid());
     }
 
     /// Asks the process to end, and insists after `grace`.

@@ -1,5 +1,6 @@
 //! Origins that die, stall, answer rubbish, aren't there or aren't known: what the client gets, which flag and metric say
 //! so, and that a neighbour with a healthy origin is served meanwhile.
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 use std::net::{SocketAddr, TcpListener};
 

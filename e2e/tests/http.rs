@@ -1,6 +1,7 @@
 //! One table of HTTP behaviour against both proxies: what Envoy 1.40 does with a bootstrap, ours does too.
 //!
 //! Where ours is meant to be stricter, the test says so and expects it of ours alone.
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, tcp_listener, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
@@ -141,11 +142,10 @@ fn hosts_and_paths_select_the_route() {
     );
 }
 
-#[test]
-fn rewrites_redirects_and_header_changes() {
-    let (_a, _b, bootstrap) = two_origins();
+/// Routes that rewrite, redirect, answer and change headers.
+fn changing_routes() -> Value {
     let set = |name: &str, value: &str, action: &str| json!({"header": {"key": name, "value": value}, "append_action": action});
-    let routes = json!([
+    json!([
         {"match": {"prefix": "/old"}, "route": {"cluster": "a", "prefix_rewrite": "/new"}},
         {"match": {"prefix": "/regex"}, "route": {"cluster": "a", "regex_rewrite": {"pattern": {"regex": "^/regex/([^/]+)/(.*)$"}, "substitution": "/\\2/\\1"}}},
         {"match": {"prefix": "/host"}, "route": {"cluster": "a", "host_rewrite_literal": "inner.example"}},
@@ -169,8 +169,14 @@ fn rewrites_redirects_and_header_changes() {
         {"match": {"prefix": "/slow"}, "route": {"cluster": "a", "timeout": "0.2s"}},
         {"match": {"prefix": "/nowhere"}, "route": {"cluster": "missing"}},
         route("/", "a"),
-    ]);
-    let listener = HttpListener::new("main", &routes).manager(json!({"route_config": {"validate_clusters": false}}));
+    ])
+}
+
+#[test]
+fn rewrites_redirects_and_header_changes() {
+    let (_a, _b, bootstrap) = two_origins();
+    let listener =
+        HttpListener::new("main", &changing_routes()).manager(json!({"route_config": {"validate_clusters": false}}));
     macro_rules! location {
         ($expected:literal) => {
             |response: &Response| same("location", response.header("location"), Some($expected))

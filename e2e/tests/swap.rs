@@ -1,0 +1,113 @@
+//! Filters and routes change under load, and nobody notices: no request is lost, no connection closed, and no request sees
+//! two generations. The filter stamps request and response, the route stamps both too, the origin says what it saw.
+
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
+use std::time::Instant;
+
+use outrigger_e2e::closing::{closing_line, scaled};
+use outrigger_e2e::folder;
+use outrigger_e2e::load::Verdict;
+use outrigger_e2e::rig::{policy, put_module};
+use outrigger_e2e::{Load, Peer, Request, Response, Rig, modules, workspace};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+
+/// What happens next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Filter,
+    Route,
+}
+
+/// Judges one exchange: of each stamp there is one on the request (as the origin saw it) and the same on the response.
+fn judge(response: &Response) -> Verdict {
+    let mut verdict = Verdict::default();
+    if response.status != 200 {
+        verdict.failure = Some(format!("status {}: {}", response.status, response.text()));
+        return verdict;
+    }
+    for stamp in ["filter", "route"] {
+        let on_response = response.header_all(&format!("x-gen-{stamp}"));
+        let on_request = response.header_all(&format!("x-seen-gen-{stamp}"));
+        if on_response.len() != 1 || on_request != on_response {
+            verdict.mixed = Some(format!("{stamp}: the request saw {on_request:?}, the response {on_response:?}"));
+        }
+        verdict.stamps.extend(on_response.iter().map(|value| format!("{stamp} {value}")));
+    }
+    verdict
+}
+
+fn changes(seed: u64, filters: usize, routes: usize) -> Vec<Change> {
+    let mut all = vec![Change::Filter; filters];
+    all.resize(filters + routes, Change::Route);
+    all.shuffle(&mut StdRng::seed_from_u64(seed));
+    all
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("OUTRIGGER_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| rand::rng().random())
+}
+
+#[test]
+fn no_request_notices_a_swap() {
+    let (filters, routes) = scaled((30, 10), (200, 50));
+    let seed = seed();
+    eprintln!("OUTRIGGER_SEED={seed}");
+    for peer in Peer::all() {
+        let module = modules::read(&workspace::filter("header_policy").expect("the filter")).expect("its bytes");
+        let rig = Rig::start_with(peer, "DELTA_GRPC", |folder| {
+            put_module(folder, "header_policy")?;
+            folder.apply("route.yaml", &[folder::route(&folder::stamp("x-gen-route", "x-gen-route", "0"))])?;
+            folder.apply("policy.yaml", &[policy("header_policy", "0")])
+        });
+        let rig = rig.expect("the mesh");
+        rig.serves_when(|response| judge(response).mixed.is_none() && response.status == 200).expect("stamps");
+        let running = Load::new(rig.gateway, 300.0, Request::get("/load")).check(judge).start().expect("load");
+        let begun = Instant::now();
+        let mut count = [0; 2];
+        for change in changes(seed, filters, routes) {
+            match change {
+                Change::Filter => {
+                    count[0] += 1;
+                    let name = format!("variant-{}", count[0]);
+                    let code = modules::variant(&module, count[0]);
+                    rig.push(|folder| {
+                        folder.write(&format!("filters/{name}.wasm"), code)?;
+                        folder.apply("policy.yaml", &[policy(&name, &count[0].to_string())])
+                    })
+                    .expect("a filter swap");
+                }
+                Change::Route => {
+                    count[1] += 1;
+                    let stamps = folder::stamp("x-gen-route", "x-gen-route", &count[1].to_string());
+                    rig.push(|folder| folder.apply("route.yaml", &[folder::route(&stamps)])).expect("a route change");
+                }
+            }
+        }
+        let took = begun.elapsed();
+        let (last_filter, last_route) = (count[0].to_string(), count[1].to_string());
+        rig.serves_when(|response| {
+            response.header("x-gen-filter") == Some(&last_filter) && response.header("x-gen-route") == Some(&last_route)
+        })
+        .expect("the last generation serves");
+        let report = running.stop().expect("the load");
+        closing_line(&format!(
+            "swap ({}, seed {seed}): {filters} filter swaps and {routes} route changes in {:.1} s; served {}, failed {}, \
+             connections closed {}, mixed generations {}, generations seen {}, p99 {:?}, longest {:?}",
+            peer.name(),
+            took.as_secs_f64(),
+            report.served,
+            report.failed,
+            report.closed,
+            report.mixed,
+            report.stamps.len(),
+            report.latency.per_mille(990),
+            report.latency.max(),
+        ));
+        report.must_be_clean().expect("nobody notices");
+        assert!(report.stamps.len() > (filters + routes) / 2, "{} generations in traffic", report.stamps.len());
+    }
+}
