@@ -90,6 +90,13 @@ impl Format {
         self
     }
 
+    /// The same format for a header's value or a body: see [`Format::parse_header`].
+    #[must_use]
+    pub fn for_values(mut self) -> Format {
+        self.style = Style::Header;
+        self
+    }
+
     /// Whether a JSON field of this format is left out where it is null.
     #[must_use]
     pub fn omits_empty(&self) -> bool {

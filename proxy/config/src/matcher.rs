@@ -32,6 +32,12 @@ impl Regex {
         &self.pattern
     }
 
+    /// How many groups can be referred to.
+    #[must_use]
+    pub fn groups(&self) -> usize {
+        self.partial.captures_len() - 1
+    }
+
     /// Replaces every match; `substitution` uses RE2's `\1`, which the constructor of the rewrite has translated to
     /// this crate's `${1}`.
     #[must_use]

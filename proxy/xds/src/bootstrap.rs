@@ -1,0 +1,241 @@
+//! The file that a proxy starts from (`envoy.config.bootstrap.v3.Bootstrap`).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use outrigger_config::{Cluster, Listener, Resource, ResourceKind, Source, Update};
+use outrigger_proto::audit::audit;
+use outrigger_proto::{pb, type_url};
+use pb::envoy::config::bootstrap::v3 as bootstrap;
+use pb::envoy::config::core::v3 as core;
+use prost::Message;
+
+use crate::decode::{XdsResource, config_source, judge, socket_address};
+use crate::files::FileSource;
+use crate::{Diagnostics, Problem};
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct BootstrapOptions {
+    /// `--service-node`: wins over `node.id`.
+    pub service_node: Option<String>,
+    /// `--service-cluster`: wins over `node.cluster`.
+    pub service_cluster: Option<String>,
+    /// Told to the control plane as `user_agent_version`.
+    pub version: String,
+}
+
+/// What a bootstrap says, validated.
+#[derive(Debug)]
+pub struct Bootstrap {
+    /// As it is told to the control plane.
+    pub node: core::Node,
+    pub admin: Option<Admin>,
+    /// To be submitted first: clusters, then listeners.
+    pub static_resources: Vec<Update>,
+    pub ads: Option<AdsServer>,
+    pub cds: Option<ResourceSource>,
+    pub lds: Option<ResourceSource>,
+    /// Fields that are set and without effect.
+    pub warnings: Vec<Problem>,
+    /// Folders to watch, by file: for [`Status`](crate::Status).
+    pub(crate) watched: Vec<(Arc<str>, Arc<str>)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    pub address: SocketAddr,
+}
+
+/// `dynamic_resources.ads_config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdsServer {
+    pub variant: ApiVariant,
+    /// A static cluster.
+    pub cluster: Arc<str>,
+    /// `envoy_grpc.authority`, or the cluster's name.
+    pub authority: String,
+    /// Sent with each stream.
+    pub initial_metadata: Vec<(String, String)>,
+}
+
+/// Which of the two protocols an ADS stream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiVariant {
+    /// `api_type: DELTA_GRPC`.
+    Delta,
+    /// `api_type: GRPC`.
+    StateOfTheWorld,
+}
+
+/// `cds_config` and `lds_config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResourceSource {
+    Ads,
+    File(FileSource),
+}
+
+impl Bootstrap {
+    /// What the static resources, `cds_config` and `lds_config` want to be watched, for
+    /// [`run_files`](crate::run_files).
+    #[must_use]
+    pub fn files(&self) -> Vec<FileSource> {
+        let sources = [&self.cds, &self.lds].into_iter().flatten();
+        sources
+            .filter_map(|source| match source {
+                ResourceSource::File(file) => Some(file.clone()),
+                ResourceSource::Ads => None,
+            })
+            .collect()
+    }
+}
+
+/// Decodes and validates a bootstrap in its binary form; every problem with its field path.
+pub fn decode_bootstrap(bytes: &[u8], options: &BootstrapOptions) -> Result<Bootstrap, Vec<Problem>> {
+    let proto = bootstrap::Bootstrap::decode(bytes)
+        .map_err(|error| vec![Problem { path: String::new(), message: format!("malformed message: {error}") }])?;
+    let mut diagnostics = Diagnostics::new(Source::Static, Arc::from(""));
+    let findings = audit(type_url::message_name(type_url::BOOTSTRAP), bytes);
+    let decoded = decode(proto, options, &mut diagnostics);
+    judge(findings, &mut diagnostics);
+    let (errors, warnings, watched) = diagnostics.take();
+    if errors.is_empty() { Ok(Bootstrap { warnings, watched, ..decoded }) } else { Err(errors) }
+}
+
+fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagnostics) -> Bootstrap {
+    let node = node(proto.node.unwrap_or_default(), options);
+    let admin = proto.admin.as_ref().and_then(|admin| d.at("admin", |d| decode_admin(admin, d)));
+    let static_resources =
+        d.at("static_resources", |d| static_resources(proto.static_resources.unwrap_or_default(), d));
+    let dynamic = proto.dynamic_resources.unwrap_or_default();
+    let (ads, cds, lds) = d.at("dynamic_resources", |d| {
+        let ads = dynamic
+            .ads_config
+            .as_ref()
+            .and_then(|config| d.at("ads_config", |d| ads_server(config, &static_resources, d)));
+        let has_ads = dynamic.ads_config.is_some();
+        let cds = dynamic_source(dynamic.cds_config.as_ref(), "cds_config", ResourceKind::Cluster, has_ads, d);
+        let lds = dynamic_source(dynamic.lds_config.as_ref(), "lds_config", ResourceKind::Listener, has_ads, d);
+        (ads, cds, lds)
+    });
+    if dynamic.ads_config.is_some() && node.id.is_empty() {
+        d.at("node", |d| d.at("id", |d| d.error("is required with ads_config (or --service-node)")));
+    }
+    Bootstrap { node, admin, static_resources, ads, cds, lds, warnings: Vec::new(), watched: Vec::new() }
+}
+
+fn node(mut node: core::Node, options: &BootstrapOptions) -> core::Node {
+    if let Some(id) = &options.service_node {
+        node.id.clone_from(id);
+    }
+    if let Some(cluster) = &options.service_cluster {
+        node.cluster.clone_from(cluster);
+    }
+    "outrigger".clone_into(&mut node.user_agent_name);
+    node.user_agent_version_type = Some(core::node::UserAgentVersionType::UserAgentVersion(options.version.clone()));
+    node
+}
+
+fn decode_admin(proto: &bootstrap::Admin, d: &mut Diagnostics) -> Option<Admin> {
+    proto.address.as_ref()?;
+    let (address, _) = d.at("address", |d| socket_address(proto.address.as_ref(), d))?;
+    Some(Admin { address })
+}
+
+fn static_resources(proto: bootstrap::bootstrap::StaticResources, d: &mut Diagnostics) -> Vec<Update> {
+    let clusters = resources::<Cluster>(proto.clusters, "clusters", ResourceKind::Cluster, d);
+    let listeners = resources::<Listener>(proto.listeners, "listeners", ResourceKind::Listener, d);
+    vec![clusters, listeners]
+}
+
+fn resources<R: XdsResource>(protos: Vec<R::Proto>, field: &str, kind: ResourceKind, d: &mut Diagnostics) -> Update {
+    let mut found: BTreeMap<Arc<str>, Resource> = BTreeMap::new();
+    for (index, proto) in protos.into_iter().enumerate() {
+        d.at_index(field, index, |d| {
+            let before = d.errors().len();
+            match R::validate(proto, d) {
+                Ok(resource) => {
+                    let resource = resource.into_resource();
+                    let name = Arc::clone(resource.name());
+                    if found.insert(Arc::clone(&name), resource).is_some() {
+                        d.at("name", |d| d.error(format!("{name:?} stands here twice")));
+                    }
+                }
+                Err(_) if d.errors().len() == before => d.error("is not valid"),
+                Err(_) => {}
+            }
+        });
+    }
+    Update {
+        source: Source::Static,
+        kind,
+        upserts: found.into_iter().collect(),
+        removed: Vec::new(),
+        missing: Vec::new(),
+    }
+}
+
+fn ads_server(proto: &core::ApiConfigSource, static_resources: &[Update], d: &mut Diagnostics) -> Option<AdsServer> {
+    use core::api_config_source::ApiType;
+    let variant = match ApiType::try_from(proto.api_type) {
+        Ok(ApiType::Grpc) => Some(ApiVariant::StateOfTheWorld),
+        Ok(ApiType::DeltaGrpc) => Some(ApiVariant::Delta),
+        Ok(other) => {
+            let text = format!("{} is not supported, only GRPC and DELTA_GRPC", other.as_str_name());
+            d.at("api_type", |d| d.error(text));
+            None
+        }
+        Err(_) => {
+            d.at("api_type", |d| d.error("is no value of this enum"));
+            None
+        }
+    };
+    if proto.transport_api_version == core::ApiVersion::V2 as i32 {
+        d.at("transport_api_version", |d| d.error("only V3 is supported"));
+    }
+    let [service] = &proto.grpc_services[..] else {
+        d.at("grpc_services", |d| d.error("is required, one of them"));
+        return None;
+    };
+    let (cluster, authority) = d.at_index("grpc_services", 0, |d| {
+        let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
+            d.at("envoy_grpc", |d| d.error("is required"));
+            return None;
+        };
+        let known = static_resources.iter().flat_map(|update| &update.upserts);
+        let mut known = known.filter(|(_, resource)| resource.kind() == ResourceKind::Cluster);
+        if !known.any(|(name, _)| **name == *grpc.cluster_name) && !d.has_errors() {
+            let text = format!("{:?} is no cluster of static_resources", grpc.cluster_name);
+            d.at("envoy_grpc", |d| d.at("cluster_name", |d| d.error(text)));
+        }
+        let authority = if grpc.authority.is_empty() { &grpc.cluster_name } else { &grpc.authority };
+        Some((Arc::from(grpc.cluster_name.as_str()), authority.clone()))
+    })?;
+    let initial_metadata =
+        service.initial_metadata.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
+    Some(AdsServer { variant: variant?, cluster, authority, initial_metadata })
+}
+
+fn dynamic_source(
+    proto: Option<&core::ConfigSource>,
+    field: &str,
+    kind: ResourceKind,
+    has_ads: bool,
+    d: &mut Diagnostics,
+) -> Option<ResourceSource> {
+    proto?;
+    d.at(field, |d| match config_source(proto, d)?.0 {
+        Source::Ads => {
+            if !has_ads {
+                d.at("ads", |d| d.error("needs dynamic_resources.ads_config"));
+            }
+            Some(ResourceSource::Ads)
+        }
+        Source::File(path) => {
+            let folder = d.watched.iter().rfind(|(file, _)| *file == path).map(|(_, folder)| Arc::clone(folder));
+            Some(ResourceSource::File(FileSource { kind, path, watched_directory: folder }))
+        }
+        Source::Static => None,
+    })
+}

@@ -1,0 +1,258 @@
+//! What a route does: forward, redirect, answer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_config::{
+    ClusterSpec, DirectResponse, HostRewrite, PathRewrite, Redirect, RedirectPath, RouteAction, RouteForward,
+    WeightedCluster,
+};
+use outrigger_http::Scheme;
+use outrigger_proto::pb;
+use pb::envoy::config::route::v3 as route;
+
+use super::access_log::body_format;
+use super::common::{data_source, duration, flag, name, timeout_or, variant};
+use super::matcher::{header_name, rewrite};
+use super::mutation::{mutations, overrides};
+use crate::Diagnostics;
+
+/// `timeout` where it is unset.
+const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) direct_body_bytes_max: usize,
+}
+
+pub(crate) fn action(proto: Option<&route::route::Action>, bounds: Bounds, d: &mut Diagnostics) -> Option<RouteAction> {
+    use route::route::Action;
+    match proto {
+        Some(Action::Route(forward)) => {
+            d.at("route", |d| decode_forward(forward, d)).map(|forward| RouteAction::Forward(Box::new(forward)))
+        }
+        Some(Action::Redirect(proto)) => d.at("redirect", |d| redirect(proto, d)).map(RouteAction::Redirect),
+        Some(Action::DirectResponse(proto)) => {
+            d.at("direct_response", |d| direct_response(proto, bounds, d)).map(RouteAction::DirectResponse)
+        }
+        Some(Action::FilterAction(_) | Action::NonForwardingAction(_)) => {
+            d.error("the action is not supported: route, redirect or direct_response");
+            None
+        }
+        None => {
+            d.error("has no action: route, redirect or direct_response");
+            None
+        }
+    }
+}
+
+fn decode_forward(proto: &route::RouteAction, d: &mut Diagnostics) -> Option<RouteForward> {
+    use route::route_action::ClusterNotFoundResponseCode as NotFound;
+    let cluster = cluster(proto.cluster_specifier.as_ref(), d);
+    let code = variant::<NotFound>(proto.cluster_not_found_response_code, "cluster_not_found_response_code", d);
+    let cluster_not_found_status = match code {
+        Some(NotFound::NotFound) => 404,
+        Some(NotFound::InternalServerError) => 500,
+        Some(NotFound::ServiceUnavailable) | None => 503,
+    };
+    let path_rewrite = path_rewrite(proto, d);
+    let host_rewrite = host_rewrite(proto.host_rewrite_specifier.as_ref(), d);
+    let max_stream_duration = proto.max_stream_duration.as_ref().and_then(|max| {
+        d.at("max_stream_duration", |d| timeout_or(max.max_stream_duration.as_ref(), None, "max_stream_duration", d))
+    });
+    let mut upgrades = BTreeMap::new();
+    for (index, upgrade) in proto.upgrade_configs.iter().enumerate() {
+        let kind = upgrade.upgrade_type.to_ascii_lowercase();
+        if upgrades.insert(kind, flag(upgrade.enabled, true)).is_some() {
+            d.at_index("upgrade_configs", index, |d| d.error("the upgrade type stands here twice"));
+        }
+    }
+    Some(RouteForward {
+        cluster: cluster?,
+        cluster_not_found_status,
+        path_rewrite,
+        host_rewrite,
+        timeout: timeout_or(proto.timeout.as_ref(), Some(ROUTE_TIMEOUT), "timeout", d),
+        idle_timeout: duration(proto.idle_timeout.as_ref(), "idle_timeout", d),
+        max_stream_duration,
+        upgrades,
+    })
+}
+
+fn cluster(proto: Option<&route::route_action::ClusterSpecifier>, d: &mut Diagnostics) -> Option<ClusterSpec> {
+    use route::route_action::ClusterSpecifier as Specifier;
+    Some(match proto {
+        Some(Specifier::Cluster(cluster)) => ClusterSpec::Single(name(cluster, "cluster", d)),
+        Some(Specifier::ClusterHeader(header)) => {
+            ClusterSpec::Header(d.at("cluster_header", |d| header_name(header, d))?)
+        }
+        Some(Specifier::WeightedClusters(weighted)) => d.at("weighted_clusters", |d| weighted_clusters(weighted, d))?,
+        Some(Specifier::ClusterSpecifierPlugin(_) | Specifier::InlineClusterSpecifierPlugin(_)) => {
+            d.error("cluster specifier plugins are not supported");
+            return None;
+        }
+        None => {
+            d.error("names no cluster: cluster, cluster_header or weighted_clusters");
+            return None;
+        }
+    })
+}
+
+fn weighted_clusters(proto: &route::WeightedCluster, d: &mut Diagnostics) -> Option<ClusterSpec> {
+    if matches!(proto.random_value_specifier, Some(route::weighted_cluster::RandomValueSpecifier::HeaderName(_))) {
+        d.at("header_name", |d| d.error("is not supported"));
+    }
+    let clusters = proto.clusters.iter().enumerate();
+    let clusters: Vec<_> =
+        clusters.map(|(index, cluster)| d.at_index("clusters", index, |d| weighted_cluster(cluster, d))).collect();
+    let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
+    // The sum counts, whatever the older field says: it is what Envoy does today.
+    match u32::try_from(total) {
+        Ok(0) => {
+            d.at("clusters", |d| d.error("the weights sum up to 0"));
+            None
+        }
+        Ok(total) => Some(ClusterSpec::Weighted { clusters, total }),
+        Err(_) => {
+            d.at("clusters", |d| d.error(format!("the weights sum up to {total}, more than 32 bits")));
+            None
+        }
+    }
+}
+
+fn weighted_cluster(proto: &route::weighted_cluster::ClusterWeight, d: &mut Diagnostics) -> WeightedCluster {
+    use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
+    if proto.weight.is_none() {
+        d.at("weight", |d| d.error("is required"));
+    }
+    let host_rewrite = proto
+        .host_rewrite_specifier
+        .as_ref()
+        .map(|HostRewriteSpecifier::HostRewriteLiteral(host)| d.at("host_rewrite_literal", |d| host_literal(host, d)));
+    WeightedCluster {
+        name: name(&proto.name, "name", d),
+        weight: proto.weight.map_or(0, |weight| weight.value),
+        host_rewrite,
+        request_headers: mutations("request", &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
+        response_headers: mutations("response", &proto.response_headers_to_add, &proto.response_headers_to_remove, d),
+        overrides: overrides(&proto.typed_per_filter_config, d),
+    }
+}
+
+fn path_rewrite(proto: &route::RouteAction, d: &mut Diagnostics) -> Option<PathRewrite> {
+    if !proto.prefix_rewrite.is_empty() && proto.regex_rewrite.is_some() {
+        d.at("regex_rewrite", |d| d.error("is set together with prefix_rewrite"));
+        return None;
+    }
+    if let Some(proto) = &proto.regex_rewrite {
+        let (regex, substitution) = d.at("regex_rewrite", |d| rewrite(proto, d))?;
+        return Some(PathRewrite::Regex { regex, substitution });
+    }
+    if proto.prefix_rewrite.is_empty() {
+        return None;
+    }
+    Some(PathRewrite::Prefix(d.at("prefix_rewrite", |d| text(&proto.prefix_rewrite, d))))
+}
+
+/// Text that goes into a message.
+fn text(text: &str, d: &mut Diagnostics) -> Bytes {
+    if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        d.error("holds a space or a control character");
+    }
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn host_literal(host: &str, d: &mut Diagnostics) -> Bytes {
+    if host.is_empty() {
+        d.error("is required");
+    }
+    text(host, d)
+}
+
+fn host_rewrite(proto: Option<&route::route_action::HostRewriteSpecifier>, d: &mut Diagnostics) -> Option<HostRewrite> {
+    use route::route_action::HostRewriteSpecifier as Specifier;
+    match proto? {
+        // Envoy: the empty text is no rewrite.
+        Specifier::HostRewriteLiteral(host) if host.is_empty() => None,
+        Specifier::HostRewriteLiteral(host) => {
+            Some(HostRewrite::Literal(d.at("host_rewrite_literal", |d| host_literal(host, d))))
+        }
+        Specifier::AutoHostRewrite(on) => on.value.then_some(HostRewrite::Auto),
+        Specifier::HostRewriteHeader(header) => {
+            d.at("host_rewrite_header", |d| header_name(header, d)).map(HostRewrite::Header)
+        }
+        Specifier::HostRewritePathRegex(_) | Specifier::HostRewrite(_) => {
+            d.error(
+                "this host rewrite is not supported: host_rewrite_literal, auto_host_rewrite or host_rewrite_header",
+            );
+            None
+        }
+    }
+}
+
+fn redirect(proto: &route::RedirectAction, d: &mut Diagnostics) -> Option<Redirect> {
+    use route::redirect_action::{PathRewriteSpecifier as Path, RedirectResponseCode as Code, SchemeRewriteSpecifier};
+    let status = match variant::<Code>(proto.response_code, "response_code", d)? {
+        Code::MovedPermanently => 301,
+        Code::Found => 302,
+        Code::SeeOther => 303,
+        Code::TemporaryRedirect => 307,
+        Code::PermanentRedirect => 308,
+    };
+    let scheme = match &proto.scheme_rewrite_specifier {
+        Some(SchemeRewriteSpecifier::HttpsRedirect(on)) => on.then_some(Scheme::Https),
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) => match scheme.to_ascii_lowercase().as_str() {
+            "" => None,
+            "http" => Some(Scheme::Http),
+            "https" => Some(Scheme::Https),
+            other => {
+                d.at("scheme_redirect", |d| d.error(format!("{other:?} is neither http nor https")));
+                None
+            }
+        },
+        None => None,
+    };
+    let port = u16::try_from(proto.port_redirect);
+    if port.is_err() {
+        d.at("port_redirect", |d| d.error("is not a port number up to 65535"));
+    }
+    let path = match &proto.path_rewrite_specifier {
+        Some(Path::PathRedirect(path)) => Some(RedirectPath::Full(d.at("path_redirect", |d| text(path, d)))),
+        Some(Path::PrefixRewrite(prefix)) => Some(RedirectPath::Prefix(d.at("prefix_rewrite", |d| text(prefix, d)))),
+        Some(Path::RegexRewrite(proto)) => d
+            .at("regex_rewrite", |d| rewrite(proto, d))
+            .map(|(regex, substitution)| RedirectPath::Regex { regex, substitution }),
+        Some(Path::PathRewrite(_)) => {
+            d.at("path_rewrite", |d| d.error("is not supported"));
+            None
+        }
+        None => None,
+    };
+    let host = &proto.host_redirect;
+    let host = (!host.is_empty()).then(|| d.at("host_redirect", |d| text(host, d)));
+    Some(Redirect {
+        status,
+        scheme,
+        host,
+        port: port.ok().filter(|port| *port > 0),
+        path,
+        strip_query: proto.strip_query,
+    })
+}
+
+fn direct_response(proto: &route::DirectResponseAction, bounds: Bounds, d: &mut Diagnostics) -> Option<DirectResponse> {
+    let status = u16::try_from(proto.status).ok().filter(|status| (200..600).contains(status));
+    if status.is_none() {
+        d.at("status", |d| d.error("is not between 200 and 599"));
+    }
+    let body = match &proto.body {
+        Some(source) => d.at("body", |d| data_source(source, bounds.direct_body_bytes_max, d)),
+        None => Some(Bytes::new()),
+    };
+    let format = match &proto.body_format {
+        Some(format) => Some(d.at("body_format", |d| body_format(format, d))?),
+        None => None,
+    };
+    Some(DirectResponse { status: status?, body: body?, body_format: format })
+}

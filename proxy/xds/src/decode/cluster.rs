@@ -1,0 +1,346 @@
+//! `Cluster`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_config::{
+    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, Resource, UpstreamHttpOptions,
+};
+use outrigger_proto::{pb, type_url};
+use pb::envoy::config::cluster::v3 as cluster;
+use pb::envoy::config::core::v3 as core;
+use pb::envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
+use pb::envoy::extensions::upstreams::http::v3 as upstream;
+use pb::google::protobuf::Any;
+
+use super::access_log::message;
+use super::common::{config_source, duration, name, number, origin, timeout_or, variant};
+use super::{Rejection, XdsResource, endpoint};
+use crate::Diagnostics;
+
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+impl XdsResource for Cluster {
+    type Proto = cluster::Cluster;
+    const TYPE_URL: &'static str = type_url::CLUSTER;
+
+    fn name(proto: &Self::Proto) -> &str {
+        &proto.name
+    }
+
+    fn validate(proto: Self::Proto, diagnostics: &mut Diagnostics) -> Result<Cluster, Rejection> {
+        let d = diagnostics;
+        let name = name(&proto.name, "name", d);
+        let stat_name =
+            if proto.alt_stat_name.is_empty() { Arc::clone(&name) } else { proto.alt_stat_name.as_str().into() };
+        let connect_timeout = duration(proto.connect_timeout.as_ref(), "connect_timeout", d);
+        if connect_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            d.at("connect_timeout", |d| d.error("is zero"));
+        }
+        let discovery = discovery(&proto, &name, d);
+        let lb = lb_policy(&proto, d);
+        let breakers = breakers(proto.circuit_breakers.as_ref(), d);
+        let http = http_options(&proto, d);
+        raw_transport(proto.transport_socket.as_ref(), d);
+        let buffer = number(
+            proto.per_connection_buffer_limit_bytes,
+            1 << 20,
+            1..=1 << 30,
+            "per_connection_buffer_limit_bytes",
+            d,
+        );
+        let origin = origin(&name, proto.metadata.as_ref(), d);
+        Ok(Cluster {
+            name,
+            stat_name,
+            origin,
+            discovery: discovery.ok_or(Rejection)?,
+            lb: lb.ok_or(Rejection)?,
+            connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
+            breakers,
+            http: http.ok_or(Rejection)?,
+            per_connection_buffer_limit_bytes: buffer,
+            tcp_keepalive: keepalive(proto.upstream_connection_options.as_ref()),
+        })
+    }
+
+    fn into_resource(self) -> Resource {
+        Resource::Cluster(Arc::new(self))
+    }
+}
+
+fn discovery(proto: &cluster::Cluster, name: &Arc<str>, d: &mut Diagnostics) -> Option<Discovery> {
+    use cluster::cluster::{ClusterDiscoveryType as Type, DiscoveryType};
+    let kind = match &proto.cluster_discovery_type {
+        None => DiscoveryType::Static,
+        Some(Type::Type(kind)) => variant(*kind, "type", d)?,
+        Some(Type::ClusterType(custom)) => {
+            d.at("cluster_type", |d| d.error(format!("{} is not supported", custom.name)));
+            return None;
+        }
+    };
+    match kind {
+        DiscoveryType::Static => {
+            let Some(assignment) = &proto.load_assignment else {
+                d.at("load_assignment", |d| d.error("is required for a STATIC cluster"));
+                return None;
+            };
+            if proto.eds_cluster_config.is_some() {
+                d.at("eds_cluster_config", |d| d.error("is set for a STATIC cluster"));
+            }
+            let assignment = d.at("load_assignment", |d| endpoint::assignment(Arc::clone(name), assignment, d));
+            Some(Discovery::Static(Arc::new(assignment)))
+        }
+        DiscoveryType::Eds => {
+            let Some(eds) = &proto.eds_cluster_config else {
+                d.at("eds_cluster_config", |d| d.error("is required for an EDS cluster"));
+                return None;
+            };
+            if proto.load_assignment.is_some() {
+                d.at("load_assignment", |d| d.error("is set for an EDS cluster"));
+            }
+            let source =
+                d.at("eds_cluster_config", |d| d.at("eds_config", |d| config_source(eds.eds_config.as_ref(), d)));
+            let service = if eds.service_name.is_empty() { name } else { &Arc::from(eds.service_name.as_str()) };
+            let (from, initial_fetch_timeout) = source?;
+            Some(Discovery::Eds { service: Arc::clone(service), initial_fetch_timeout, from })
+        }
+        other => {
+            d.at("type", |d| d.error(format!("{} is not supported, only STATIC and EDS", other.as_str_name())));
+            None
+        }
+    }
+}
+
+fn lb_policy(proto: &cluster::Cluster, d: &mut Diagnostics) -> Option<LbPolicy> {
+    use cluster::cluster::{LbConfig, LbPolicy as Policy};
+    // Where both are set, the list of policies counts, as in Envoy.
+    if let Some(list) = &proto.load_balancing_policy {
+        return d.at("load_balancing_policy", |d| policy_list(list, d));
+    }
+    match variant::<Policy>(proto.lb_policy, "lb_policy", d)? {
+        Policy::RoundRobin => Some(LbPolicy::RoundRobin),
+        Policy::Random => Some(LbPolicy::Random),
+        Policy::LeastRequest => {
+            let count = match &proto.lb_config {
+                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
+                _ => None,
+            };
+            let choices = d.at("least_request_lb_config", |d| number(count, 2, 2..=u32::MAX, "choice_count", d));
+            Some(LbPolicy::LeastRequest { choices })
+        }
+        other => {
+            d.at("lb_policy", |d| {
+                d.error(format!(
+                    "{} is not supported, only ROUND_ROBIN, LEAST_REQUEST and RANDOM",
+                    other.as_str_name()
+                ));
+            });
+            None
+        }
+    }
+}
+
+/// The first policy of the list that is known, as in Envoy.
+fn policy_list(list: &cluster::LoadBalancingPolicy, d: &mut Diagnostics) -> Option<LbPolicy> {
+    for (index, policy) in list.policies.iter().enumerate() {
+        let Some(config) = policy.typed_extension_config.as_ref().and_then(|config| config.typed_config.as_ref())
+        else {
+            d.at_index("policies", index, |d| d.error("has no typed_extension_config"));
+            return None;
+        };
+        let found = match type_url::message_name(&config.type_url) {
+            name if name == type_url::message_name(type_url::LB_ROUND_ROBIN) => LbPolicy::RoundRobin,
+            name if name == type_url::message_name(type_url::LB_RANDOM) => LbPolicy::Random,
+            name if name == type_url::message_name(type_url::LB_LEAST_REQUEST) => {
+                d.at_index("policies", index, |d| least_request(config, d))?
+            }
+            name => {
+                let text = format!("type {name} is not supported, the next policy is tried");
+                d.at_index("policies", index, |d| d.ignore(text));
+                continue;
+            }
+        };
+        for rest in index + 1..list.policies.len() {
+            d.at_index("policies", rest, |d| d.ignored_here());
+        }
+        return Some(found);
+    }
+    d.at("policies", |d| d.error("names no supported policy: round_robin, least_request or random"));
+    None
+}
+
+fn least_request(config: &Any, d: &mut Diagnostics) -> Option<LbPolicy> {
+    d.at("typed_extension_config", |d| {
+        d.at("typed_config", |d| {
+            let config: least_request::LeastRequest = message(config, d)?;
+            Some(LbPolicy::LeastRequest { choices: number(config.choice_count, 2, 2..=u32::MAX, "choice_count", d) })
+        })
+    })
+}
+
+fn breakers(proto: Option<&cluster::CircuitBreakers>, d: &mut Diagnostics) -> CircuitBreakers {
+    let mut breakers = CircuitBreakers::default();
+    let Some(proto) = proto else { return breakers };
+    let mut seen = false;
+    for (index, thresholds) in proto.thresholds.iter().enumerate() {
+        d.at("circuit_breakers", |d| {
+            d.at_index("thresholds", index, |d| {
+                if thresholds.priority != core::RoutingPriority::Default as i32 {
+                    d.warn("are of a priority that no request has");
+                    return;
+                }
+                if std::mem::replace(&mut seen, true) {
+                    d.error("the priority DEFAULT has thresholds already");
+                }
+                let value =
+                    |value: Option<pb::google::protobuf::UInt32Value>, default| value.map_or(default, |v| v.value);
+                breakers = CircuitBreakers {
+                    max_connections: value(thresholds.max_connections, breakers.max_connections),
+                    max_pending_requests: value(thresholds.max_pending_requests, breakers.max_pending_requests),
+                    max_requests: value(thresholds.max_requests, breakers.max_requests),
+                    max_retries: value(thresholds.max_retries, breakers.max_retries),
+                };
+            });
+        });
+    }
+    breakers
+}
+
+/// `typed_extension_protocol_options`, or the older fields of the cluster.
+#[expect(deprecated, reason = "the older fields are still in use")]
+fn http_options(proto: &cluster::Cluster, d: &mut Diagnostics) -> Option<UpstreamHttpOptions> {
+    let mut options = UpstreamHttpOptions::default();
+    if let Some(key) = proto.typed_extension_protocol_options.keys().find(|key| *key != HTTP_OPTIONS) {
+        d.at_key("typed_extension_protocol_options", key, |d| d.error("is not supported"));
+    }
+    if let Some(config) = proto.typed_extension_protocol_options.get(HTTP_OPTIONS) {
+        return d.at_key("typed_extension_protocol_options", HTTP_OPTIONS, |d| {
+            let name = type_url::message_name(&config.type_url);
+            if name != type_url::message_name(type_url::HTTP_PROTOCOL_OPTIONS) {
+                d.error(format!("type {name} is not supported"));
+                return None;
+            }
+            let config: upstream::HttpProtocolOptions = message(config, d)?;
+            typed_http_options(&config, d)
+        });
+    }
+    if let Some(common) = &proto.common_http_protocol_options {
+        d.at("common_http_protocol_options", |d| common_options(common, &mut options, d));
+    }
+    if let Some(max) = proto.max_requests_per_connection {
+        options.max_requests_per_connection = Some(max.value).filter(|max| *max > 0);
+    }
+    options.http1 = http1_options(proto.http_protocol_options.as_ref());
+    if let Some(http2) = &proto.http2_protocol_options {
+        options.protocol = Protocol::Http2;
+        options.http2 = d.at("http2_protocol_options", |d| http2_options(Some(http2), d));
+    }
+    if proto.protocol_selection == cluster::cluster::ClusterProtocolSelection::UseDownstreamProtocol as i32 {
+        options.protocol = Protocol::Downstream;
+    }
+    Some(options)
+}
+
+fn typed_http_options(proto: &upstream::HttpProtocolOptions, d: &mut Diagnostics) -> Option<UpstreamHttpOptions> {
+    use upstream::http_protocol_options::UpstreamProtocolOptions as Options;
+    use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
+    let mut options = UpstreamHttpOptions::default();
+    if let Some(common) = &proto.common_http_protocol_options {
+        d.at("common_http_protocol_options", |d| common_options(common, &mut options, d));
+    }
+    match &proto.upstream_protocol_options {
+        Some(Options::ExplicitHttpConfig(explicit)) => {
+            d.at("explicit_http_config", |d| match &explicit.protocol_config {
+                Some(ProtocolConfig::HttpProtocolOptions(http1)) => options.http1 = http1_options(Some(http1)),
+                Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+                    options.protocol = Protocol::Http2;
+                    options.http2 = d.at("http2_protocol_options", |d| http2_options(Some(http2), d));
+                }
+                Some(ProtocolConfig::Http3ProtocolOptions(_)) => {
+                    d.at("http3_protocol_options", |d| d.error("is not supported"));
+                }
+                None => d.error("names no protocol"),
+            })
+        }
+        Some(Options::UseDownstreamProtocolConfig(both)) => d.at("use_downstream_protocol_config", |d| {
+            options.protocol = Protocol::Downstream;
+            options.http1 = http1_options(both.http_protocol_options.as_ref());
+            options.http2 = d.at("http2_protocol_options", |d| http2_options(both.http2_protocol_options.as_ref(), d));
+        }),
+        Some(Options::AutoConfig(_)) => d.at("auto_config", |d| d.error("needs TLS, which is not supported")),
+        None => d.error("names no protocol: explicit_http_config or use_downstream_protocol_config"),
+    }
+    Some(options)
+}
+
+fn common_options(proto: &core::HttpProtocolOptions, options: &mut UpstreamHttpOptions, d: &mut Diagnostics) {
+    options.idle_timeout = timeout_or(proto.idle_timeout.as_ref(), options.idle_timeout, "idle_timeout", d);
+    options.max_connection_duration =
+        timeout_or(proto.max_connection_duration.as_ref(), None, "max_connection_duration", d);
+    if let Some(max) = proto.max_requests_per_connection {
+        options.max_requests_per_connection = Some(max.value).filter(|max| *max > 0);
+    }
+    // The head of a response is bounded by the proxy itself.
+    if proto.max_headers_count.is_some() {
+        d.at("max_headers_count", |d| d.warn("of responses is fixed"));
+    }
+}
+
+pub(crate) fn http1_options(proto: Option<&core::Http1ProtocolOptions>) -> Http1Options {
+    proto.map_or_else(Http1Options::default, |proto| Http1Options {
+        enable_trailers: proto.enable_trailers,
+        accept_http_10: proto.accept_http_10,
+    })
+}
+
+pub(crate) fn http2_options(proto: Option<&core::Http2ProtocolOptions>, d: &mut Diagnostics) -> Http2Options {
+    const MAX: u32 = i32::MAX as u32;
+    let default = Http2Options::default();
+    let Some(proto) = proto else { return default };
+    Http2Options {
+        max_concurrent_streams: number(
+            proto.max_concurrent_streams,
+            default.max_concurrent_streams,
+            1..=MAX,
+            "max_concurrent_streams",
+            d,
+        ),
+        initial_stream_window_bytes: number(
+            proto.initial_stream_window_size,
+            default.initial_stream_window_bytes,
+            65_535..=MAX,
+            "initial_stream_window_size",
+            d,
+        ),
+        initial_connection_window_bytes: number(
+            proto.initial_connection_window_size,
+            default.initial_connection_window_bytes,
+            65_535..=MAX,
+            "initial_connection_window_size",
+            d,
+        ),
+    }
+}
+
+/// A transport socket that is none.
+pub(crate) fn raw_transport(socket: Option<&core::TransportSocket>, d: &mut Diagnostics) {
+    use core::transport_socket::ConfigType;
+    let Some(socket) = socket else { return };
+    let raw = match &socket.config_type {
+        Some(ConfigType::TypedConfig(config)) => {
+            type_url::message_name(&config.type_url) == type_url::message_name(type_url::RAW_BUFFER)
+        }
+        None => socket.name == "envoy.transport_sockets.raw_buffer",
+    };
+    if !raw {
+        d.at("transport_socket", |d| d.error(format!("{} is not supported, only raw_buffer", socket.name)));
+    }
+}
+
+fn keepalive(proto: Option<&cluster::UpstreamConnectionOptions>) -> Option<(u32, u32, u32)> {
+    let proto = proto?.tcp_keepalive.as_ref()?;
+    let value = |value: Option<pb::google::protobuf::UInt32Value>, default| value.map_or(default, |value| value.value);
+    // The defaults of Linux.
+    Some((value(proto.keepalive_time, 7200), value(proto.keepalive_interval, 75), value(proto.keepalive_probes, 9)))
+}

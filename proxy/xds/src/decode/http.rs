@@ -1,0 +1,277 @@
+//! `HttpConnectionManager` and its filters.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_config::{
+    CodecType, EscapedSlashes, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits, PathNormalization,
+    RouteSource, UpgradeConfig,
+};
+use outrigger_proto::{pb, type_url};
+use pb::envoy::config::core::v3 as core;
+use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use pb::google::protobuf::Any;
+use prost::Message;
+
+use super::access_log::access_logs;
+use super::cluster::{http1_options, http2_options};
+use super::common::{config_source, duration, flag, name, number, timeout_or, variant};
+use super::{route, wasm};
+use crate::Diagnostics;
+
+/// Filters that only observe: without them nothing is served or allowed that wouldn't be with them.
+const OBSERVERS: &[&str] = &[
+    "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
+    "stats.PluginConfig",
+    "io.istio.http.peer_metadata.Config",
+    "envoy.tcp.metadataexchange.config.MetadataExchange",
+];
+
+pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -> Option<HttpConnectionManager> {
+    const STREAM_IDLE: Duration = Duration::from_secs(300);
+    const IDLE: Duration = Duration::from_secs(3600);
+    const DRAIN: Duration = Duration::from_secs(5);
+    let stat_prefix = name(&proto.stat_prefix, "stat_prefix", d);
+    let codec = codec(proto, d);
+    let routes = routes(proto.route_specifier.as_ref(), d);
+    let filters = filters(&proto.http_filters, d);
+    let common = proto.common_http_protocol_options.clone().unwrap_or_default();
+    let (idle_timeout, max_connection_duration, max_headers_count) = d.at("common_http_protocol_options", |d| {
+        (
+            timeout_or(common.idle_timeout.as_ref(), Some(IDLE), "idle_timeout", d),
+            timeout_or(common.max_connection_duration.as_ref(), None, "max_connection_duration", d),
+            number(common.max_headers_count, 100, 1..=100_000, "max_headers_count", d),
+        )
+    });
+    let kilobytes = number(proto.max_request_headers_kb, 60, 1..=8192, "max_request_headers_kb", d);
+    let server_name = if proto.server_name.is_empty() { "envoy" } else { &proto.server_name };
+    Some(HttpConnectionManager {
+        stat_prefix,
+        codec: codec?,
+        routes: routes?,
+        filters: filters?,
+        access_logs: access_logs(&proto.access_log, d),
+        server_name: header_text(server_name, "server_name", d),
+        http1: http1_options(proto.http_protocol_options.as_ref()),
+        http2: d.at("http2_protocol_options", |d| http2_options(proto.http2_protocol_options.as_ref(), d)),
+        limits: HttpLimits { max_request_headers_bytes: kilobytes * 1024, max_headers_count },
+        stream_idle_timeout: timeout_or(
+            proto.stream_idle_timeout.as_ref(),
+            Some(STREAM_IDLE),
+            "stream_idle_timeout",
+            d,
+        ),
+        request_timeout: timeout_or(proto.request_timeout.as_ref(), None, "request_timeout", d),
+        request_headers_timeout: duration(proto.request_headers_timeout.as_ref(), "request_headers_timeout", d),
+        idle_timeout,
+        max_connection_duration,
+        max_requests_per_connection: common.max_requests_per_connection.map(|max| max.value).filter(|max| *max > 0),
+        drain_timeout: duration(proto.drain_timeout.as_ref(), "drain_timeout", d).unwrap_or(DRAIN),
+        use_remote_address: flag(proto.use_remote_address, false),
+        xff_num_trusted_hops: proto.xff_num_trusted_hops,
+        skip_xff_append: proto.skip_xff_append,
+        generate_request_id: flag(proto.generate_request_id, true),
+        preserve_external_request_id: proto.preserve_external_request_id,
+        always_set_request_id_in_response: proto.always_set_request_id_in_response,
+        via: header_text(&proto.via, "via", d),
+        path: path_normalization(proto, d),
+        upgrades: upgrades(&proto.upgrade_configs, d),
+    })
+}
+
+fn codec(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -> Option<CodecType> {
+    use hcm::http_connection_manager::CodecType as Proto;
+    match variant(proto.codec_type, "codec_type", d)? {
+        Proto::Auto => Some(CodecType::Auto),
+        Proto::Http1 => Some(CodecType::Http1),
+        Proto::Http2 => Some(CodecType::Http2),
+        Proto::Http3 => {
+            d.at("codec_type", |d| d.error("HTTP3 is not supported"));
+            None
+        }
+    }
+}
+
+/// Text that stands in a header of every answer.
+fn header_text(text: &str, field: &str, d: &mut Diagnostics) -> Bytes {
+    if !outrigger_http::valid_value(text.as_bytes()) {
+        d.at(field, |d| d.error("holds a line break or NUL"));
+    }
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn routes(proto: Option<&hcm::http_connection_manager::RouteSpecifier>, d: &mut Diagnostics) -> Option<RouteSource> {
+    use hcm::http_connection_manager::RouteSpecifier as Specifier;
+    match proto {
+        Some(Specifier::Rds(rds)) => d.at("rds", |d| {
+            let source = d.at("config_source", |d| config_source(rds.config_source.as_ref(), d));
+            let name = name(&rds.route_config_name, "route_config_name", d);
+            let (from, initial_fetch_timeout) = source?;
+            Some(RouteSource::Rds { name, initial_fetch_timeout, from })
+        }),
+        Some(Specifier::RouteConfig(config)) => d.at("route_config", |d| {
+            let config = route::route_config(Arc::from(config.name.as_str()), config, d)?;
+            Some(RouteSource::Inline(Arc::new(config)))
+        }),
+        Some(Specifier::ScopedRoutes(_)) => {
+            d.at("scoped_routes", |d| d.error("is not supported"));
+            None
+        }
+        None => {
+            d.error("has no routes: rds or route_config");
+            None
+        }
+    }
+}
+
+fn path_normalization(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -> PathNormalization {
+    use hcm::http_connection_manager::{PathWithEscapedSlashesAction as Action, StripPortMode};
+    let action = variant(proto.path_with_escaped_slashes_action, "path_with_escaped_slashes_action", d);
+    let escaped_slashes = match action {
+        Some(Action::ImplementationSpecificDefault | Action::KeepUnchanged) | None => EscapedSlashes::Keep,
+        Some(Action::RejectRequest) => EscapedSlashes::Reject,
+        Some(Action::UnescapeAndRedirect) => EscapedSlashes::UnescapeAndRedirect,
+        Some(Action::UnescapeAndForward) => EscapedSlashes::UnescapeAndForward,
+    };
+    let strip_any_host_port = matches!(proto.strip_port_mode, Some(StripPortMode::StripAnyHostPort(true)));
+    if strip_any_host_port && proto.strip_matching_host_port {
+        d.at("strip_any_host_port", |d| d.error("is set together with strip_matching_host_port"));
+    }
+    PathNormalization {
+        normalize_path: flag(proto.normalize_path, false),
+        merge_slashes: proto.merge_slashes,
+        escaped_slashes,
+        strip_any_host_port,
+        strip_matching_host_port: proto.strip_matching_host_port,
+    }
+}
+
+fn upgrades(protos: &[hcm::http_connection_manager::UpgradeConfig], d: &mut Diagnostics) -> Vec<UpgradeConfig> {
+    let mut upgrades: Vec<UpgradeConfig> = Vec::new();
+    for (index, proto) in protos.iter().enumerate() {
+        let upgrade_type = proto.upgrade_type.to_ascii_lowercase();
+        d.at_index("upgrade_configs", index, |d| {
+            if upgrade_type.is_empty() {
+                d.at("upgrade_type", |d| d.error("is required"));
+            } else if upgrades.iter().any(|upgrade| upgrade.upgrade_type == upgrade_type) {
+                d.at("upgrade_type", |d| d.error("stands here twice"));
+            }
+        });
+        upgrades.push(UpgradeConfig { upgrade_type, enabled: flag(proto.enabled, true) });
+    }
+    upgrades
+}
+
+/// The filters before the router, which ends the list and isn't in it.
+fn filters(protos: &[hcm::HttpFilter], d: &mut Diagnostics) -> Option<Vec<HttpFilter>> {
+    let mut filters = Vec::with_capacity(protos.len());
+    let mut names = BTreeSet::new();
+    let mut has_router = false;
+    for (index, proto) in protos.iter().enumerate() {
+        d.at_index("http_filters", index, |d| {
+            let name = name(&proto.name, "name", d);
+            if !names.insert(Arc::clone(&name)) {
+                d.at("name", |d| d.error(format!("{name:?} stands here twice")));
+            }
+            match filter_kind(&name, proto, d) {
+                Filter::Router if index + 1 < protos.len() => d.error("the router is not the last filter"),
+                Filter::Router if proto.disabled => d.at("disabled", |d| d.error("the router cannot be disabled")),
+                Filter::Router => has_router = true,
+                Filter::Kind(kind) => filters.push(HttpFilter { name, kind, disabled: proto.disabled }),
+                Filter::None => {}
+            }
+        });
+    }
+    if !has_router {
+        d.at("http_filters", |d| d.error("don't end with the router (envoy.filters.http.router)"));
+    }
+    Some(filters)
+}
+
+enum Filter {
+    Router,
+    Kind(HttpFilterKind),
+    /// Ignored, or wrong: the diagnostics say which.
+    None,
+}
+
+fn filter_kind(name: &Arc<str>, proto: &hcm::HttpFilter, d: &mut Diagnostics) -> Filter {
+    use hcm::http_filter::ConfigType;
+    let config = match &proto.config_type {
+        Some(ConfigType::TypedConfig(config)) => config,
+        Some(ConfigType::ConfigDiscovery(source)) => {
+            return d.at("config_discovery", |d| discovered(name, source, d)).map_or(Filter::None, Filter::Kind);
+        }
+        None => {
+            d.at("typed_config", |d| d.error("is required"));
+            return Filter::None;
+        }
+    };
+    if type_url::message_name(&config.type_url) == type_url::message_name(type_url::ROUTER) {
+        return Filter::Router;
+    }
+    let plugin = d.at("typed_config", |d| wasm::plugin(name, config, d));
+    if let Some(plugin) = plugin {
+        return plugin.map_or(Filter::None, |plugin| Filter::Kind(HttpFilterKind::Wasm(Arc::new(plugin))));
+    }
+    let message = inner_type(config);
+    if OBSERVERS.contains(&message.as_str()) {
+        d.ignore(format!("type {message} is not supported; the filter only observes and is ignored"));
+    } else if proto.is_optional {
+        d.ignore(format!("type {message} is not supported; the filter is optional and ignored"));
+    } else {
+        d.at("typed_config", |d| d.error(format!("type {message} is not supported")));
+    }
+    Filter::None
+}
+
+/// The name of the message in an `Any`, a `TypedStruct`'s own type unwrapped.
+pub(crate) fn inner_type(config: &Any) -> String {
+    /// `xds.type.v3.TypedStruct` and `udpa.type.v1.TypedStruct`, whose field 2 doesn't matter here.
+    #[derive(Clone, PartialEq, Message)]
+    struct TypedStruct {
+        #[prost(string, tag = "1")]
+        type_url: String,
+    }
+    let name = type_url::message_name(&config.type_url);
+    let is_struct = [type_url::TYPED_STRUCT, type_url::UDPA_TYPED_STRUCT].map(type_url::message_name).contains(&name);
+    if is_struct {
+        if let Ok(inner) = TypedStruct::decode(&config.value[..]) {
+            return type_url::message_name(&inner.type_url).to_owned();
+        }
+    }
+    name.to_owned()
+}
+
+fn discovered(name: &Arc<str>, proto: &core::ExtensionConfigSource, d: &mut Diagnostics) -> Option<HttpFilterKind> {
+    let source = d.at("config_source", |d| config_source(proto.config_source.as_ref(), d));
+    if proto.type_urls.is_empty() {
+        d.at("type_urls", |d| d.error("is required"));
+    }
+    let wasm = [type_url::HTTP_WASM, type_url::OUTRIGGER_WASM].map(type_url::message_name);
+    let possible = |url: &String| wasm.contains(&type_url::message_name(url));
+    if !proto.type_urls.is_empty() && !proto.type_urls.iter().any(possible) {
+        d.at("type_urls", |d| d.error("names no supported type: only Wasm filters are discovered"));
+    }
+    let default = match &proto.default_config {
+        None => None,
+        Some(config) => d.at("default_config", |d| match wasm::plugin(name, config, d) {
+            Some(plugin) => plugin.map(Arc::new),
+            None => {
+                let message = type_url::message_name(&config.type_url);
+                d.error(format!("type {message} is not supported"));
+                None
+            }
+        }),
+    };
+    let (from, initial_fetch_timeout) = source?;
+    Some(HttpFilterKind::Discovered {
+        default,
+        apply_default_without_warming: proto.apply_default_config_without_warming,
+        initial_fetch_timeout,
+        type_urls: proto.type_urls.clone(),
+        from,
+    })
+}

@@ -1,0 +1,121 @@
+//! Header changes, `typed_per_filter_config`, and substitution formats.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use outrigger_config::{AppendAction, FilterOverride, Format, HeaderMutations, HeaderValueOption};
+use outrigger_http::HeaderName;
+use outrigger_proto::{pb, type_url};
+use pb::envoy::config::core::v3 as core;
+use pb::envoy::config::route::v3 as route;
+use pb::google::protobuf::Any;
+use prost::Message;
+
+use super::matcher::header_name;
+use crate::Diagnostics;
+
+/// The fields of one direction; `what` is `request` or `response`.
+pub(crate) fn mutations(
+    what: &str,
+    add: &[core::HeaderValueOption],
+    remove: &[String],
+    diagnostics: &mut Diagnostics,
+) -> HeaderMutations {
+    let add = add.iter().enumerate().filter_map(|(index, option)| {
+        diagnostics.at_index(&format!("{what}_headers_to_add"), index, |d| header_value(option, d))
+    });
+    let add = add.collect();
+    let remove = remove.iter().enumerate().filter_map(|(index, name)| {
+        diagnostics.at_index(&format!("{what}_headers_to_remove"), index, |d| changeable(name, d))
+    });
+    HeaderMutations { remove: remove.collect(), add }
+}
+
+#[expect(deprecated, reason = "append is still in use")]
+fn header_value(option: &core::HeaderValueOption, diagnostics: &mut Diagnostics) -> Option<HeaderValueOption> {
+    use core::header_value_option::HeaderAppendAction as Action;
+    let Some(header) = &option.header else {
+        diagnostics.at("header", |d| d.error("is required"));
+        return None;
+    };
+    let name = diagnostics.at("header", |d| d.at("key", |d| changeable(&header.key, d)));
+    let value = diagnostics.at("header", |d| d.at("value", |d| header_format(&header.value, d)));
+    let action = super::common::variant::<Action>(option.append_action, "append_action", diagnostics);
+    let action = match (option.append, action?) {
+        (None, Action::AppendIfExistsOrAdd) => AppendAction::AppendIfExistsOrAdd,
+        (None, Action::AddIfAbsent) => AppendAction::AddIfAbsent,
+        (None, Action::OverwriteIfExistsOrAdd) => AppendAction::OverwriteIfExistsOrAdd,
+        (None, Action::OverwriteIfExists) => AppendAction::OverwriteIfExists,
+        (Some(append), Action::AppendIfExistsOrAdd) if append.value => AppendAction::AppendIfExistsOrAdd,
+        (Some(_), Action::AppendIfExistsOrAdd) => AppendAction::OverwriteIfExistsOrAdd,
+        (Some(_), _) => {
+            diagnostics.at("append", |d| d.error("is set together with append_action"));
+            return None;
+        }
+    };
+    Some(HeaderValueOption { name: name?, value: value?, action, keep_empty_value: option.keep_empty_value })
+}
+
+/// The format of a header's value.
+pub(crate) fn header_format(text: &str, diagnostics: &mut Diagnostics) -> Option<Format> {
+    if !outrigger_http::valid_value(text.as_bytes()) {
+        diagnostics.error("holds a line break or NUL");
+        return None;
+    }
+    Format::parse_header(text).map_err(|error| diagnostics.error(error.to_string())).ok()
+}
+
+/// A header that configuration may change: no pseudo header, and not the host, which has its own rewrites.
+fn changeable(name: &str, diagnostics: &mut Diagnostics) -> Option<HeaderName> {
+    let parsed = header_name(name, diagnostics)?;
+    if parsed == HeaderName::HOST {
+        diagnostics.error("the host is changed by a host rewrite only");
+        return None;
+    }
+    Some(parsed)
+}
+
+/// `typed_per_filter_config`.
+pub(crate) fn overrides(
+    configs: &HashMap<String, Any>,
+    diagnostics: &mut Diagnostics,
+) -> BTreeMap<Arc<str>, FilterOverride> {
+    let mut names: Vec<&String> = configs.keys().collect();
+    names.sort();
+    let mut overrides = BTreeMap::new();
+    for name in names {
+        let Some(config) = configs.get(name) else { continue };
+        let found = diagnostics.at_key("typed_per_filter_config", name, |d| filter_override(config, d));
+        if let Some(found) = found {
+            overrides.insert(Arc::from(name.as_str()), found);
+        }
+    }
+    overrides
+}
+
+fn filter_override(config: &Any, diagnostics: &mut Diagnostics) -> Option<FilterOverride> {
+    let message = type_url::message_name(&config.type_url);
+    if message != type_url::message_name(type_url::FILTER_CONFIG) {
+        diagnostics.error(format!("type {message} is not supported here, only a FilterConfig that switches a filter"));
+        return None;
+    }
+    let filter = match route::FilterConfig::decode(&config.value[..]) {
+        Ok(filter) => filter,
+        Err(error) => {
+            diagnostics.error(format!("malformed message: {error}"));
+            return None;
+        }
+    };
+    match &filter.config {
+        None => Some(FilterOverride { disabled: filter.disabled }),
+        Some(_) if filter.disabled => Some(FilterOverride { disabled: true }),
+        Some(_) if filter.is_optional => {
+            diagnostics.at("config", |d| d.ignore("is not supported, and optional"));
+            None
+        }
+        Some(_) => {
+            diagnostics.at("config", |d| d.error("a filter's configuration by route is not supported"));
+            None
+        }
+    }
+}

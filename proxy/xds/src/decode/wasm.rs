@@ -1,0 +1,349 @@
+//! Wasm plugins: Envoy's `Wasm` and our own, in a listener or as an ECDS resource.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_config::{CodeSource, ExtensionConfig, FailurePolicy, Limits, ModuleCode, Resource, WasmPlugin};
+use outrigger_proto::{pb, type_url};
+use pb::envoy::config::core::v3 as core;
+use pb::envoy::extensions::wasm::v3 as wasm;
+use pb::google::protobuf::{self, Any, value::Kind};
+use pb::outrigger::filters::http::wasm::v1 as own;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use super::access_log::{json_number, message};
+use super::common::{duration, flag, name, origin, variant};
+use super::{Rejection, XdsResource};
+use crate::Diagnostics;
+
+/// What a fetch of code may take where `http_uri.timeout` is too long or unset.
+const FETCH_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// A fetch is tried again this often at most.
+const FETCH_RETRIES_MAX: u32 = 10;
+
+impl XdsResource for ExtensionConfig {
+    type Proto = core::TypedExtensionConfig;
+    const TYPE_URL: &'static str = type_url::TYPED_EXTENSION_CONFIG;
+
+    fn name(proto: &Self::Proto) -> &str {
+        &proto.name
+    }
+
+    fn validate(proto: Self::Proto, diagnostics: &mut Diagnostics) -> Result<ExtensionConfig, Rejection> {
+        let name = name(&proto.name, "name", diagnostics);
+        let Some(config) = &proto.typed_config else {
+            diagnostics.at("typed_config", |d| d.error("is required"));
+            return Err(Rejection);
+        };
+        let plugin = diagnostics.at("typed_config", |d| match plugin(&name, config, d) {
+            Some(plugin) => plugin,
+            None => {
+                let kind = type_url::message_name(&config.type_url);
+                d.error(format!("type {kind} is not supported by extension discovery, only Wasm filters"));
+                None
+            }
+        });
+        let origin = origin(&name, None, diagnostics);
+        let plugin = Arc::new(plugin.ok_or(Rejection)?);
+        Ok(ExtensionConfig { name, origin, type_url: config.type_url.clone(), plugin })
+    }
+
+    fn into_resource(self) -> Resource {
+        Resource::Extension(Arc::new(self))
+    }
+}
+
+/// The plugin of a Wasm filter's configuration; the outer `None` where the type is another.
+pub(crate) fn plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Option<Option<WasmPlugin>> {
+    let name = type_url::message_name(&config.type_url);
+    if name == type_url::message_name(type_url::HTTP_WASM) {
+        let config: Option<pb::envoy::extensions::filters::http::wasm::v3::Wasm> = message(config, d);
+        return Some(config.and_then(|config| plugin_config(filter, config.config.as_ref(), Limits::default(), d)));
+    }
+    if name == type_url::message_name(type_url::OUTRIGGER_WASM) {
+        let config: Option<own::Wasm> = message(config, d);
+        return Some(config.and_then(|config| {
+            if config.isolation != own::Isolation::Shared as i32 {
+                d.at("isolation", |d| {
+                    d.error("is not supported, VMs are shared by plugins of the same code and vm_id")
+                });
+            }
+            let limits = d.at("limits", |d| limits(config.limits.as_ref(), d));
+            plugin_config(filter, config.config.as_ref(), limits, d)
+        }));
+    }
+    None
+}
+
+fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
+    /// Linear memory of a 32-bit guest.
+    const MEMORY_BYTES_MAX: u64 = 4 << 30;
+    const CALLBACK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+    let mut limits = Limits::default();
+    let Some(proto) = proto else { return limits };
+    let time = |value: Option<&protobuf::Duration>, default: Duration, field: &str, d: &mut Diagnostics| {
+        let value = duration(value, field, d).unwrap_or(default);
+        if value.is_zero() || value > CALLBACK_TIMEOUT_MAX {
+            d.at(field, |d| d.error("is not above 0 s and up to 60 s"));
+        }
+        value
+    };
+    limits.callback_timeout = time(proto.callback_timeout.as_ref(), limits.callback_timeout, "callback_timeout", d);
+    limits.start_timeout = time(proto.start_timeout.as_ref(), limits.start_timeout, "start_timeout", d);
+    if proto.memory_bytes > MEMORY_BYTES_MAX {
+        d.at("memory_bytes", |d| d.error(format!("is more than {MEMORY_BYTES_MAX}")));
+    }
+    // Zero is unset.
+    let or = |value: u64, default: u64| if value == 0 { default } else { value };
+    limits.memory_bytes = or(proto.memory_bytes, limits.memory_bytes);
+    limits.body_buffer_bytes = or(proto.body_buffer_bytes, limits.body_buffer_bytes);
+    limits.log_bytes_per_second = or(proto.log_bytes_per_second, limits.log_bytes_per_second);
+    let hostcalls = or(proto.hostcalls_per_callback, u64::from(limits.hostcalls_per_callback));
+    limits.hostcalls_per_callback = u32::try_from(hostcalls).unwrap_or(u32::MAX);
+    limits
+}
+
+fn plugin_config(
+    filter: &Arc<str>,
+    proto: Option<&wasm::PluginConfig>,
+    limits: Limits,
+    d: &mut Diagnostics,
+) -> Option<WasmPlugin> {
+    d.at("config", |d| {
+        let Some(proto) = proto else {
+            d.error("is required");
+            return None;
+        };
+        let Some(wasm::plugin_config::Vm::VmConfig(vm)) = &proto.vm else {
+            d.at("vm_config", |d| d.error("is required"));
+            return None;
+        };
+        let failure_policy = failure_policy(proto, d);
+        let configuration = any_bytes(proto.configuration.as_ref(), "configuration", d);
+        let (code, vm_configuration, environment) = d.at("vm_config", |d| {
+            if vm.runtime == "envoy.wasm.runtime.null" {
+                d.at("runtime", |d| d.error("runs C++ that is linked into Envoy, which is not supported"));
+            }
+            let code = d.at("code", |d| code(vm.code.as_ref(), d));
+            let configuration = any_bytes(vm.configuration.as_ref(), "configuration", d);
+            let environment = d.at("environment_variables", |d| environment(vm.environment_variables.as_ref(), d));
+            (code, configuration, environment)
+        });
+        let name = if proto.name.is_empty() { Arc::clone(filter) } else { Arc::from(proto.name.as_str()) };
+        Some(WasmPlugin {
+            name,
+            root_id: proto.root_id.clone(),
+            vm_id: vm.vm_id.clone(),
+            code: code?,
+            vm_configuration,
+            configuration,
+            environment,
+            failure_policy: failure_policy?,
+            limits,
+            allow_on_headers_stop_iteration: flag(proto.allow_on_headers_stop_iteration, false),
+            capabilities: capabilities(proto, vm),
+        })
+    })
+}
+
+#[expect(deprecated, reason = "fail_open is still in use")]
+fn failure_policy(proto: &wasm::PluginConfig, d: &mut Diagnostics) -> Option<FailurePolicy> {
+    use wasm::FailurePolicy as Policy;
+    let policy = variant::<Policy>(proto.failure_policy, "failure_policy", d)?;
+    if proto.fail_open && policy != Policy::Unspecified {
+        d.at("fail_open", |d| d.error("is set together with failure_policy"));
+    }
+    Some(match policy {
+        Policy::Unspecified if proto.fail_open => FailurePolicy::Open,
+        Policy::Unspecified | Policy::FailClosed => FailurePolicy::Closed,
+        Policy::FailOpen => FailurePolicy::Open,
+        Policy::FailReload => FailurePolicy::Reload,
+    })
+}
+
+/// No restriction where the list is empty, as in Envoy.
+#[expect(deprecated, reason = "the plugin's own list is still in use")]
+fn capabilities(proto: &wasm::PluginConfig, vm: &wasm::VmConfig) -> Option<BTreeSet<String>> {
+    let lists = [&vm.capability_restriction_config, &proto.capability_restriction_config];
+    let list = lists.into_iter().flatten().find(|list| !list.allowed_capabilities.is_empty())?;
+    Some(list.allowed_capabilities.keys().cloned().collect())
+}
+
+fn code(proto: Option<&core::AsyncDataSource>, d: &mut Diagnostics) -> Option<ModuleCode> {
+    use core::async_data_source::Specifier;
+    match proto.and_then(|proto| proto.specifier.as_ref()) {
+        Some(Specifier::Local(local)) => d.at("local", |d| local_code(local, d)),
+        Some(Specifier::Remote(remote)) => d.at("remote", |d| remote_code(remote, d)),
+        None => {
+            d.error("is required: local or remote");
+            None
+        }
+    }
+}
+
+fn local_code(proto: &core::DataSource, d: &mut Diagnostics) -> Option<ModuleCode> {
+    use core::data_source::Specifier;
+    let inline = |bytes: Bytes| {
+        let sha256 = Some(Sha256::digest(&bytes).into());
+        Some(ModuleCode { source: CodeSource::Inline(bytes), sha256 })
+    };
+    match &proto.specifier {
+        Some(Specifier::Filename(path)) if path.is_empty() => {
+            d.at("filename", |d| d.error("is required"));
+            None
+        }
+        Some(Specifier::Filename(path)) => {
+            Some(ModuleCode { source: CodeSource::File(PathBuf::from(path)), sha256: None })
+        }
+        Some(Specifier::InlineBytes(bytes)) => inline(Bytes::copy_from_slice(bytes)),
+        Some(Specifier::InlineString(text)) => inline(Bytes::copy_from_slice(text.as_bytes())),
+        Some(Specifier::EnvironmentVariable(_)) => {
+            d.at("environment_variable", |d| d.error("holds no module: filename or inline_bytes"));
+            None
+        }
+        None => {
+            d.error("names no source");
+            None
+        }
+    }
+}
+
+fn remote_code(proto: &core::RemoteDataSource, d: &mut Diagnostics) -> Option<ModuleCode> {
+    use core::http_uri::HttpUpstreamType;
+    let Some(uri) = &proto.http_uri else {
+        d.at("http_uri", |d| d.error("is required"));
+        return None;
+    };
+    let sha256 = hex(&proto.sha256);
+    if sha256.is_none() {
+        d.at("sha256", |d| d.error("is not a SHA-256 digest of 64 hexadecimal digits"));
+    }
+    let retries = proto.retry_policy.as_ref().and_then(|policy| policy.num_retries).map_or(1, |retries| retries.value);
+    let (cluster, timeout) = d.at("http_uri", |d| {
+        if !(uri.uri.starts_with("http://") || uri.uri.starts_with("https://")) || uri.uri.len() > 8192 {
+            d.at("uri", |d| d.error("is not an http:// address"));
+        }
+        let cluster = uri.http_upstream_type.as_ref().map(|HttpUpstreamType::Cluster(cluster)| cluster.as_str());
+        let cluster = cluster.unwrap_or_default();
+        let timeout = duration(uri.timeout.as_ref(), "timeout", d);
+        if timeout.is_none_or(|timeout| timeout.is_zero() || timeout > FETCH_TIMEOUT_MAX) {
+            d.at("timeout", |d| d.error("is required, above 0 s and up to 600 s"));
+        }
+        (name(cluster, "cluster", d), timeout.unwrap_or_default())
+    });
+    let retries = retries.min(FETCH_RETRIES_MAX);
+    let source = CodeSource::Remote { uri: uri.uri.clone(), cluster, timeout, retries };
+    Some(ModuleCode { source, sha256: Some(sha256?) })
+}
+
+fn hex(text: &str) -> Option<[u8; 32]> {
+    let text = text.as_bytes();
+    if text.len() != 64 {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut out = [0; 32];
+    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(out)
+}
+
+fn environment(proto: Option<&wasm::EnvironmentVariables>, d: &mut Diagnostics) -> Vec<(String, String)> {
+    let Some(proto) = proto else { return Vec::new() };
+    let mut variables: Vec<(String, String)> =
+        proto.key_values.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut keys: BTreeSet<&String> = proto.key_values.keys().collect();
+    for (index, key) in proto.host_env_keys.iter().enumerate() {
+        if !keys.insert(key) {
+            d.at_index("host_env_keys", index, |d| d.error(format!("{key} stands here twice")));
+        }
+        // One that isn't set is left out, as in Envoy.
+        if let Ok(value) = std::env::var(key) {
+            variables.push((key.clone(), value));
+        }
+    }
+    variables.sort();
+    variables
+}
+
+/// The bytes that a guest sees of a configuration: text and bytes as they are, a struct as JSON, else the message.
+fn any_bytes(config: Option<&Any>, field: &str, d: &mut Diagnostics) -> Bytes {
+    let Some(config) = config else { return Bytes::new() };
+    d.at(field, |d| {
+        let name = type_url::message_name(&config.type_url);
+        let bytes = if name == type_url::message_name(type_url::STRING_VALUE) {
+            String::decode(&config.value[..]).map(Bytes::from)
+        } else if name == type_url::message_name(type_url::BYTES_VALUE) {
+            Vec::<u8>::decode(&config.value[..]).map(Bytes::from)
+        } else if name == type_url::message_name(type_url::STRUCT) {
+            protobuf::Struct::decode(&config.value[..]).map(|fields| {
+                let mut out = String::new();
+                json_object(&fields, &mut out);
+                Bytes::from(out)
+            })
+        } else {
+            Ok(Bytes::copy_from_slice(&config.value))
+        };
+        bytes.unwrap_or_else(|error| {
+            d.error(format!("malformed message: {error}"));
+            Bytes::new()
+        })
+    })
+}
+
+/// A struct as JSON, keys sorted. Its depth is what prost decodes, 100 at most.
+fn json_object(fields: &protobuf::Struct, out: &mut String) {
+    let mut names: Vec<(&String, &protobuf::Value)> = fields.fields.iter().collect();
+    names.sort_by_key(|(name, _)| *name);
+    out.push('{');
+    for (index, (name, value)) in names.into_iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        json_string(name, out);
+        out.push(':');
+        json_value(value, out);
+    }
+    out.push('}');
+}
+
+fn json_value(value: &protobuf::Value, out: &mut String) {
+    match &value.kind {
+        Some(Kind::StringValue(text)) => json_string(text, out),
+        Some(Kind::NumberValue(number)) => out.push_str(&json_number(*number)),
+        Some(Kind::BoolValue(value)) => out.push_str(if *value { "true" } else { "false" }),
+        Some(Kind::NullValue(_)) | None => out.push_str("null"),
+        Some(Kind::StructValue(fields)) => json_object(fields, out),
+        Some(Kind::ListValue(list)) => {
+            out.push('[');
+            for (index, value) in list.values.iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                json_value(value, out);
+            }
+            out.push(']');
+        }
+    }
+}
+
+fn json_string(text: &str, out: &mut String) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\0'..' ' | '\x7f' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
