@@ -20,14 +20,13 @@ const KINDS: [&str; 19] = [
 ];
 
 /// Messages with a JSON form of their own, and its name in `WellKnown`.
-const WELL_KNOWN: [(&str, &str); 16] = [
+const WELL_KNOWN: [(&str, &str); 15] = [
     ("Any", "Any"),
     ("BoolValue", "Wrapper"),
     ("BytesValue", "Wrapper"),
     ("DoubleValue", "Wrapper"),
     ("Duration", "Duration"),
     ("Empty", "Empty"),
-    ("FieldMask", "FieldMask"),
     ("FloatValue", "Wrapper"),
     ("Int32Value", "Wrapper"),
     ("Int64Value", "Wrapper"),
@@ -140,9 +139,8 @@ pub(crate) fn generate(files: &[File], supported: &Supported) -> Result<String, 
             let class = entry.map_or(Class::Reject, |entry| entry.class(&field.name));
             writeln!(
                 fields,
-                "F({},{},{},K::{},{},{},{},C::{class:?},{},{}),",
+                "F({},{},K::{},{},{},{},C::{class:?},{},{}),",
                 names.add(&field.name)?,
-                names.add(&field.json_name)?,
                 field.number,
                 KINDS.get(field.kind as usize).ok_or("unknown field type")?,
                 flags(&types, name, field),

@@ -2,14 +2,15 @@
 //!
 //! - [`pb`]: Envoy's API as Rust types, and our own messages.
 //! - [`type_url`]: the type URLs that Outrigger speaks.
-//! - `render`: YAML and JSON to binary and back, with every problem named by its path and line.
-//! - `audit`: which fields of a binary message are set and not supported.
+//! - [`render`]: YAML and JSON to binary and back, with every problem named by its path and line.
+//! - [`audit`]: which fields of a binary message are set and not supported.
 //!
 //! No logic of proxy or control plane lives here. `render` and `audit` work on tables in the binary's read-only data
 //! (made by `build/`), so that neither holds a descriptor pool in memory.
 
 pub mod audit;
 pub mod pb;
+pub mod render;
 pub mod type_url;
 
 mod schema;
