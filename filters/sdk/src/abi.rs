@@ -74,6 +74,7 @@ pub(crate) enum Map {
     RequestTrailers = 1,
     ResponseHeaders = 2,
     ResponseTrailers = 3,
+    CalloutHeaders = 6,
 }
 
 /// The buffers that a filter reaches, by Proxy-Wasm's numbers.
@@ -82,6 +83,7 @@ pub(crate) enum Map {
 pub(crate) enum Buffer {
     RequestBody = 0,
     ResponseBody = 1,
+    CalloutBody = 4,
     PluginConfiguration = 7,
 }
 
@@ -150,6 +152,7 @@ mod raw {
         pub(super) fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
         pub(super) fn proxy_increment_metric(id: u32, offset: i64) -> u32;
         pub(super) fn proxy_record_metric(id: u32, value: u64) -> u32;
+        pub(super) fn proxy_continue_stream(half: u32) -> u32;
         pub(super) fn proxy_send_local_response(
             status: u32,
             details: *const u8,
@@ -161,6 +164,14 @@ mod raw {
             grpc_status: i32,
         ) -> u32;
     }
+}
+
+/// The halves of a stream that a filter may hold back, by Proxy-Wasm's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Half {
+    Request = 0,
+    Response = 1,
 }
 
 /// What the host wrote through its two out pointers.
@@ -308,6 +319,12 @@ pub(crate) fn metric_increment(id: u32, offset: i64) -> Result<(), HostError> {
 pub(crate) fn metric_record(id: u32, value: u64) -> Result<(), HostError> {
     // SAFETY: passes two numbers.
     done("proxy_record_metric", unsafe { raw::proxy_record_metric(id, value) })
+}
+
+/// Lets a half go on that a callback has held back.
+pub(crate) fn continue_stream(half: Half) -> Result<(), HostError> {
+    // SAFETY: passes a number.
+    done("proxy_continue_stream", unsafe { raw::proxy_continue_stream(half as u32) })
 }
 
 /// `headers` is a serialized map; `grpc_status` −1 lets the host derive it from the HTTP status.

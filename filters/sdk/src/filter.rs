@@ -5,6 +5,7 @@ use std::rc::Rc;
 use serde::de::DeserializeOwned;
 
 use crate::abi::{self, Buffer, HostError, Map};
+use crate::callout::{CalloutAnswer, CalloutId};
 use crate::config::ConfigError;
 use crate::headers::Headers;
 use crate::reply::Reply;
@@ -79,6 +80,15 @@ pub trait HttpFilter: 'static {
         Ok(Flow::Continue)
     }
 
+    /// A [`Callout`](crate::Callout) of this stream was answered. [`Flow::Continue`] lets go on what was held back,
+    /// [`Flow::Pause`] goes on waiting, e.g. for another answer.
+    ///
+    /// # Errors
+    /// A hostcall failed.
+    fn on_callout(&mut self, _id: CalloutId, _answer: &CalloutAnswer) -> Result<Flow, HostError> {
+        Ok(Flow::Continue)
+    }
+
     /// The stream is over.
     fn on_log(&mut self) {}
 }
@@ -89,8 +99,9 @@ pub enum Flow {
     /// To the next filter.
     Continue,
     /// Hold back what this callback saw. From a body callback: the next part comes together with what was held back, and
-    /// the last one must continue. From a headers' callback it is of use only where the plugin's configuration has
-    /// `allow_on_headers_stop_iteration`; elsewhere no body callback runs, and the stream waits for ever.
+    /// the last one must continue. From any callback: until [`HttpFilter::on_callout`] continues. A headers' callback
+    /// that pauses without a callout holds its stream for ever, unless the plugin's configuration has
+    /// `allow_on_headers_stop_iteration`, with which body callbacks run meanwhile.
     Pause,
     /// Answer now.
     Reply(Reply),

@@ -61,6 +61,7 @@
 
 mod abi;
 mod adapter;
+mod callout;
 pub mod clock;
 pub mod config;
 mod filter;
@@ -74,6 +75,7 @@ pub mod shared;
 pub mod testing;
 
 pub use abi::HostError;
+pub use callout::{Callout, CalloutAnswer, CalloutId};
 pub use config::ConfigError;
 pub use filter::{Body, Flow, HttpFilter, Plugin, Request, Response};
 pub use headers::{HeaderList, Headers};

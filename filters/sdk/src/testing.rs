@@ -15,8 +15,8 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use crate::filter::Plugin;
-pub use state::SentReply;
 use state::{Entries, StreamState, values, with};
+pub use state::{SentCallout, SentReply};
 
 /// The exports of the `proxy-wasm` crate, as a host sees them.
 mod exports {
@@ -29,6 +29,13 @@ mod exports {
         pub(super) safe fn proxy_on_response_headers(context: u32, count: usize, end: bool) -> u32;
         pub(super) safe fn proxy_on_response_body(context: u32, size: usize, end: bool) -> u32;
         pub(super) safe fn proxy_on_response_trailers(context: u32, count: usize) -> u32;
+        pub(super) safe fn proxy_on_http_call_response(
+            root: u32,
+            token: u32,
+            header_count: usize,
+            body_size: usize,
+            trailer_count: usize,
+        );
         pub(super) safe fn proxy_on_log(context: u32);
         pub(super) safe fn proxy_on_done(context: u32) -> bool;
         pub(super) safe fn proxy_on_delete(context: u32);
@@ -176,7 +183,14 @@ impl<P: Plugin> TestHost<P> {
     pub fn answered_before(&mut self) -> Exchange {
         let context = context_next();
         exports::proxy_on_context_create(context, self.root);
-        Exchange { context, stream: StreamState::default(), calls: Vec::new(), paused: false }
+        Exchange {
+            root: self.root,
+            context,
+            stream: StreamState::default(),
+            calls: Vec::new(),
+            paused: false,
+            held: None,
+        }
     }
 
     fn open(&mut self, headers: &[(&str, &str)], end: bool) -> Exchange {
@@ -200,17 +214,26 @@ impl<P: Plugin> Drop for TestHost<P> {
 /// One request on its way through the filter.
 #[derive(Debug)]
 pub struct Exchange {
+    root: u32,
     context: u32,
     stream: StreamState,
     calls: Vec<&'static str>,
     paused: bool,
+    /// The map of the callback that holds the stream back: it stays open to the callouts' callbacks.
+    held: Option<usize>,
 }
 
 impl Exchange {
-    /// Runs one callback, and the response callback on the filter's own reply after it.
+    /// Runs one callback of a half, and the response callback on the filter's own reply after it.
     fn callback(&mut self, map: Option<usize>, body: Option<usize>, run: impl FnOnce(u32) -> u32) {
         let replied = self.stream.reply.is_some();
-        self.enter(map, body, run);
+        self.paused = self.enter(map.as_slice(), body, run) != 0;
+        self.held = map.filter(|_| self.paused);
+        self.show_reply(replied);
+    }
+
+    /// A fresh reply passes the filter's own response callback.
+    fn show_reply(&mut self, replied: bool) {
         if replied || self.stream.reply.is_none() {
             return;
         }
@@ -219,27 +242,28 @@ impl Exchange {
         let mut head = vec![(":status", status.as_str())];
         head.extend(reply.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         self.stream.maps[2] = entries(&head);
-        let (count, calls, paused) = (head.len(), std::mem::take(&mut self.calls), self.paused);
-        self.enter(Some(2), None, |context| exports::proxy_on_response_headers(context, count, false));
+        let (count, calls) = (head.len(), std::mem::take(&mut self.calls));
+        self.enter(&[2], None, |context| exports::proxy_on_response_headers(context, count, false));
         let headers = strings(&self.stream.maps[2]).into_iter().filter(|(name, _)| name != ":status").collect();
         if let Some(reply) = &mut self.stream.reply {
             reply.headers = headers;
         }
-        (self.calls, self.paused) = (calls, paused);
+        self.calls = calls;
     }
 
-    fn enter(&mut self, map: Option<usize>, body: Option<usize>, run: impl FnOnce(u32) -> u32) {
+    fn enter<T>(&mut self, maps: &[usize], body: Option<usize>, run: impl FnOnce(u32) -> T) -> T {
         with(|state| {
             std::mem::swap(&mut state.stream, &mut self.stream);
-            (state.map_open, state.body_open) = (map, body);
+            (state.maps_open, state.body_open) = (maps.to_vec(), body);
             state.calls.clear();
         });
-        self.paused = run(self.context) != 0;
+        let outcome = run(self.context);
         with(|state| {
             std::mem::swap(&mut state.stream, &mut self.stream);
-            (state.map_open, state.body_open) = (None, None);
+            (state.maps_open, state.body_open) = (Vec::new(), None);
             self.calls = std::mem::take(&mut state.calls);
         });
+        outcome
     }
 
     /// The next part of the request's body. While the filter pauses, parts add up.
@@ -277,6 +301,34 @@ impl Exchange {
         self.stream.maps[3] = entries(trailers);
         let count = trailers.len();
         self.callback(Some(3), None, |context| exports::proxy_on_response_trailers(context, count));
+        self
+    }
+
+    /// Callouts that wait for an answer, in the order in which they were sent.
+    #[must_use]
+    pub fn callouts(&self) -> &[SentCallout] {
+        &self.stream.callouts
+    }
+
+    /// Answers the callout that was sent first; no headers at all are no answer (a timeout, a reset).
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn answer(&mut self, headers: &[(&str, &str)], body: &str) -> &mut Self {
+        let callout = self.stream.callouts.remove(0);
+        let replied = self.stream.reply.is_some();
+        self.stream.maps[6] = entries(headers);
+        self.stream.bodies[4] = body.as_bytes().to_vec();
+        self.stream.continued = None;
+        let (root, maps) = (self.root, [Some(6), self.held]);
+        let maps: Vec<usize> = maps.into_iter().flatten().collect();
+        self.enter(&maps, Some(4), |_| {
+            exports::proxy_on_http_call_response(root, callout.token, headers.len(), body.len(), 0);
+        });
+        if self.stream.continued.is_some() {
+            (self.paused, self.held) = (false, None);
+        }
+        self.show_reply(replied);
         self
     }
 

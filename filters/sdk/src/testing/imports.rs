@@ -6,7 +6,9 @@
 
 #![expect(unsafe_code, reason = "defines the symbols that the proxy-wasm crate and abi.rs declare as foreign")]
 
-use super::state::{Metric, SentReply, State, with};
+use std::time::Duration;
+
+use super::state::{Metric, SentCallout, SentReply, State, with};
 use crate::headers::{HeaderList, serialize};
 
 const OK: u32 = 0;
@@ -115,7 +117,7 @@ unsafe extern "C" fn proxy_get_buffer_bytes(
     let read = |state: &mut State| {
         let bytes = match buffer {
             7 => state.configuration.as_deref().ok_or(NOT_FOUND)?,
-            0 | 1 if state.body_open == Some(buffer as usize) => state.stream.bodies[buffer as usize].as_slice(),
+            0 | 1 | 4 if state.body_open == Some(buffer as usize) => state.stream.bodies[buffer as usize].as_slice(),
             _ => &[],
         };
         let start = start.min(bytes.len());
@@ -138,7 +140,7 @@ unsafe extern "C" fn proxy_set_buffer_bytes(
     let new = unsafe { bytes(data, data_size) };
     call("proxy_set_buffer_bytes", |state| {
         let index = buffer as usize;
-        if state.body_open != Some(index) {
+        if state.body_open != Some(index) || index > 1 {
             return BAD_ARGUMENT;
         }
         let body = &mut state.stream.bodies[index];
@@ -398,6 +400,52 @@ unsafe extern "C" fn proxy_send_local_response(
     })
 }
 
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_http_call(
+    cluster: *const u8,
+    cluster_size: usize,
+    headers: *const u8,
+    headers_size: usize,
+    body: *const u8,
+    body_size: usize,
+    _trailers: *const u8,
+    _trailers_size: usize,
+    timeout_milliseconds: u32,
+    token: *mut u32,
+) -> u32 {
+    // SAFETY: the guest passes live slices.
+    let (cluster, list, body) =
+        unsafe { (text(cluster, cluster_size), HeaderList::new(bytes(headers, headers_size)), text(body, body_size)) };
+    let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers: Vec<_> = list.iter().map(|(key, value)| (lossy(key), lossy(value))).collect();
+    call("proxy_http_call", |state| {
+        if cluster.is_empty() || headers.iter().any(|(_, value)| !is_value(value.as_bytes())) {
+            return BAD_ARGUMENT;
+        }
+        // Never the same number twice: tokens of one stream are not another's.
+        state.token_last += 1;
+        let timeout = Duration::from_millis(timeout_milliseconds.into());
+        state.stream.callouts.push(SentCallout { token: state.token_last, cluster, headers, body, timeout });
+        // SAFETY: the guest passes a live out variable.
+        unsafe { token.write(state.token_last) };
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_continue_stream(half: u32) -> u32 {
+    call("proxy_continue_stream", |state| {
+        state.stream.continued = Some(half);
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_set_effective_context(_context: u32) -> u32 {
+    // The harness has one stream in place when it calls; nothing is to be switched.
+    OK
+}
+
 /// Hostcalls that the test host does not act out: each answers InternalFailure, which every SDK takes.
 macro_rules! refused {
     ($($name:ident($($argument:ty),*);)*) => {
@@ -416,16 +464,13 @@ refused! {
     proxy_resolve_shared_queue(*const u8, usize, *const u8, usize, *mut u32);
     proxy_dequeue_shared_queue(u32, *mut *mut u8, *mut usize);
     proxy_enqueue_shared_queue(u32, *const u8, usize);
-    proxy_continue_stream(u32);
     proxy_close_stream(u32);
-    proxy_http_call(*const u8, usize, *const u8, usize, *const u8, usize, *const u8, usize, u32, *mut u32);
     proxy_grpc_call(*const u8, usize, *const u8, usize, *const u8, usize, *const u8, usize, *const u8, usize, u32, *mut u32);
     proxy_grpc_stream(*const u8, usize, *const u8, usize, *const u8, usize, *const u8, usize, *mut u32);
     proxy_grpc_send(u32, *const u8, usize, bool);
     proxy_grpc_cancel(u32);
     proxy_grpc_close(u32);
     proxy_get_status(*mut u32, *mut *mut u8, *mut usize);
-    proxy_set_effective_context(u32);
     proxy_call_foreign_function(*const u8, usize, *const u8, usize, *mut *mut u8, *mut usize);
     proxy_done();
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 /// The reply that a filter gave, after its own response callbacks have seen it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,20 @@ impl SentReply {
     }
 }
 
+/// A callout that a filter has sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SentCallout {
+    pub(super) token: u32,
+    /// The cluster that it goes to.
+    pub cluster: String,
+    /// Its headers, pseudo-headers included.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: String,
+    /// How long it may take.
+    pub timeout: Duration,
+}
+
 /// Every value of a header among the entries.
 pub(super) fn values<'a>(entries: &'a [(String, String)], name: &str) -> Vec<&'a str> {
     entries.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
@@ -47,11 +62,15 @@ pub(super) type Entries = Vec<(String, Vec<u8>)>;
 /// What belongs to one stream. It is moved into [`State`] while one of the stream's callbacks runs.
 #[derive(Debug, Default)]
 pub(super) struct StreamState {
-    /// Request headers and trailers, response headers and trailers.
-    pub(super) maps: [Entries; 4],
-    /// Request and response body.
-    pub(super) bodies: [Vec<u8>; 2],
+    /// By Proxy-Wasm's numbers: request headers and trailers, response headers and trailers, …, callout headers (6).
+    pub(super) maps: [Entries; 8],
+    /// By Proxy-Wasm's numbers: request and response body, …, callout body (4).
+    pub(super) bodies: [Vec<u8>; 5],
     pub(super) reply: Option<SentReply>,
+    /// Callouts that wait for an answer.
+    pub(super) callouts: Vec<SentCallout>,
+    /// The half that was asked to go on.
+    pub(super) continued: Option<u32>,
 }
 
 /// A metric as it was defined, and what was recorded.
@@ -78,10 +97,11 @@ pub(super) struct State {
     /// What to answer instead, by hostcall.
     pub(super) faults: HashMap<String, u32>,
     pub(super) stream: StreamState,
-    /// The map that the running callback may use.
-    pub(super) map_open: Option<usize>,
+    /// The maps that the running callback may use.
+    pub(super) maps_open: Vec<usize>,
     /// The body that the running callback may use.
     pub(super) body_open: Option<usize>,
+    pub(super) token_last: u32,
 }
 
 impl State {
@@ -99,8 +119,9 @@ impl State {
             calls: Vec::new(),
             faults: HashMap::new(),
             stream: StreamState::default(),
-            map_open: None,
+            maps_open: Vec::new(),
             body_open: None,
+            token_last: 0,
         }
     }
 
@@ -113,7 +134,7 @@ impl State {
     /// The entries of a map, if the running callback may use it.
     pub(super) fn map(&mut self, map: u32) -> Option<&mut Entries> {
         let index = usize::try_from(map).ok()?;
-        if self.map_open == Some(index) { self.stream.maps.get_mut(index) } else { None }
+        if self.maps_open.contains(&index) { self.stream.maps.get_mut(index) } else { None }
     }
 
     pub(super) fn log(&mut self, level: u32, text: String) {
