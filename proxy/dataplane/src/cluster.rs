@@ -1,0 +1,97 @@
+//! A worker's view of a cluster: its endpoints, its balancer and its pools.
+
+mod balancer;
+mod breakers;
+mod connect;
+mod endpoint;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::{Cluster, ClusterEntry};
+use outrigger_stats::Registry;
+
+pub(crate) use breakers::{BreakerSet, Breakers};
+pub(crate) use connect::{Checkout, Picked};
+pub(crate) use endpoint::EndpointHandle;
+pub use endpoint::{ClusterStatus, EndpointStatus};
+
+use crate::stats::ClusterStats;
+use balancer::Balancer;
+
+/// Cheap worker-local access to a cluster. Survives updates that don't change the cluster; endpoints survive those that
+/// don't change them.
+#[derive(Debug)]
+pub(crate) struct ClusterHandle {
+    pub(crate) entry: Arc<ClusterEntry>,
+    pub(crate) stats: Rc<ClusterStats>,
+    pub(crate) breakers: Arc<Breakers>,
+    endpoints: Vec<Rc<EndpointHandle>>,
+    balancer: RefCell<Balancer>,
+}
+
+impl ClusterHandle {
+    /// Builds a handle, with the endpoints (connections, counts) of the previous one that are still there.
+    pub(crate) fn build(
+        entry: &Arc<ClusterEntry>,
+        registry: &Arc<Registry>,
+        breakers: &BreakerSet,
+        previous: Option<&Rc<ClusterHandle>>,
+    ) -> Rc<ClusterHandle> {
+        let cluster = &entry.cluster;
+        let stats = match previous {
+            Some(previous) if previous.cluster().stat_name == cluster.stat_name => previous.stats.clone(),
+            _ => ClusterStats::new(registry, &cluster.stat_name),
+        };
+        // Connections made under other settings are not kept.
+        let kept = previous.filter(|previous| {
+            previous.cluster().http == cluster.http && previous.cluster().tcp_keepalive == cluster.tcp_keepalive
+        });
+        let endpoints: Vec<Rc<EndpointHandle>> = entry
+            .assignment
+            .iter()
+            .flat_map(|assignment| assignment.localities.iter())
+            .flat_map(|locality| locality.endpoints.iter().map(move |endpoint| (locality, endpoint)))
+            .map(|(locality, endpoint)| {
+                let known = kept
+                    .and_then(|kept| kept.endpoints.iter().find(|known| known.endpoint.address == endpoint.address));
+                EndpointHandle::build(endpoint, locality, known)
+            })
+            .collect();
+        if previous.is_some() {
+            stats.membership_change().inc();
+        }
+        Rc::new(ClusterHandle {
+            balancer: RefCell::new(Balancer::new(cluster.lb, &endpoints)),
+            breakers: breakers.get(cluster),
+            entry: entry.clone(),
+            stats,
+            endpoints,
+        })
+    }
+
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.entry.cluster
+    }
+
+    /// An endpoint for a new request; `None`: none is healthy.
+    pub(crate) fn pick(&self) -> Option<Rc<EndpointHandle>> {
+        let index = self.balancer.borrow_mut().pick(&self.endpoints)?;
+        self.endpoints.get(index).cloned()
+    }
+
+    /// Closes connections that were idle for too long; called about once a second.
+    pub(crate) fn sweep(&self, now: tokio::time::Instant) {
+        for endpoint in &self.endpoints {
+            endpoint.sweep(&self.stats, self.cluster().http.idle_timeout, now);
+        }
+    }
+
+    pub(crate) fn status(&self) -> ClusterStatus {
+        ClusterStatus {
+            name: self.cluster().name.clone(),
+            endpoints: self.endpoints.iter().map(|endpoint| endpoint.status()).collect(),
+        }
+    }
+}

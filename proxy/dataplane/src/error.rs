@@ -1,0 +1,169 @@
+//! What can go wrong with a stream, and the one place where that becomes a reply.
+
+use bytes::Bytes;
+use outrigger_http::{HeaderName, Headers, ResponseFlags};
+
+/// Whose fault it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorSource {
+    Downstream,
+    Upstream,
+    Internal,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErrorKind {
+    /// No connection could be made.
+    ConnectFailure,
+    ConnectTimeout,
+    /// The peer closed or reset the connection or stream.
+    Terminated,
+    /// The peer's bytes were no valid HTTP.
+    Protocol,
+    NoRoute,
+    NoCluster(u16),
+    NoHealthyUpstream,
+    Overflow,
+    RouteTimeout,
+    IdleTimeout,
+    MaxStreamDuration,
+    /// A request took longer than `request_timeout`.
+    RequestTimeout,
+    /// A body outgrew a filter's buffer.
+    RequestTooLarge,
+    ResponseTooLarge,
+    /// A fail-closed filter that trapped, or whose VM isn't there.
+    FilterFailed,
+    /// No configuration by ECDS.
+    FilterMissing,
+    UpgradeForbidden,
+}
+
+/// A failed stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamError {
+    pub(crate) source: ErrorSource,
+    pub(crate) kind: ErrorKind,
+}
+
+impl StreamError {
+    pub(crate) const fn upstream(kind: ErrorKind) -> StreamError {
+        StreamError { source: ErrorSource::Upstream, kind }
+    }
+
+    pub(crate) const fn downstream(kind: ErrorKind) -> StreamError {
+        StreamError { source: ErrorSource::Downstream, kind }
+    }
+
+    pub(crate) const fn internal(kind: ErrorKind) -> StreamError {
+        StreamError { source: ErrorSource::Internal, kind }
+    }
+
+    /// The response flag.
+    pub(crate) const fn flags(self) -> ResponseFlags {
+        match (self.kind, self.source) {
+            (ErrorKind::ConnectFailure | ErrorKind::ConnectTimeout, _) => ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            (ErrorKind::Terminated, ErrorSource::Downstream) => ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,
+            (ErrorKind::Terminated, _) => ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
+            (ErrorKind::Protocol, ErrorSource::Downstream) => ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR,
+            (ErrorKind::Protocol, _) => ResponseFlags::UPSTREAM_PROTOCOL_ERROR,
+            (ErrorKind::NoRoute, _) => ResponseFlags::NO_ROUTE,
+            (ErrorKind::NoCluster(_), _) => ResponseFlags::NO_CLUSTER_FOUND,
+            (ErrorKind::NoHealthyUpstream, _) => ResponseFlags::NO_HEALTHY_UPSTREAM,
+            (ErrorKind::Overflow, _) => ResponseFlags::UPSTREAM_OVERFLOW,
+            (ErrorKind::RouteTimeout, _) => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+            (ErrorKind::IdleTimeout, _) => ResponseFlags::STREAM_IDLE_TIMEOUT,
+            (ErrorKind::FilterMissing, _) => ResponseFlags::NO_FILTER_CONFIG_FOUND,
+            _ => ResponseFlags::NONE,
+        }
+    }
+
+    /// What the client is told, where nothing has been sent yet.
+    pub(crate) fn reply(self) -> LocalReply {
+        let (status, details, body) = match self.kind {
+            ErrorKind::ConnectFailure => (
+                503,
+                "upstream_reset_before_response_started{remote_connection_failure}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote connection failure",
+            ),
+            ErrorKind::ConnectTimeout => (
+                503,
+                "upstream_reset_before_response_started{connection_timeout}",
+                "upstream connect error or disconnect/reset before headers. reset reason: connection timeout",
+            ),
+            ErrorKind::Terminated => (
+                503,
+                "upstream_reset_before_response_started{connection_termination}",
+                "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+            ),
+            ErrorKind::Protocol if matches!(self.source, ErrorSource::Downstream) => {
+                (400, "http1.codec_error", "Bad Request")
+            }
+            ErrorKind::Protocol => (
+                502,
+                "upstream_reset_before_response_started{protocol_error}",
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+            ),
+            ErrorKind::NoRoute => (404, "route_not_found", ""),
+            ErrorKind::NoCluster(status) => (status, "cluster_not_found", ""),
+            ErrorKind::NoHealthyUpstream => (503, "no_healthy_upstream", "no healthy upstream"),
+            ErrorKind::Overflow => (
+                503,
+                "upstream_reset_before_response_started{overflow}",
+                "upstream connect error or disconnect/reset before headers. reset reason: overflow",
+            ),
+            ErrorKind::RouteTimeout => (504, "response_timeout", "upstream request timeout"),
+            ErrorKind::IdleTimeout => (504, "stream_idle_timeout", "stream timeout"),
+            ErrorKind::MaxStreamDuration => (504, "max_duration_timeout", ""),
+            ErrorKind::RequestTimeout => (408, "request_overall_timeout", "request timeout"),
+            ErrorKind::RequestTooLarge => (413, "request_payload_too_large", "Payload Too Large"),
+            ErrorKind::ResponseTooLarge => (500, "response_payload_too_large", "Internal Server Error"),
+            ErrorKind::FilterFailed => (503, "wasm_fail_stream", ""),
+            ErrorKind::FilterMissing => (500, "filter_config_not_found", ""),
+            ErrorKind::UpgradeForbidden => (403, "upgrade_failed", ""),
+        };
+        let mut reply = LocalReply::new(status, details, body);
+        if self.kind == ErrorKind::Overflow {
+            let name = HeaderName::from_bytes(b"x-envoy-overloaded");
+            if let Ok(name) = name {
+                reply.headers.append(name, Bytes::from_static(b"true"));
+            }
+        }
+        reply
+    }
+}
+
+/// An answer that the proxy gives itself. Not an error: a filter's 401 is one, too.
+#[derive(Debug, Clone)]
+pub struct LocalReply {
+    /// A final status.
+    pub status: u16,
+    /// `RESPONSE_CODE_DETAILS`.
+    pub details: std::borrow::Cow<'static, str>,
+    pub headers: Headers,
+    pub body: Bytes,
+    /// For gRPC requests; `None`: made from the status.
+    pub grpc_status: Option<u32>,
+}
+
+impl LocalReply {
+    /// A reply of plain text.
+    #[must_use]
+    pub fn new(status: u16, details: &'static str, body: &'static str) -> LocalReply {
+        let body = Bytes::from_static(body.as_bytes());
+        LocalReply { status, details: details.into(), headers: Headers::new(), body, grpc_status: None }
+    }
+
+    /// The gRPC status that stands for an HTTP status (gRPC's `http-grpc-status-mapping`).
+    pub(crate) fn grpc_status(&self) -> u32 {
+        self.grpc_status.filter(|status| *status <= 16).unwrap_or(match self.status {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 => 12,
+            429 | 502 | 503 | 504 => 14,
+            _ => 2,
+        })
+    }
+}

@@ -1,0 +1,340 @@
+//! One request and its answer: route, filters, upstream, timers, access log.
+//!
+//! [`Exchange::run`] is one state machine that is polled until both messages are through: it moves what can be moved,
+//! flushes each side once, and sleeps on whatever is missing. It names no protocol: both sides are enums with the same
+//! shape. Back-pressure is a comparison: a side is read only while the other one's queue is below its limit.
+
+mod request;
+mod response;
+mod route;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use outrigger_config::{Route, VirtualHost};
+use outrigger_http::{ResponseFlags, StreamState, TimingPoint};
+use tokio::time::Instant;
+
+use crate::cluster::{Checkout, Picked};
+use crate::downstream::Downstream;
+use crate::error::{ErrorKind, ErrorSource, StreamError};
+use crate::filter::{FilterEvent, Filters, StreamSlot, Way};
+use crate::iteration::{Iteration, Stop};
+use crate::live::HttpChain;
+use crate::stats::{ActiveGuard, HttpStats};
+use crate::timer::{LazyTimer, earlier};
+use crate::worker::WorkerCx;
+
+/// How the connection goes on after an exchange.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The answer is sent; the connection knows whether it can serve another request.
+    Done,
+    /// The stream was cut short.
+    Aborted,
+    /// The connection is a tunnel now.
+    Tunnel(Box<Picked>),
+}
+
+/// Where the way to the origin stands.
+#[derive(Debug)]
+enum Origin {
+    /// The request's head hasn't passed the filters.
+    None,
+    Connecting(Checkout),
+    Connected(Box<Picked>),
+    /// The answer is complete, or the proxy answers itself.
+    Done,
+}
+
+/// What of the answer was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Nothing,
+    Head,
+    All,
+}
+
+/// A request on its way.
+pub(crate) struct Exchange<'a> {
+    pub(crate) cx: &'a Rc<WorkerCx>,
+    pub(crate) chain: Rc<HttpChain>,
+    pub(crate) down: Downstream<'a>,
+    pub(crate) stream: Rc<RefCell<StreamState>>,
+    pub(crate) timer: &'a mut LazyTimer,
+    filters: Filters,
+    request: Iteration,
+    response: Iteration,
+    host: Option<Arc<VirtualHost>>,
+    route: Option<Arc<Route>>,
+    /// The weighted cluster that was chosen, by its place.
+    weighted: Option<usize>,
+    origin: Origin,
+    sent: Sent,
+    request_ended: bool,
+    upgrade: Option<Bytes>,
+    upgraded: bool,
+    /// The origin's head has come.
+    answered: bool,
+    retried: bool,
+    deadlines: Deadlines,
+    _active: ActiveGuard<HttpStats>,
+}
+
+/// When the stream has taken too long.
+#[derive(Debug, Default)]
+struct Deadlines {
+    /// From the end of the request to the end of the answer.
+    route_timeout: Option<std::time::Duration>,
+    route: Option<Instant>,
+    idle_timeout: Option<std::time::Duration>,
+    idle: Option<Instant>,
+    stream: Option<Instant>,
+    request: Option<Instant>,
+}
+
+impl Deadlines {
+    fn next(&self) -> Option<Instant> {
+        earlier(earlier(self.route, self.idle), earlier(self.stream, self.request))
+    }
+}
+
+/// A request as its codec hands it over.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    /// No body follows.
+    pub(crate) end: bool,
+    pub(crate) upgrade: Option<Bytes>,
+    pub(crate) received: Instant,
+}
+
+impl<'a> Exchange<'a> {
+    pub(crate) fn new(
+        cx: &'a Rc<WorkerCx>,
+        chain: Rc<HttpChain>,
+        down: Downstream<'a>,
+        stream: Rc<RefCell<StreamState>>,
+        timer: &'a mut LazyTimer,
+    ) -> Exchange<'a> {
+        let stats = &chain.stats;
+        stats.downstream_rq_total().inc();
+        let active = ActiveGuard::new(stats, HttpStats::downstream_rq_active);
+        let slot = Rc::new(StreamSlot::default());
+        let filters = Filters { list: Vec::new(), stream: stream.clone(), slot };
+        Exchange {
+            cx,
+            chain,
+            down,
+            stream,
+            timer,
+            filters,
+            request: Iteration::new(Way::Request, 0, 0),
+            response: Iteration::new(Way::Response, 0, 0),
+            host: None,
+            route: None,
+            weighted: None,
+            origin: Origin::None,
+            sent: Sent::Nothing,
+            request_ended: false,
+            upgrade: None,
+            upgraded: false,
+            answered: false,
+            retried: false,
+            deadlines: Deadlines::default(),
+            _active: active,
+        }
+    }
+
+    /// Runs the exchange to its end and writes its access log.
+    pub(crate) async fn run(mut self, incoming: Incoming) -> Outcome {
+        let result = match self.begin(incoming) {
+            Ok(()) => poll_fn(|cx| self.poll(cx)).await,
+            Err(stop) => match self.stop(stop) {
+                Ok(()) => poll_fn(|cx| self.poll(cx)).await,
+                Err(error) => Err(error),
+            },
+        };
+        self.finish(result)
+    }
+
+    fn finish(mut self, result: Result<(), StreamError>) -> Outcome {
+        let tunnel = self.upgraded && result.is_ok();
+        if let Err(error) = result {
+            self.down.reset();
+            let mut state = self.stream.borrow_mut();
+            state.info.flags.insert(error.flags());
+            if error.source == ErrorSource::Downstream {
+                self.chain.stats.downstream_rq_rx_reset().inc();
+            } else {
+                self.chain.stats.downstream_rq_tx_reset().inc();
+            }
+        }
+        self.stream.borrow_mut().info.mark(TimingPoint::ResponseComplete);
+        let origin = std::mem::replace(&mut self.origin, Origin::Done);
+        let outcome = match origin {
+            Origin::Connected(picked) if tunnel => {
+                self.record(&picked);
+                Outcome::Tunnel(picked)
+            }
+            Origin::Connected(picked) => {
+                self.record(&picked);
+                picked.finish();
+                if result.is_ok() { Outcome::Done } else { Outcome::Aborted }
+            }
+            _ if result.is_ok() => Outcome::Done,
+            _ => Outcome::Aborted,
+        };
+        self.log();
+        outcome
+    }
+
+    fn record(&self, picked: &Picked) {
+        let state = self.stream.borrow();
+        let status = state.response.as_ref().map_or(503, |head| head.status);
+        picked.record(status, state.info.flags);
+        let elapsed = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();
+        picked.cluster.stats.upstream_rq_time().record(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    fn log(&mut self) {
+        self.filters.log();
+        let stats = &self.chain.stats;
+        let state = self.stream.borrow();
+        let elapsed = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();
+        stats.downstream_rq_completed().inc();
+        stats.downstream_rq_time().record(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        if let Some(head) = &state.response {
+            stats.response(head.status);
+        }
+        for log in &self.chain.hcm.access_logs {
+            self.cx.access_log.write(log, &state);
+        }
+    }
+
+    /// Moves what can be moved, until nothing moves.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        loop {
+            let mut progress = false;
+            if self.filters.len() > 0 {
+                progress |= self.poll_filters(cx)?;
+            }
+            progress |= self.poll_request(cx)?;
+            progress |= self.poll_origin(cx)?;
+            progress |= self.poll_response(cx)?;
+            if self.sent == Sent::All || self.upgraded {
+                return self.poll_last_flush(cx);
+            }
+            if let Poll::Ready(result) = self.down.poll_flush(cx) {
+                result?;
+            }
+            if progress {
+                if self.deadlines.idle_timeout.is_some() {
+                    self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| Instant::now() + timeout);
+                }
+                continue;
+            }
+            if let Poll::Ready(error) = self.poll_gone(cx) {
+                return Poll::Ready(Err(error));
+            }
+            let deadline = self.deadlines.next();
+            if self.timer.poll_until(deadline, cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.expire()?;
+        }
+    }
+
+    /// The answer is queued whole: the exchange is over when the client has taken it, or is too slow to.
+    fn poll_last_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        if let Poll::Ready(result) = self.down.poll_flush(cx) {
+            return Poll::Ready(result);
+        }
+        let deadline = earlier(self.deadlines.idle, self.deadlines.stream);
+        match self.timer.poll_until(deadline, cx) {
+            Poll::Ready(()) => Poll::Ready(Err(StreamError::internal(ErrorKind::IdleTimeout))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
+        if self.request_ended || matches!(self.origin, Origin::Connecting(_)) {
+            self.down.poll_gone(cx)
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Events for paused filters.
+    fn poll_filters(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
+        let mut progress = false;
+        while let Poll::Ready((index, event)) = self.filters.slot.poll(cx) {
+            progress = true;
+            let result = match event {
+                FilterEvent::Resume(Way::Request) => self.request.resume(index, &mut self.filters),
+                FilterEvent::Resume(Way::Response) => {
+                    let at = self.filters.index(Way::Response, index);
+                    self.response.resume(at, &mut self.filters)
+                }
+                FilterEvent::Respond(reply) => Err(Stop::Reply(reply)),
+                FilterEvent::Failed(error) => Err(Stop::Error(error)),
+                FilterEvent::Reset => Err(Stop::Reset),
+                FilterEvent::ClearRouteCache => {
+                    self.clear_route();
+                    Ok(())
+                }
+            };
+            if let Err(stop) = result {
+                self.stop(stop)?;
+            }
+        }
+        Ok(progress)
+    }
+
+    /// A walk was stopped: the proxy answers itself where nothing was sent, else the stream is cut.
+    fn stop(&mut self, stop: Stop) -> Result<(), StreamError> {
+        match stop {
+            Stop::Reply(reply) => self.reply(reply, ResponseFlags::NONE),
+            Stop::Error(error) => self.fail(error),
+            Stop::Reset => Err(StreamError::internal(ErrorKind::FilterFailed)),
+        }
+    }
+
+    fn fail(&mut self, error: StreamError) -> Result<(), StreamError> {
+        if self.sent != Sent::Nothing
+            || (error.source == ErrorSource::Downstream && error.kind == ErrorKind::Terminated)
+        {
+            return Err(error);
+        }
+        let flags = error.flags();
+        self.reply(error.reply(), flags)
+    }
+
+    /// A deadline has passed.
+    fn expire(&mut self) -> Result<(), StreamError> {
+        let now = Instant::now();
+        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let stats = &self.chain.stats;
+        let kind = if passed(self.deadlines.stream) {
+            stats.downstream_rq_max_duration_reached().inc();
+            ErrorKind::MaxStreamDuration
+        } else if passed(self.deadlines.request) {
+            stats.downstream_rq_timeout().inc();
+            ErrorKind::RequestTimeout
+        } else if passed(self.deadlines.route) {
+            if let Origin::Connected(picked) = &self.origin {
+                picked.cluster.stats.upstream_rq_timeout().inc();
+            }
+            ErrorKind::RouteTimeout
+        } else {
+            stats.downstream_rq_idle_timeout().inc();
+            ErrorKind::IdleTimeout
+        };
+        self.deadlines = Deadlines { idle_timeout: self.deadlines.idle_timeout, ..Deadlines::default() };
+        self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| now + timeout);
+        self.fail(StreamError::internal(kind))
+    }
+}

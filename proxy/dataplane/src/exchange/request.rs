@@ -1,0 +1,262 @@
+//! The request's way: from the client through the filters to the origin.
+
+use std::task::{Context, Poll};
+
+use super::{Exchange, Incoming, Origin, Sent};
+use crate::cluster::Checkout;
+use crate::error::{ErrorKind, ErrorSource, StreamError};
+use crate::filter::Way;
+use crate::http1::BodyEvent;
+use crate::iteration::{Iteration, Stop};
+use bytes::Bytes;
+use outrigger_http::{Method, TimingPoint};
+use tokio::time::Instant;
+
+/// What is queued for one side before the other one is no longer read.
+pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024;
+
+impl Exchange<'_> {
+    /// Prepares the head, chooses the route, starts the filters and sends the head through them.
+    pub(super) fn begin(&mut self, incoming: Incoming) -> Result<(), Stop> {
+        let hcm = self.chain.hcm.clone();
+        self.upgrade = incoming.upgrade;
+        self.deadlines.idle_timeout = hcm.stream_idle_timeout.filter(|timeout| !timeout.is_zero());
+        self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| incoming.received + timeout);
+        self.deadlines.request =
+            hcm.request_timeout.filter(|t| !t.is_zero() && !incoming.end).map(|t| incoming.received + t);
+        if let Err(reply) = crate::normalize::prepare(&mut self.stream.borrow_mut(), &hcm, self.cx) {
+            return Err(Stop::Reply(*reply));
+        }
+        self.select_route();
+        self.check_upgrade()?;
+        self.chain.clone().start_filters(self);
+        let end = incoming.end && self.upgrade.is_none();
+        if self.filters.len() == 0 {
+            self.request.passed.head = Some(end);
+        } else {
+            self.request.head(&mut self.filters, end)?;
+        }
+        if end {
+            self.request_is_complete();
+        }
+        Ok(())
+    }
+
+    /// Called by the chain: the filters of this stream.
+    pub(crate) fn set_filters(&mut self, list: Vec<Box<dyn crate::filter::StreamFilter>>, buffer_bytes_max: usize) {
+        self.request = Iteration::new(Way::Request, list.len(), buffer_bytes_max);
+        self.response = Iteration::new(Way::Response, list.len(), buffer_bytes_max);
+        self.filters.list = list;
+    }
+
+    /// Whether a filter is off or on for this request, by the most specific scope that says so.
+    pub(crate) fn filter_disabled(&self, name: &str, default: bool) -> bool {
+        let route = self.route.as_ref().and_then(|route| route.overrides.get(name));
+        let host = || self.host.as_ref().and_then(|host| host.overrides.get(name));
+        route.or_else(host).map_or(default, |found| found.disabled)
+    }
+
+    fn check_upgrade(&mut self) -> Result<(), Stop> {
+        let Some(protocol) = &self.upgrade else { return Ok(()) };
+        let protocol = String::from_utf8_lossy(protocol).to_ascii_lowercase();
+        if protocol == "h2c" {
+            // The client offers what we don't do; the request goes on without (RFC 9110 §7.8).
+            self.upgrade = None;
+            return Ok(());
+        }
+        let by_manager = self.chain.hcm.upgrades.iter().find(|upgrade| upgrade.upgrade_type == protocol);
+        let by_route = self.forward().and_then(|forward| forward.upgrades.get(&protocol).copied());
+        if by_route.unwrap_or(by_manager.is_some_and(|upgrade| upgrade.enabled)) {
+            return Ok(());
+        }
+        self.chain.stats.downstream_rq_ws_on_non_ws_route().inc();
+        Err(Stop::Error(StreamError::internal(ErrorKind::UpgradeForbidden)))
+    }
+
+    fn request_is_complete(&mut self) {
+        self.request_ended = true;
+        self.deadlines.request = None;
+        self.stream.borrow_mut().info.mark(TimingPoint::RequestComplete);
+        // The route's timeout counts from here (Envoy: "when the entire downstream request has been processed").
+        if self.deadlines.route.is_none() {
+            self.deadlines.route = self.deadlines.route_timeout.map(|timeout| Instant::now() + timeout);
+        }
+    }
+
+    /// Reads the request's body as far as somebody takes it.
+    pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
+        let mut progress = false;
+        loop {
+            progress |= self.forward_request()?;
+            if self.request_ended
+                || self.sent == Sent::All
+                || matches!(self.origin, Origin::Done)
+                || !self.wants_request()
+            {
+                return Ok(progress);
+            }
+            match self.down.poll_body(cx) {
+                Poll::Pending => return Ok(progress),
+                Poll::Ready(Ok(Some(event))) => {
+                    progress = true;
+                    self.request_event(event)?;
+                }
+                Poll::Ready(Ok(None)) => {
+                    progress = true;
+                    self.request_is_complete();
+                }
+                Poll::Ready(Err(error)) => {
+                    if error.kind == ErrorKind::Protocol {
+                        self.chain.stats.downstream_cx_protocol_error().inc();
+                    }
+                    self.down.close_after();
+                    self.request_ended = true;
+                    self.fail(error)?;
+                    return Ok(true);
+                }
+            }
+        }
+    }
+
+    fn wants_request(&self) -> bool {
+        if self.upgrade.is_some() {
+            return false;
+        }
+        let passed = self.request.passed.data.len() < QUEUE_BYTES_MAX;
+        match &self.origin {
+            Origin::None => passed && self.request.wants_data(&self.filters),
+            Origin::Connecting(_) | Origin::Done => false,
+            Origin::Connected(picked) => {
+                passed && picked.stream.buffered() < QUEUE_BYTES_MAX && self.request.wants_data(&self.filters)
+            }
+        }
+    }
+
+    fn request_event(&mut self, event: BodyEvent) -> Result<(), StreamError> {
+        let result = match event {
+            BodyEvent::Data { bytes, end } => {
+                self.stream.borrow_mut().info.request_body_bytes += bytes.len() as u64;
+                if end {
+                    self.request_is_complete();
+                }
+                if self.filters.len() == 0 {
+                    self.request.passed.data.push(bytes);
+                    self.request.passed.end |= end;
+                    Ok(())
+                } else {
+                    self.request.data(&mut self.filters, bytes, end)
+                }
+            }
+            BodyEvent::Trailers(trailers) => {
+                self.stream.borrow_mut().request_trailers = Some(trailers);
+                self.request_is_complete();
+                if self.filters.len() == 0 {
+                    self.request.passed.trailers = true;
+                    Ok(())
+                } else {
+                    self.request.trailers(&mut self.filters)
+                }
+            }
+        };
+        result.or_else(|stop| self.stop(stop))
+    }
+
+    /// Hands on what has passed the filters.
+    fn forward_request(&mut self) -> Result<bool, StreamError> {
+        let mut progress = false;
+        if matches!(self.origin, Origin::None) && self.sent == Sent::Nothing && self.request.passed.head.is_some() {
+            progress = true;
+            self.route_request()?;
+        }
+        let Origin::Connected(picked) = &mut self.origin else { return Ok(progress) };
+        while let Some(bytes) = self.request.passed.data.pop() {
+            progress = true;
+            let last = self.request.passed.data.is_empty() && self.request.passed.end && !self.request.passed.trailers;
+            picked.stream.send_data(bytes, last)?;
+            if last {
+                self.request.passed.end = false;
+            }
+        }
+        if self.request.passed.trailers {
+            progress = true;
+            self.request.passed.trailers = false;
+            self.request.passed.end = false;
+            if let Some(trailers) = &self.stream.borrow().request_trailers {
+                picked.stream.send_trailers(trailers)?;
+            }
+        } else if std::mem::take(&mut self.request.passed.end) {
+            progress = true;
+            picked.stream.send_data(Bytes::new(), true)?;
+        }
+        Ok(progress)
+    }
+
+    /// Connects, sends the head, flushes.
+    pub(super) fn poll_origin(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
+        let mut progress = false;
+        if let Origin::Connecting(checkout) = &mut self.origin {
+            let result = match checkout {
+                Checkout::Connecting(future) => match future.as_mut().poll(cx) {
+                    Poll::Ready(result) => result,
+                    Poll::Pending => return Ok(false),
+                },
+                Checkout::Failed(error) => Err(*error),
+                Checkout::Ready(_) => {
+                    match std::mem::replace(checkout, Checkout::Failed(StreamError::internal(ErrorKind::Protocol))) {
+                        Checkout::Ready(picked) => Ok(picked),
+                        _ => return Ok(false),
+                    }
+                }
+            };
+            progress = true;
+            match result {
+                Ok(picked) => self.connected(picked)?,
+                Err(error) => {
+                    self.origin = Origin::Done;
+                    self.fail(error)?;
+                    return Ok(true);
+                }
+            }
+            self.forward_request()?;
+        }
+        if let Origin::Connected(picked) = &mut self.origin
+            && let Poll::Ready(result) = picked.stream.poll_flush(cx)
+        {
+            result?;
+        }
+        Ok(progress)
+    }
+
+    fn connected(&mut self, mut picked: Box<crate::cluster::Picked>) -> Result<(), StreamError> {
+        let end = self.request.passed.head == Some(true);
+        {
+            let mut state = self.stream.borrow_mut();
+            let (remote, local) = picked.stream.addresses();
+            state.info.upstream_remote = remote;
+            state.info.upstream_local = local;
+            state.info.upstream_attempts += 1;
+            state.info.mark(TimingPoint::UpstreamReady);
+            picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
+            state.info.mark(TimingPoint::UpstreamRequestSent);
+        }
+        self.origin = Origin::Connected(picked);
+        Ok(())
+    }
+
+    /// The origin closed a pooled connection while the request was on its way: a request that may be repeated goes out
+    /// once more on a fresh connection (RFC 9110 §9.2.2).
+    pub(super) fn may_repeat(&self, error: StreamError) -> bool {
+        let Origin::Connected(picked) = &self.origin else { return false };
+        let idempotent = matches!(
+            self.stream.borrow().request.method,
+            Method::Get | Method::Head | Method::Options | Method::Put | Method::Delete | Method::Trace
+        );
+        error.kind == ErrorKind::Terminated
+            && error.source == ErrorSource::Upstream
+            && picked.stream.reused()
+            && !picked.stream.answered()
+            && !self.retried
+            && idempotent
+            && self.request.passed.head == Some(true)
+    }
+}

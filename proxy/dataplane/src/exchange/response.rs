@@ -1,0 +1,324 @@
+//! The answer's way: from the origin, or from the proxy itself, through the filters to the client.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use outrigger_http::{HeaderName, Method, ResponseFlags, ResponseHead, TimingPoint};
+
+use super::request::QUEUE_BYTES_MAX;
+use super::{Exchange, Origin, Sent};
+use crate::error::{ErrorKind, LocalReply, StreamError};
+use crate::http1::BodyEvent;
+use crate::upstream::UpstreamHead;
+
+impl Exchange<'_> {
+    /// Reads the origin's answer as far as the client takes it.
+    pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
+        let mut progress = false;
+        loop {
+            progress |= self.forward_response()?;
+            if self.sent == Sent::All || self.upgraded {
+                return Ok(progress);
+            }
+            let Origin::Connected(picked) = &mut self.origin else { return Ok(progress) };
+            if !self.answered {
+                match picked.stream.poll_head(cx) {
+                    Poll::Pending => return Ok(progress),
+                    Poll::Ready(Ok(head)) => self.origin_head(head)?,
+                    Poll::Ready(Err(error)) => self.origin_failed(error)?,
+                }
+                progress = true;
+                continue;
+            }
+            let room = self.down.buffered() < QUEUE_BYTES_MAX && self.response.passed.data.len() < QUEUE_BYTES_MAX;
+            if !room || !self.response.wants_data(&self.filters) {
+                return Ok(progress);
+            }
+            match picked.stream.poll_body(cx) {
+                Poll::Pending => return Ok(progress),
+                Poll::Ready(Ok(Some(event))) => self.response_event(event)?,
+                Poll::Ready(Ok(None)) => return Ok(progress),
+                Poll::Ready(Err(error)) => {
+                    picked.cluster.stats.upstream_rq_rx_reset().inc();
+                    let mut state = self.stream.borrow_mut();
+                    state.info.flags.insert(error.flags());
+                    state.info.code_details = "upstream_reset_after_response_started".into();
+                    drop(state);
+                    // Truncated, never silently completed.
+                    self.fail(error)?;
+                }
+            }
+            progress = true;
+        }
+    }
+
+    /// The origin's connection failed before its head came.
+    fn origin_failed(&mut self, error: StreamError) -> Result<(), StreamError> {
+        if self.may_repeat(error) {
+            self.retried = true;
+            let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Done) else { return Ok(()) };
+            let version = self.stream.borrow().request.version;
+            self.origin = Origin::Connecting(picked.cluster.checkout(version, true));
+            return Ok(());
+        }
+        if let Origin::Connected(picked) = &self.origin {
+            picked.cluster.stats.upstream_rq_rx_reset().inc();
+            if error.kind == ErrorKind::Protocol {
+                picked.cluster.stats.upstream_cx_protocol_error().inc();
+            }
+        }
+        self.fail(error)
+    }
+
+    fn origin_head(&mut self, answer: UpstreamHead) -> Result<(), StreamError> {
+        let UpstreamHead { mut head, end, upgrade, head_bytes } = answer;
+        if head.status < 200 && upgrade.is_none() {
+            // 100, 103 and their likes are the origin's to say.
+            self.down.send_informational(&head);
+            return Ok(());
+        }
+        self.answered = true;
+        {
+            let mut state = self.stream.borrow_mut();
+            state.info.mark(TimingPoint::UpstreamResponseStart);
+            state.info.response_header_bytes = head_bytes as u64;
+            state.info.code_details = "via_upstream".into();
+            let elapsed = state.info.timings.get(TimingPoint::UpstreamResponseStart).unwrap_or_default()
+                - state.info.timings.get(TimingPoint::UpstreamRequestSent).unwrap_or_default();
+            let mut text = itoa(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+            head.headers.set(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, text.split().freeze());
+            state.response = Some(head);
+            if end {
+                state.info.mark(TimingPoint::UpstreamResponseComplete);
+            }
+        }
+        self.response_headers_by_route();
+        if let Some(protocol) = upgrade {
+            self.upgrade = Some(protocol);
+            self.upgraded = true;
+        }
+        self.deadlines.route = if self.upgraded { None } else { self.deadlines.route };
+        self.start_response(end)
+    }
+
+    fn start_response(&mut self, end: bool) -> Result<(), StreamError> {
+        if self.filters.len() == 0 {
+            self.response.passed.head = Some(end);
+        } else if let Err(stop) = self.response.head(&mut self.filters, end) {
+            return self.stop(stop);
+        }
+        self.forward_response().map(|_| ())
+    }
+
+    fn response_event(&mut self, event: BodyEvent) -> Result<(), StreamError> {
+        let result = match event {
+            BodyEvent::Data { bytes, end } => {
+                let mut state = self.stream.borrow_mut();
+                if end {
+                    state.info.mark(TimingPoint::UpstreamResponseComplete);
+                }
+                drop(state);
+                if self.filters.len() == 0 {
+                    self.response.passed.data.push(bytes);
+                    self.response.passed.end |= end;
+                    Ok(())
+                } else {
+                    self.response.data(&mut self.filters, bytes, end)
+                }
+            }
+            BodyEvent::Trailers(trailers) => {
+                let mut state = self.stream.borrow_mut();
+                state.info.mark(TimingPoint::UpstreamResponseComplete);
+                state.response_trailers = Some(trailers);
+                drop(state);
+                if self.filters.len() == 0 {
+                    self.response.passed.trailers = true;
+                    Ok(())
+                } else {
+                    self.response.trailers(&mut self.filters)
+                }
+            }
+        };
+        result.or_else(|stop| self.stop(stop))
+    }
+
+    /// Sends what has passed the filters.
+    fn forward_response(&mut self) -> Result<bool, StreamError> {
+        let mut progress = false;
+        if let Some(end) = self.response.passed.head
+            && self.sent == Sent::Nothing
+        {
+            progress = true;
+            self.send_head(end)?;
+        }
+        if self.sent != Sent::Head {
+            return Ok(progress);
+        }
+        while let Some(bytes) = self.response.passed.data.pop() {
+            progress = true;
+            let last =
+                self.response.passed.data.is_empty() && self.response.passed.end && !self.response.passed.trailers;
+            self.stream.borrow_mut().info.response_body_bytes += bytes.len() as u64;
+            self.down.send_data(bytes, last)?;
+            if last {
+                self.sent = Sent::All;
+                return Ok(true);
+            }
+        }
+        if self.response.passed.trailers {
+            self.sent = Sent::All;
+            if let Some(trailers) = &self.stream.borrow().response_trailers {
+                self.down.send_trailers(trailers)?;
+            }
+            return Ok(true);
+        }
+        if self.response.passed.end {
+            self.sent = Sent::All;
+            self.down.send_data(Bytes::new(), true)?;
+            return Ok(true);
+        }
+        Ok(progress)
+    }
+
+    fn send_head(&mut self, end: bool) -> Result<(), StreamError> {
+        let hcm = &self.chain.hcm;
+        let mut state = self.stream.borrow_mut();
+        let state = &mut *state;
+        let Some(head) = &mut state.response else { return Err(StreamError::internal(ErrorKind::Protocol)) };
+        // As Envoy's default (`OVERWRITE`): the name of the proxy, not of the origin behind it.
+        head.headers.set(HeaderName::SERVER, hcm.server_name.clone());
+        if !head.headers.contains(&HeaderName::DATE) {
+            head.headers.append(HeaderName::DATE, self.cx.date());
+        }
+        if !hcm.via.is_empty() {
+            head.headers.append(HeaderName::VIA, hcm.via.clone());
+        }
+        if hcm.always_set_request_id_in_response
+            && let Some(id) = state.request.headers.get(&HeaderName::X_REQUEST_ID)
+        {
+            head.headers.set(HeaderName::X_REQUEST_ID, id.clone());
+        }
+        if self.cx.draining() {
+            self.down.close_after();
+        }
+        let upgrade = if self.upgraded { self.upgrade.as_ref() } else { None };
+        self.down.send_head(head, end, upgrade)?;
+        self.sent = if end { Sent::All } else { Sent::Head };
+        Ok(())
+    }
+
+    /// Answers instead of the origin. The answer passes the response filters, as in Envoy.
+    pub(super) fn reply(&mut self, reply: LocalReply, flags: ResponseFlags) -> Result<(), StreamError> {
+        if self.sent != Sent::Nothing {
+            return Err(StreamError::internal(ErrorKind::FilterFailed));
+        }
+        let direct = self.response.passed.head.is_some() || self.answered;
+        self.answered = true;
+        self.origin_is_done();
+        let body = self.set_reply(reply, flags);
+        let end = body.is_empty();
+        if direct || self.filters.len() == 0 {
+            // The answer of the origin was on its way: its place is taken without another walk.
+            self.response =
+                crate::iteration::Iteration::new(crate::filter::Way::Response, self.filters.len(), usize::MAX);
+            self.response.passed.head = Some(end);
+            self.response.passed.data.push(body);
+            self.response.passed.end = !end;
+        } else {
+            self.response =
+                crate::iteration::Iteration::new(crate::filter::Way::Response, self.filters.len(), usize::MAX);
+            let mut result = self.response.head(&mut self.filters, end);
+            if result.is_ok() && !end {
+                result = self.response.data(&mut self.filters, body, true);
+            }
+            if let Err(stop) = result {
+                return self.stop(stop);
+            }
+        }
+        if !self.request_ended {
+            self.down.close_after();
+        }
+        self.forward_response().map(|_| ())
+    }
+
+    fn origin_is_done(&mut self) {
+        if let Origin::Connected(picked) = &self.origin {
+            picked.cluster.stats.upstream_rq_tx_reset().inc();
+            let state = self.stream.borrow();
+            picked.record(504, state.info.flags);
+        }
+        self.origin = Origin::Done;
+    }
+
+    /// Puts the reply's head into the stream's state; its body.
+    fn set_reply(&self, reply: LocalReply, flags: ResponseFlags) -> Bytes {
+        let mut state = self.stream.borrow_mut();
+        state.info.flags.insert(flags);
+        state.info.code_details = reply.details.clone();
+        let grpc = state
+            .request
+            .headers
+            .get(&HeaderName::CONTENT_TYPE)
+            .is_some_and(|value| value.starts_with(b"application/grpc"));
+        let head_request = state.request.method == Method::Head;
+        let mut head;
+        let mut body = reply.body.clone();
+        if grpc {
+            // Trailers-only: the status of the call is what a gRPC client reads.
+            head = ResponseHead::new(200);
+            head.headers.append(HeaderName::CONTENT_TYPE, Bytes::from_static(b"application/grpc"));
+            head.headers.append(HeaderName::GRPC_STATUS, itoa(u64::from(reply.grpc_status())).freeze());
+            if !body.is_empty() {
+                head.headers.append(HeaderName::GRPC_MESSAGE, percent_encode(&body));
+            }
+            body = Bytes::new();
+        } else {
+            head = ResponseHead::new(if (200..600).contains(&reply.status) { reply.status } else { 500 });
+            if !body.is_empty() && head.status != 204 && head.status != 304 {
+                head.headers.append(HeaderName::CONTENT_LENGTH, itoa(body.len() as u64).freeze());
+                if !reply.headers.contains(&HeaderName::CONTENT_TYPE) {
+                    head.headers.append(HeaderName::CONTENT_TYPE, Bytes::from_static(b"text/plain"));
+                }
+            } else {
+                body = Bytes::new();
+            }
+        }
+        for (name, value) in reply.headers {
+            head.headers.append(name, value);
+        }
+        if head_request {
+            body = Bytes::new();
+        }
+        state.response = Some(head);
+        state.response_trailers = None;
+        state.response_body.clear();
+        body
+    }
+}
+
+/// Percent-encodes a gRPC message (gRPC over HTTP/2, `Status-Message`).
+fn percent_encode(text: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => out.push(*byte),
+            _ => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+        }
+    }
+    out.into()
+}
+
+/// A number in decimal.
+pub(crate) fn itoa(mut number: u64) -> bytes::BytesMut {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    bytes::BytesMut::from(&digits[at..])
+}

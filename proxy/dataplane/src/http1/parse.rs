@@ -1,0 +1,423 @@
+//! From bytes to heads.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Bytes, BytesMut};
+use memchr::memchr_iter;
+use outrigger_http::{HeaderName, Headers, Known, Method, RequestHead, ResponseHead, Scheme, Version};
+
+/// Bounds on a head.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadLimits {
+    pub(crate) bytes_max: usize,
+    pub(crate) headers_max: usize,
+    /// HTTP/1.0 is answered with 426 unless this is set.
+    pub(crate) accept_http_10: bool,
+}
+
+/// Why a head is refused. The text goes to the access log (`RESPONSE_CODE_DETAILS`), never to the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeadError {
+    #[error("http1.codec_error")]
+    Malformed,
+    #[error("http1.bare_cr_or_lf")]
+    BareLineBreak,
+    #[error("request_headers_too_large")]
+    TooLarge,
+    #[error("request_headers_count_exceeded")]
+    TooManyHeaders,
+    #[error("http1.invalid_url")]
+    InvalidTarget,
+    #[error("http1.invalid_host")]
+    InvalidHost,
+    #[error("http1.content_length_invalid")]
+    InvalidContentLength,
+    #[error("http1.content_length_and_chunked_not_allowed")]
+    ConflictingLengths,
+    #[error("http1.invalid_transfer_encoding")]
+    UnsupportedTransferEncoding,
+    #[error("low_version")]
+    LowVersion,
+    #[error("http1.invalid_status")]
+    InvalidStatus,
+}
+
+impl HeadError {
+    /// The status that a client gets.
+    pub(crate) const fn status(self) -> u16 {
+        match self {
+            HeadError::TooLarge | HeadError::TooManyHeaders => 431,
+            HeadError::UnsupportedTransferEncoding => 501,
+            HeadError::LowVersion => 426,
+            _ => 400,
+        }
+    }
+}
+
+/// How a body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyLength {
+    None,
+    Length(u64),
+    Chunked,
+    /// Responses only: until the connection closes.
+    UntilClose,
+}
+
+#[derive(Debug)]
+pub(crate) struct ParsedRequest {
+    pub(crate) head: RequestHead,
+    pub(crate) body: BodyLength,
+    pub(crate) keep_alive: bool,
+    pub(crate) expect_continue: bool,
+    /// The `Upgrade` header's value, where `Connection` names it.
+    pub(crate) upgrade: Option<Bytes>,
+    pub(crate) head_bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct ParsedResponse {
+    pub(crate) head: ResponseHead,
+    pub(crate) body: BodyLength,
+    pub(crate) keep_alive: bool,
+    pub(crate) upgrade: Option<Bytes>,
+    pub(crate) head_bytes: usize,
+}
+
+/// Looks for the end of a head, each byte once, however small the pieces come.
+#[derive(Debug, Default)]
+pub(crate) struct HeadScan {
+    scanned: usize,
+}
+
+impl HeadScan {
+    /// The head's length once its end is there.
+    fn end(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
+        for found in memchr_iter(b'\n', &buffer[self.scanned..]) {
+            let at = self.scanned + found;
+            if at == 0 || buffer[at - 1] != b'\r' {
+                return Err(HeadError::BareLineBreak);
+            }
+            if at >= 3 && &buffer[at - 3..at - 1] == b"\r\n" {
+                return Ok(Some(at + 1));
+            }
+        }
+        self.scanned = buffer.len();
+        Ok(None)
+    }
+
+    /// Takes the bytes of a whole head out of the buffer.
+    fn take(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Bytes>, HeadError> {
+        match self.end(buffer)? {
+            Some(end) if end > bytes_max => Err(HeadError::TooLarge),
+            Some(end) => {
+                self.scanned = 0;
+                Ok(Some(buffer.split_to(end).freeze()))
+            }
+            None if buffer.len() >= bytes_max => Err(HeadError::TooLarge),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Headers on the stack for the usual limits.
+const HEADERS_ON_STACK: usize = 128;
+
+/// Parses a request's head out of the buffer; `None`: more bytes are needed.
+pub(crate) fn parse_request(
+    buffer: &mut BytesMut,
+    scan: &mut HeadScan,
+    limits: HeadLimits,
+) -> Result<Option<ParsedRequest>, HeadError> {
+    // An empty line before the request line is skipped (RFC 9112 §2.2), one for each message.
+    if scan.scanned == 0 && buffer.starts_with(b"\r\n") {
+        _ = buffer.split_to(2);
+    }
+    let Some(bytes) = scan.take(buffer, limits.bytes_max)? else { return Ok(None) };
+    let mut request = httparse::Request::new(&mut []);
+    if limits.headers_max <= HEADERS_ON_STACK {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS_ON_STACK];
+        let status = request.parse_with_uninit_headers(&bytes, &mut headers[..limits.headers_max]);
+        build_request(&bytes, &request, status, limits).map(Some)
+    } else {
+        let mut headers = vec![MaybeUninit::uninit(); limits.headers_max];
+        let status = request.parse_with_uninit_headers(&bytes, &mut headers);
+        build_request(&bytes, &request, status, limits).map(Some)
+    }
+}
+
+fn check_status(status: Result<httparse::Status<usize>, httparse::Error>, length: usize) -> Result<(), HeadError> {
+    match status {
+        Ok(httparse::Status::Complete(parsed)) if parsed == length => Ok(()),
+        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyHeaders),
+        _ => Err(HeadError::Malformed),
+    }
+}
+
+fn build_request(
+    bytes: &Bytes,
+    request: &httparse::Request<'_, '_>,
+    status: Result<httparse::Status<usize>, httparse::Error>,
+    limits: HeadLimits,
+) -> Result<ParsedRequest, HeadError> {
+    check_status(status, bytes.len())?;
+    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+        return Err(HeadError::Malformed);
+    };
+    let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+    if version == Version::Http10 && !limits.accept_http_10 {
+        return Err(HeadError::LowVersion);
+    }
+    let method = Method::from_bytes(method.as_bytes()).ok_or(HeadError::Malformed)?;
+    let mut fields = Fields::collect(bytes, request.headers, Side::Request)?;
+    let (scheme, target_authority, path) = split_target(&method, bytes.slice_ref(target.as_bytes()))?;
+    let authority = match (target_authority, fields.host.take()) {
+        (Some(authority), Some(host)) => {
+            check_host(&host)?;
+            authority
+        }
+        (Some(authority), None) if version == Version::Http10 => authority,
+        (None, Some(host)) => {
+            check_host(&host)?;
+            host
+        }
+        (None, None) if version == Version::Http10 => Bytes::new(),
+        // RFC 9112 §3.2: a request of HTTP/1.1 without Host is answered with 400, whatever its target.
+        (_, None) => return Err(HeadError::InvalidHost),
+    };
+    let body = match (fields.chunked, fields.content_length) {
+        (true, None) if version == Version::Http11 => BodyLength::Chunked,
+        (true, _) => return Err(HeadError::ConflictingLengths),
+        (false, None | Some(0)) => BodyLength::None,
+        (false, Some(length)) => BodyLength::Length(length),
+    };
+    let expect_continue =
+        fields.headers.get(&HeaderName::EXPECT).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"));
+    Ok(ParsedRequest {
+        keep_alive: fields.keep_alive(version),
+        upgrade: fields.upgrade.filter(|_| fields.connection_upgrade && version == Version::Http11),
+        head: RequestHead { method, scheme, authority, path, version, headers: fields.headers },
+        body,
+        expect_continue: expect_continue && version == Version::Http11,
+        head_bytes: bytes.len(),
+    })
+}
+
+/// The forms of RFC 9112 §3.2: origin, absolute, authority (CONNECT) and asterisk (OPTIONS).
+fn split_target(method: &Method, target: Bytes) -> Result<(Scheme, Option<Bytes>, Bytes), HeadError> {
+    if target.iter().any(|byte| matches!(byte, 0..=0x20 | 0x7f | b'#')) {
+        return Err(HeadError::InvalidTarget);
+    }
+    if *method == Method::Connect {
+        check_host(&target)?;
+        return Ok((Scheme::Http, Some(target), Bytes::new()));
+    }
+    if target.starts_with(b"/") || (*method == Method::Options && &target[..] == b"*") {
+        return Ok((Scheme::Http, None, target));
+    }
+    let lower = target.get(..8).unwrap_or(&target).to_ascii_lowercase();
+    let (scheme, skip) = if lower.starts_with(b"http://") {
+        (Scheme::Http, 7)
+    } else if lower.starts_with(b"https://") {
+        (Scheme::Https, 8)
+    } else {
+        return Err(HeadError::InvalidTarget);
+    };
+    let rest = target.slice(skip..);
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let authority = rest.slice(..end);
+    check_host(&authority)?;
+    let path = match rest.get(end) {
+        Some(b'/') => rest.slice(end..),
+        Some(_) => Bytes::from([b"/", &rest[end..]].concat()),
+        None => Bytes::from_static(b"/"),
+    };
+    Ok((scheme, Some(authority), path))
+}
+
+/// `host [":" port]` (RFC 9110 §7.2): a name, an IPv4 address or an IP literal in brackets; no user information.
+pub(crate) fn check_host(host: &[u8]) -> Result<(), HeadError> {
+    let (name, port) = match host.first() {
+        None => return Err(HeadError::InvalidHost),
+        Some(b'[') => {
+            let close = host.iter().position(|byte| *byte == b']').ok_or(HeadError::InvalidHost)?;
+            if !host[1..close].iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.' | b'%')) || close < 3 {
+                return Err(HeadError::InvalidHost);
+            }
+            (&b"x"[..], &host[close + 1..])
+        }
+        Some(_) => match host.iter().position(|byte| *byte == b':') {
+            Some(at) => host.split_at(at),
+            None => (host, &b""[..]),
+        },
+    };
+    let name_byte = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
+    if name.is_empty() || !name.iter().all(name_byte) {
+        return Err(HeadError::InvalidHost);
+    }
+    match port.split_first() {
+        None => Ok(()),
+        Some((b':', digits)) if digits.len() <= 5 && !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) => {
+            Ok(())
+        }
+        Some(_) => Err(HeadError::InvalidHost),
+    }
+}
+
+/// Parses a response's head out of the buffer. `request` is the method that it answers.
+pub(crate) fn parse_response(
+    buffer: &mut BytesMut,
+    scan: &mut HeadScan,
+    limits: HeadLimits,
+    request: &Method,
+) -> Result<Option<ParsedResponse>, HeadError> {
+    let Some(bytes) = scan.take(buffer, limits.bytes_max)? else { return Ok(None) };
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_ON_STACK];
+    let mut response = httparse::Response::new(&mut []);
+    let headers = &mut headers[..limits.headers_max.min(HEADERS_ON_STACK)];
+    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, &bytes, headers);
+    check_status(status, bytes.len())?;
+    let (Some(code), Some(version)) = (response.code, response.version) else { return Err(HeadError::Malformed) };
+    if !(100..=599).contains(&code) {
+        return Err(HeadError::InvalidStatus);
+    }
+    let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+    let fields = Fields::collect(&bytes, response.headers, Side::Response)?;
+    let bodyless = *request == Method::Head || code < 200 || code == 204 || code == 304;
+    let body = match (fields.chunked, fields.content_length) {
+        (true, Some(_)) => return Err(HeadError::ConflictingLengths),
+        _ if bodyless || (*request == Method::Connect && code < 300) => BodyLength::None,
+        (true, None) if version == Version::Http10 => return Err(HeadError::UnsupportedTransferEncoding),
+        (true, None) => BodyLength::Chunked,
+        (false, Some(0)) => BodyLength::None,
+        (false, Some(length)) => BodyLength::Length(length),
+        (false, None) => BodyLength::UntilClose,
+    };
+    Ok(Some(ParsedResponse {
+        keep_alive: fields.keep_alive(version) && body != BodyLength::UntilClose,
+        upgrade: fields.upgrade.filter(|_| fields.connection_upgrade),
+        head: ResponseHead { status: code, version, headers: fields.headers },
+        body,
+        head_bytes: bytes.len(),
+    }))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Request,
+    Response,
+}
+
+/// The header fields of a head, with those that belong to the connection taken out.
+struct Fields {
+    headers: Headers,
+    host: Option<Bytes>,
+    content_length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    persist: bool,
+    connection_upgrade: bool,
+    upgrade: Option<Bytes>,
+}
+
+impl Fields {
+    fn collect(bytes: &Bytes, parsed: &[httparse::Header<'_>], side: Side) -> Result<Fields, HeadError> {
+        let mut fields = Fields {
+            headers: Headers::with_capacity(parsed.len() + 4),
+            host: None,
+            content_length: None,
+            chunked: false,
+            close: false,
+            persist: false,
+            connection_upgrade: false,
+            upgrade: None,
+        };
+        let mut nominated: Vec<HeaderName> = Vec::new();
+        for header in parsed {
+            let name =
+                HeaderName::from_shared(bytes.slice_ref(header.name.as_bytes())).map_err(|_| HeadError::Malformed)?;
+            if header.value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
+                return Err(HeadError::BareLineBreak);
+            }
+            let value = if header.value.is_empty() { Bytes::new() } else { bytes.slice_ref(header.value) };
+            fields.field(name, value, side, &mut nominated)?;
+        }
+        for name in nominated {
+            fields.headers.remove(&name);
+        }
+        Ok(fields)
+    }
+
+    fn field(
+        &mut self,
+        name: HeaderName,
+        value: Bytes,
+        side: Side,
+        nominated: &mut Vec<HeaderName>,
+    ) -> Result<(), HeadError> {
+        match name.known() {
+            Some(Known::Host) if side == Side::Request => {
+                if self.host.replace(value).is_some() {
+                    return Err(HeadError::InvalidHost);
+                }
+            }
+            Some(Known::ContentLength) => {
+                let length = parse_length(&value).ok_or(HeadError::InvalidContentLength)?;
+                if self.content_length.replace(length).is_some() {
+                    return Err(HeadError::InvalidContentLength);
+                }
+                self.headers.append(name, value);
+            }
+            Some(Known::TransferEncoding) => {
+                if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                    return Err(HeadError::UnsupportedTransferEncoding);
+                }
+                self.chunked = true;
+            }
+            Some(Known::Connection) => self.connection(&value, nominated),
+            Some(Known::Upgrade) => self.upgrade = Some(value),
+            // `te: trailers` is for the whole way of a gRPC call; other codings are the connection's.
+            Some(Known::Te) if value.eq_ignore_ascii_case(b"trailers") => self.headers.append(name, value),
+            Some(Known::Te | Known::KeepAlive | Known::ProxyConnection | Known::Http2Settings) => {}
+            _ => self.headers.append(name, value),
+        }
+        Ok(())
+    }
+
+    fn connection(&mut self, value: &[u8], nominated: &mut Vec<HeaderName>) {
+        for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"close") {
+                self.close = true;
+            } else if token.eq_ignore_ascii_case(b"keep-alive") {
+                self.persist = true;
+            } else if token.eq_ignore_ascii_case(b"upgrade") {
+                self.connection_upgrade = true;
+            } else if let Ok(name) = HeaderName::from_bytes(token) {
+                // A nominated field is the connection's own, but for those that frame or route the message.
+                if !matches!(name.known(), Some(Known::ContentLength | Known::Te)) && nominated.len() < HEADERS_ON_STACK
+                {
+                    nominated.push(name);
+                }
+            }
+        }
+    }
+
+    const fn keep_alive(&self, version: Version) -> bool {
+        match version {
+            Version::Http10 => self.persist && !self.close,
+            _ => !self.close,
+        }
+    }
+}
+
+/// Digits only: no sign, no list (RFC 9112 §6.3 lets a recipient refuse equal repetitions, and we do).
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(value.iter().fold(0, |length, digit| length * 10 + u64::from(digit - b'0')))
+}
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -1,0 +1,165 @@
+//! From heads to bytes.
+
+use bytes::Bytes;
+use outrigger_http::{HeaderName, RequestHead, ResponseHead};
+
+use super::body::BodyEncoder;
+use crate::write_queue::WriteQueue;
+
+pub(super) fn field(out: &mut WriteQueue, name: &[u8], value: &[u8]) {
+    out.push_slice(name);
+    out.push_slice(b": ");
+    out.push_slice(value);
+    out.push_slice(b"\r\n");
+}
+
+/// Writes a request's head. `end`: no body follows. `upgrade`: an upgrade that goes on to the origin.
+pub(crate) fn write_request(
+    out: &mut WriteQueue,
+    head: &RequestHead,
+    end: bool,
+    upgrade: Option<&Bytes>,
+    trailers: bool,
+) -> BodyEncoder {
+    out.push_slice(head.method.as_bytes());
+    out.push_slice(b" ");
+    // A CONNECT names its target, every other request has a path.
+    out.push_slice(if head.path.is_empty() { &head.authority } else { &head.path });
+    out.push_slice(b" HTTP/1.1\r\nhost: ");
+    out.push_slice(&head.authority);
+    out.push_slice(b"\r\n");
+    let mut length = None;
+    for (name, value) in &head.headers {
+        if name.is_hop_by_hop() && *name != HeaderName::TE || *name == HeaderName::HOST {
+            continue;
+        }
+        if *name == HeaderName::CONTENT_LENGTH {
+            if end || upgrade.is_some() {
+                // Said below where it matters: a filter may have changed the body.
+                continue;
+            }
+            length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            if length.is_none() {
+                continue;
+            }
+        }
+        field(out, name.as_bytes(), value);
+    }
+    let encoder = match (upgrade, end, length) {
+        (Some(protocol), ..) => {
+            out.push_slice(b"connection: upgrade\r\nupgrade: ");
+            out.push_slice(protocol);
+            out.push_slice(b"\r\n");
+            BodyEncoder::UntilClose
+        }
+        (None, true, _) => {
+            if head.headers.contains(&HeaderName::CONTENT_LENGTH) || has_body_semantics(head) {
+                out.push_slice(b"content-length: 0\r\n");
+            }
+            BodyEncoder::None
+        }
+        (None, false, Some(length)) => BodyEncoder::Length(length),
+        (None, false, None) => {
+            out.push_slice(b"transfer-encoding: chunked\r\n");
+            BodyEncoder::Chunked { trailers }
+        }
+    };
+    out.push_slice(b"\r\n");
+    encoder
+}
+
+/// Methods whose empty body is said (RFC 9110 §8.6).
+fn has_body_semantics(head: &RequestHead) -> bool {
+    use outrigger_http::Method;
+    matches!(head.method, Method::Post | Method::Put | Method::Patch)
+}
+
+/// How a response's connection goes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ResponseFraming<'a> {
+    pub(crate) end: bool,
+    /// The request was HEAD: the head is written as if a body followed.
+    pub(crate) head_request: bool,
+    pub(crate) http10: bool,
+    pub(crate) close: bool,
+    pub(crate) upgrade: Option<&'a Bytes>,
+    pub(crate) trailers: bool,
+}
+
+/// Writes a response's head.
+pub(crate) fn write_response(out: &mut WriteQueue, head: &ResponseHead, framing: ResponseFraming<'_>) -> BodyEncoder {
+    status_line(out, head.status);
+    let bodyless = head.status < 200 || head.status == 204 || head.status == 304;
+    let mut length = None;
+    for (name, value) in &head.headers {
+        if name.is_hop_by_hop() {
+            continue;
+        }
+        if *name == HeaderName::CONTENT_LENGTH {
+            if head.status < 200 || head.status == 204 {
+                continue;
+            }
+            length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            if length.is_none() || (framing.end && length != Some(0) && !framing.head_request && head.status != 304) {
+                length = None;
+                continue;
+            }
+        }
+        field(out, name.as_bytes(), value);
+    }
+    if let Some(protocol) = framing.upgrade {
+        out.push_slice(b"connection: upgrade\r\nupgrade: ");
+        out.push_slice(protocol);
+        out.push_slice(b"\r\n\r\n");
+        return BodyEncoder::UntilClose;
+    }
+    let encoder = match length {
+        _ if bodyless || framing.head_request => {
+            if framing.head_request && !bodyless && length.is_none() && !framing.end {
+                out.push_slice(b"transfer-encoding: chunked\r\n");
+            }
+            BodyEncoder::None
+        }
+        Some(length) => BodyEncoder::Length(length),
+        None if framing.end => {
+            out.push_slice(b"content-length: 0\r\n");
+            BodyEncoder::None
+        }
+        None if framing.http10 => BodyEncoder::UntilClose,
+        None => {
+            out.push_slice(b"transfer-encoding: chunked\r\n");
+            BodyEncoder::Chunked { trailers: framing.trailers }
+        }
+    };
+    if framing.close || encoder == BodyEncoder::UntilClose {
+        out.push_slice(b"connection: close\r\n");
+    } else if framing.http10 {
+        out.push_slice(b"connection: keep-alive\r\n");
+    }
+    out.push_slice(b"\r\n");
+    encoder
+}
+
+/// Writes a 1xx head.
+pub(crate) fn write_informational(out: &mut WriteQueue, head: &ResponseHead) {
+    status_line(out, head.status);
+    for (name, value) in &head.headers {
+        if !name.is_hop_by_hop() && *name != HeaderName::CONTENT_LENGTH {
+            field(out, name.as_bytes(), value);
+        }
+    }
+    out.push_slice(b"\r\n");
+}
+
+fn status_line(out: &mut WriteQueue, status: u16) {
+    let digits = [b'0' + (status / 100 % 10) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8];
+    out.push_slice(b"HTTP/1.1 ");
+    out.push_slice(&digits);
+    out.push_slice(b" ");
+    out.push_slice(reason(status).as_bytes());
+    out.push_slice(b"\r\n");
+}
+
+fn reason(status: u16) -> &'static str {
+    http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Unknown")
+}

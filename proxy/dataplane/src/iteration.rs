@@ -1,0 +1,284 @@
+//! The walk of one message over a filter chain, without I/O.
+//!
+//! Events go in (head, data, trailers, a paused filter that goes on), what came through all filters goes out
+//! ([`Passed`]). A paused filter holds the head, the data and the trailers that reach it; data goes in order and no byte
+//! is lost or doubled, whatever filters pause and in which order they go on.
+
+use bytes::Bytes;
+use outrigger_http::BodyBuffer;
+
+use crate::error::{ErrorKind, LocalReply, StreamError};
+use crate::filter::{Action, Filters, Pause, Way};
+
+/// What came through the chain and wasn't taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    /// The head passed; whether it ends the message.
+    pub(crate) head: Option<bool>,
+    pub(crate) data: BodyBuffer,
+    /// The data ends the message.
+    pub(crate) end: bool,
+    pub(crate) trailers: bool,
+}
+
+/// What stops a walk.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Reply(LocalReply),
+    Reset,
+    Error(StreamError),
+}
+
+/// A place in the chain where a message waits.
+#[derive(Debug, Default)]
+struct Place {
+    paused: Option<Pause>,
+    /// The head is held here; whether it ends the message.
+    head: Option<bool>,
+    data: BodyBuffer,
+    /// The data that is held here ends the message.
+    end: bool,
+    trailers: bool,
+    /// The filter hasn't seen the data that is held for it.
+    unseen: bool,
+}
+
+/// One message's walk.
+#[derive(Debug)]
+pub(crate) struct Iteration {
+    way: Way,
+    places: Vec<Place>,
+    /// Whose data lies in the stream's state, for callbacks that come while it is paused.
+    shown: Option<usize>,
+    /// What a filter that buffers the whole body may hold.
+    buffer_bytes_max: usize,
+    pub(crate) passed: Passed,
+}
+
+impl Iteration {
+    pub(crate) fn new(way: Way, filters: usize, buffer_bytes_max: usize) -> Iteration {
+        let places = (0..filters).map(|_| Place::default()).collect();
+        Iteration { way, places, shown: None, buffer_bytes_max, passed: Passed::default() }
+    }
+
+    /// Whether a filter holds the message back.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.places.iter().any(|place| place.paused.is_some())
+    }
+
+    /// Whether more data may be read: nothing is held back beyond its bound.
+    pub(crate) fn wants_data(&self, filters: &Filters) -> bool {
+        let limit = self.buffer_bytes_max;
+        self.places.iter().enumerate().all(|(at, place)| match place.paused {
+            Some(Pause::Watermark) => self.held(at, filters) < limit,
+            _ => true,
+        })
+    }
+
+    fn held(&self, at: usize, filters: &Filters) -> usize {
+        if self.shown == Some(at) { filters.body_len(self.way) } else { self.places[at].data.len() }
+    }
+
+    /// The message's head has come.
+    pub(crate) fn head(&mut self, filters: &mut Filters, end: bool) -> Result<(), Stop> {
+        self.head_from(0, filters, end)
+    }
+
+    fn head_from(&mut self, from: usize, filters: &mut Filters, end: bool) -> Result<(), Stop> {
+        for at in from..self.places.len() {
+            match self.call(at, filters, |filters, way, at| filters.head(way, at, end)) {
+                Action::Continue => {}
+                Action::Pause(pause) => {
+                    let place = &mut self.places[at];
+                    place.paused = Some(pause);
+                    place.head = Some(end);
+                    return Ok(());
+                }
+                Action::Respond(reply) => return Err(Stop::Reply(reply)),
+                Action::Fail(error) => return Err(Stop::Error(error)),
+                Action::Reset => return Err(Stop::Reset),
+            }
+        }
+        self.passed.head = Some(end);
+        Ok(())
+    }
+
+    /// A part of the body has come; `end`: the last, and no trailers follow.
+    pub(crate) fn data(&mut self, filters: &mut Filters, bytes: Bytes, end: bool) -> Result<(), Stop> {
+        let mut data = BodyBuffer::new();
+        data.push(bytes);
+        self.data_from(0, filters, data, end)
+    }
+
+    fn data_from(&mut self, from: usize, filters: &mut Filters, mut data: BodyBuffer, end: bool) -> Result<(), Stop> {
+        for at in from..self.places.len() {
+            let held = self.places[at].paused;
+            let mut view = match held {
+                // The filter drops what it was shown: it only sees what is new.
+                Some(Pause::Drop) | None => BodyBuffer::new(),
+                Some(_) => self.take(at, filters),
+            };
+            view.append(&mut data);
+            if let Some(Pause::Buffer { all: true } | Pause::Watermark) = held
+                && self.places[at].head.is_some()
+            {
+                self.places[at].unseen = true;
+                return self.keep(at, filters, view, end);
+            }
+            filters.set_body(self.way, view);
+            let action = self.call(at, filters, |filters, way, at| filters.data(way, at, end));
+            data = filters.take_body(self.way);
+            match action {
+                Action::Continue => self.release(at, filters, end && data.is_empty())?,
+                Action::Pause(Pause::Drop) => {
+                    self.places[at].paused = Some(Pause::Drop);
+                    self.places[at].end = end;
+                    return Ok(());
+                }
+                Action::Pause(pause) => {
+                    // A head that was held by a plain stop goes on only with a Continue; a data pause keeps it.
+                    self.places[at].paused = Some(match pause {
+                        Pause::Buffer { .. } => Pause::Buffer { all: false },
+                        other => other,
+                    });
+                    return self.keep(at, filters, data, end);
+                }
+                Action::Respond(reply) => return Err(Stop::Reply(reply)),
+                Action::Fail(error) => return Err(Stop::Error(error)),
+                Action::Reset => return Err(Stop::Reset),
+            }
+        }
+        self.passed.data.append(&mut data);
+        self.passed.end |= end;
+        Ok(())
+    }
+
+    /// The filter lets the message go on: a head that is held here goes first. `ends`: nothing follows it.
+    fn release(&mut self, at: usize, filters: &mut Filters, ends: bool) -> Result<(), Stop> {
+        let place = &mut self.places[at];
+        place.paused = None;
+        place.unseen = false;
+        match place.head.take() {
+            Some(end) => self.head_from(at + 1, filters, end || ends),
+            None => Ok(()),
+        }
+    }
+
+    fn keep(&mut self, at: usize, filters: &mut Filters, data: BodyBuffer, end: bool) -> Result<(), Stop> {
+        let place = &mut self.places[at];
+        place.end |= end;
+        let over = data.len() > self.buffer_bytes_max && matches!(place.paused, Some(Pause::Buffer { .. }));
+        if over {
+            return Err(Stop::Error(StreamError::internal(match self.way {
+                Way::Request => ErrorKind::RequestTooLarge,
+                Way::Response => ErrorKind::ResponseTooLarge,
+            })));
+        }
+        self.stash(filters);
+        filters.set_body(self.way, data);
+        self.shown = Some(at);
+        Ok(())
+    }
+
+    /// Puts the data that is shown back to its place.
+    fn stash(&mut self, filters: &mut Filters) {
+        if let Some(at) = self.shown.take() {
+            self.places[at].data = filters.take_body(self.way);
+        }
+    }
+
+    fn take(&mut self, at: usize, filters: &mut Filters) -> BodyBuffer {
+        self.stash(filters);
+        std::mem::take(&mut self.places[at].data)
+    }
+
+    /// Calls a filter that must not see what another one holds.
+    fn call(&mut self, at: usize, filters: &mut Filters, f: impl FnOnce(&mut Filters, Way, usize) -> Action) -> Action {
+        let stashed = match self.shown {
+            Some(shown) if shown != at => Some((shown, filters.take_body(self.way))),
+            _ => None,
+        };
+        let action = f(filters, self.way, at);
+        if let Some((shown, data)) = stashed {
+            let own = filters.take_body(self.way);
+            if own.is_empty() {
+                filters.set_body(self.way, data);
+            } else {
+                // The called filter's own data is taken by the caller; the other's goes back to its place.
+                self.places[shown].data = data;
+                self.shown = None;
+                filters.set_body(self.way, own);
+            }
+        }
+        action
+    }
+
+    /// The trailers have come; they lie in the stream's state.
+    pub(crate) fn trailers(&mut self, filters: &mut Filters) -> Result<(), Stop> {
+        self.trailers_from(0, filters)
+    }
+
+    fn trailers_from(&mut self, from: usize, filters: &mut Filters) -> Result<(), Stop> {
+        for at in from..self.places.len() {
+            let place = &self.places[at];
+            if place.head.is_some() && matches!(place.paused, Some(Pause::Buffer { all: true } | Pause::Watermark)) {
+                self.places[at].trailers = true;
+                return Ok(());
+            }
+            match self.call(at, filters, Filters::trailers) {
+                Action::Continue => {
+                    let held = self.take(at, filters);
+                    self.release(at, filters, false)?;
+                    if !held.is_empty() {
+                        self.data_from(at + 1, filters, held, false)?;
+                    }
+                }
+                Action::Pause(_) => {
+                    let place = &mut self.places[at];
+                    place.paused.get_or_insert(Pause::Hold);
+                    place.trailers = true;
+                    return Ok(());
+                }
+                Action::Respond(reply) => return Err(Stop::Reply(reply)),
+                Action::Fail(error) => return Err(Stop::Error(error)),
+                Action::Reset => return Err(Stop::Reset),
+            }
+        }
+        self.passed.trailers = true;
+        Ok(())
+    }
+
+    /// A paused filter goes on; nothing happens where it isn't paused.
+    pub(crate) fn resume(&mut self, at: usize, filters: &mut Filters) -> Result<(), Stop> {
+        if self.places.get(at).is_none_or(|place| place.paused.is_none()) {
+            return Ok(());
+        }
+        let data = self.take(at, filters);
+        let place = &mut self.places[at];
+        let (end, trailers, unseen) = (place.end, std::mem::take(&mut place.trailers), place.unseen);
+        // Trailers that wait because of the head were not shown to the filter yet.
+        let trailers_from = if place.head.is_some() { at } else { at + 1 };
+        let has_body = !data.is_empty() || end;
+        place.end = false;
+        self.release(at, filters, end && data.is_empty() && !unseen)?;
+        if has_body && !self.passed_end_with_head() {
+            self.data_from(if unseen { at } else { at + 1 }, filters, data, end)?;
+        }
+        if trailers {
+            if self.places[at].paused.is_some() {
+                self.places[at].trailers = true;
+                return Ok(());
+            }
+            self.trailers_from(trailers_from, filters)?;
+        }
+        Ok(())
+    }
+
+    fn passed_end_with_head(&self) -> bool {
+        self.passed.head == Some(true)
+    }
+}
+
+#[cfg(test)]
+#[path = "iteration_tests.rs"]
+mod tests;

@@ -1,0 +1,42 @@
+//! The data plane: workers that accept, route, filter and forward.
+//!
+//! [`Workers`] owns the threads; [`Prepared`] is a generation that can't fail any more; [`Workers::publish`] swaps. A stream
+//! pins the generation that it began with; the next one on the same connection has the newest. Nothing is drained for a
+//! filter or a route.
+//!
+//! The way of a request: `listener` accepts, `serve` drives the connection, `exchange` drives one request through
+//! `normalize`, the router and the `iteration` over its filters to `cluster` and `upstream`, and back.
+//!
+//! *Architecture invariants:* no proto type, no hyper and no tonic here. Nothing on the request path is shared between
+//! workers, but for the counts of circuit breakers. Names of HTTP versions end in `downstream`, `upstream` and `serve`.
+
+mod access_log;
+mod cluster;
+mod date;
+mod downstream;
+mod error;
+mod exchange;
+mod filter;
+mod http1;
+mod http2;
+mod iteration;
+mod listener;
+mod live;
+mod normalize;
+mod plugin;
+mod prepared;
+mod serve;
+mod stats;
+mod tcp;
+mod timer;
+mod transport;
+mod tunnel;
+mod upstream;
+mod worker;
+mod workers;
+mod write_queue;
+
+pub use cluster::{ClusterStatus, EndpointStatus};
+pub use plugin::PreparedPlugin;
+pub use prepared::{BoundListener, ListenerFailure, Prepared, WorkerVms};
+pub use workers::{Options, PublishError, Workers};

@@ -1,0 +1,199 @@
+//! A worker's view of a generation, built from the previous one so that equal parts keep their connections and VMs.
+//! Building cannot fail.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::{
+    FailurePolicy, FilterConfig, HttpConnectionManager, NetworkFilter, RouteConfig, RouteSource, Snapshot, TcpProxy,
+    WasmPlugin,
+};
+
+use crate::cluster::{ClusterHandle, ClusterStatus};
+use crate::error::{ErrorKind, StreamError};
+use crate::exchange::Exchange;
+use crate::filter::StreamFilter;
+use crate::plugin::{FAILED, FailedFilter, PluginHandle, WasmFilter};
+use crate::prepared::{Prepared, WorkerVms};
+use crate::stats::{HttpStats, TcpStats};
+use crate::worker::WorkerCx;
+
+/// The clusters and plugins of a generation.
+#[derive(Debug)]
+pub(crate) struct LiveConfig {
+    pub(crate) prepared: Arc<Prepared>,
+    /// Made at first use: a worker pays for what it talks to.
+    clusters: RefCell<HashMap<Arc<str>, Rc<ClusterHandle>>>,
+    plugins: Vec<Rc<PluginHandle>>,
+}
+
+/// What a listener's connections do.
+#[derive(Debug, Clone)]
+pub(crate) enum LiveChain {
+    Http(Rc<HttpChain>),
+    Tcp(Rc<TcpChain>),
+}
+
+#[derive(Debug)]
+pub(crate) struct TcpChain {
+    pub(crate) proxy: Arc<TcpProxy>,
+    pub(crate) stats: Rc<TcpStats>,
+    pub(crate) live: Rc<LiveConfig>,
+}
+
+/// A connection manager with its routes and filters.
+#[derive(Debug)]
+pub(crate) struct HttpChain {
+    pub(crate) hcm: Arc<HttpConnectionManager>,
+    /// `None`: the route configuration doesn't exist; every request is a 404.
+    pub(crate) routes: Option<Arc<RouteConfig>>,
+    pub(crate) stats: Rc<HttpStats>,
+    pub(crate) live: Rc<LiveConfig>,
+    filters: Vec<FilterFactory>,
+    buffer_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct FilterFactory {
+    name: Arc<str>,
+    disabled: bool,
+    kind: FilterKind,
+}
+
+#[derive(Debug)]
+enum FilterKind {
+    Wasm(Rc<PluginHandle>),
+    Failed(StreamError),
+}
+
+impl LiveConfig {
+    pub(crate) fn empty() -> Rc<LiveConfig> {
+        let prepared = Prepared { snapshot: Arc::default(), plugins: HashMap::new(), sockets: BTreeMap::new() };
+        Rc::new(LiveConfig { prepared: Arc::new(prepared), clusters: RefCell::default(), plugins: Vec::new() })
+    }
+
+    pub(crate) fn build(
+        prepared: Arc<Prepared>,
+        mut vms: WorkerVms,
+        previous: &LiveConfig,
+        cx: &Rc<WorkerCx>,
+    ) -> Rc<LiveConfig> {
+        let mut clusters = HashMap::new();
+        for (name, handle) in previous.clusters.borrow().iter() {
+            let Some(entry) = prepared.snapshot.clusters.get(name) else { continue };
+            let handle = if Arc::ptr_eq(entry, &handle.entry) {
+                handle.clone()
+            } else {
+                ClusterHandle::build(entry, &cx.registry, &cx.breakers, Some(handle))
+            };
+            clusters.insert(name.clone(), handle);
+        }
+        let plugins: Vec<Rc<PluginHandle>> = prepared
+            .plugins
+            .iter()
+            .map(|(config, plugin)| match previous.plugin(config) {
+                Some(known) => known.clone(),
+                None => PluginHandle::new(config, plugin, vms.vms.remove(config), cx),
+            })
+            .collect();
+        for known in &previous.plugins {
+            if !plugins.iter().any(|plugin| Rc::ptr_eq(plugin, known)) {
+                known.retire();
+            }
+        }
+        Rc::new(LiveConfig { prepared, clusters: RefCell::new(clusters), plugins })
+    }
+
+    fn snapshot(&self) -> &Snapshot {
+        &self.prepared.snapshot
+    }
+
+    fn plugin(&self, config: &Arc<WasmPlugin>) -> Option<&Rc<PluginHandle>> {
+        self.plugins.iter().find(|plugin| Arc::ptr_eq(&plugin.config, config) || plugin.config == *config)
+    }
+
+    pub(crate) fn cluster_exists(&self, name: &str) -> bool {
+        self.snapshot().clusters.contains_key(name)
+    }
+
+    /// A cluster by name, with its connections.
+    pub(crate) fn cluster(&self, cx: &WorkerCx, name: &str) -> Option<Rc<ClusterHandle>> {
+        if let Some(handle) = self.clusters.borrow().get(name) {
+            return Some(handle.clone());
+        }
+        let (name, entry) = self.snapshot().clusters.get_key_value(name)?;
+        let handle = ClusterHandle::build(entry, &cx.registry, &cx.breakers, None);
+        self.clusters.borrow_mut().insert(name.clone(), handle.clone());
+        Some(handle)
+    }
+
+    pub(crate) fn sweep(&self) {
+        let now = tokio::time::Instant::now();
+        self.clusters.borrow().values().for_each(|cluster| cluster.sweep(now));
+    }
+
+    pub(crate) fn status(&self) -> Vec<ClusterStatus> {
+        self.clusters.borrow().values().map(|cluster| cluster.status()).collect()
+    }
+
+    /// What the connections of a network filter do in this generation.
+    pub(crate) fn chain(self: &Rc<Self>, filter: &NetworkFilter, cx: &WorkerCx) -> LiveChain {
+        match filter {
+            NetworkFilter::Http(hcm) => LiveChain::Http(Rc::new(self.http_chain(hcm, cx))),
+            NetworkFilter::Tcp(proxy) => LiveChain::Tcp(Rc::new(TcpChain {
+                proxy: proxy.clone(),
+                stats: TcpStats::new(&cx.registry, &proxy.stat_prefix),
+                live: self.clone(),
+            })),
+        }
+    }
+
+    fn http_chain(self: &Rc<Self>, hcm: &Arc<HttpConnectionManager>, cx: &WorkerCx) -> HttpChain {
+        let routes = match &hcm.routes {
+            RouteSource::Inline(routes) => Some(routes.clone()),
+            RouteSource::Rds { name, .. } => self.snapshot().routes.get(name).cloned(),
+        };
+        let mut filters = Vec::with_capacity(hcm.filters.len());
+        let mut buffer_bytes_max = usize::MAX;
+        for filter in &hcm.filters {
+            let kind = match self.snapshot().filter_config(filter) {
+                FilterConfig::Missing => FilterKind::Failed(StreamError::internal(ErrorKind::FilterMissing)),
+                FilterConfig::Plugin(plugin) => {
+                    let limit = usize::try_from(plugin.limits.body_buffer_bytes).unwrap_or(usize::MAX);
+                    buffer_bytes_max = buffer_bytes_max.min(limit);
+                    match self.plugin(plugin) {
+                        Some(handle) => FilterKind::Wasm(handle.clone()),
+                        // It never started, and its policy lets requests pass.
+                        None if plugin.failure_policy == FailurePolicy::Open => continue,
+                        None => FilterKind::Failed(FAILED),
+                    }
+                }
+            };
+            filters.push(FilterFactory { name: filter.name.clone(), disabled: filter.disabled, kind });
+        }
+        let stats = HttpStats::new(&cx.registry, &hcm.stat_prefix);
+        HttpChain { hcm: hcm.clone(), routes, stats, live: self.clone(), filters, buffer_bytes_max }
+    }
+}
+
+impl HttpChain {
+    /// Gives a stream its filters.
+    pub(crate) fn start_filters(&self, exchange: &mut Exchange<'_>) {
+        if self.filters.is_empty() {
+            return;
+        }
+        let enabled = |factory: &&FilterFactory| !exchange.filter_disabled(&factory.name, factory.disabled);
+        let list: Vec<Box<dyn StreamFilter>> = self
+            .filters
+            .iter()
+            .filter(enabled)
+            .map(|factory| match &factory.kind {
+                FilterKind::Wasm(handle) => Box::new(WasmFilter::new(handle)) as Box<dyn StreamFilter>,
+                FilterKind::Failed(error) => Box::new(FailedFilter(*error)),
+            })
+            .collect();
+        exchange.set_filters(list, self.buffer_bytes_max);
+    }
+}

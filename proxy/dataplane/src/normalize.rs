@@ -1,0 +1,268 @@
+//! What is done to a request's head before anything looks at it: paths, forwarded headers, request ids, and the removal
+//! of what only the proxy may say.
+
+use bytes::{Bytes, BytesMut};
+use outrigger_config::{EscapedSlashes, HttpConnectionManager, PathNormalization};
+use outrigger_http::{HeaderName, Headers, Method, StreamState};
+
+use crate::error::LocalReply;
+use crate::worker::WorkerCx;
+
+/// Headers by which a client could steer the proxy or pretend to be one (Envoy: "internal only headers").
+const INTERNAL_PREFIX: &[u8] = b"x-envoy-";
+
+/// Prepares the head; an answer where the request must not go on.
+pub(crate) fn prepare(
+    state: &mut StreamState,
+    hcm: &HttpConnectionManager,
+    cx: &WorkerCx,
+) -> Result<(), Box<LocalReply>> {
+    if state.request.method != Method::Connect {
+        normalize_path(state, &hcm.path)?;
+    }
+    strip_port(state, &hcm.path);
+    let head = &mut state.request;
+    if hcm.use_remote_address {
+        remove_internal(&mut head.headers);
+    }
+    let remote = state.info.downstream_remote.map(|address| address.ip());
+    if hcm.use_remote_address {
+        let scheme = head.scheme.as_str();
+        if hcm.xff_num_trusted_hops == 0 || !head.headers.contains(&HeaderName::X_FORWARDED_PROTO) {
+            head.headers.set(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
+        }
+        if let Some(remote) = remote.filter(|_| !hcm.skip_xff_append) {
+            append_forwarded_for(&mut head.headers, &remote.to_string());
+        }
+    } else if !head.headers.contains(&HeaderName::X_FORWARDED_PROTO) {
+        let scheme = head.scheme.as_str();
+        head.headers.append(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
+    }
+    if hcm.generate_request_id {
+        let keep = head.headers.contains(&HeaderName::X_REQUEST_ID)
+            && (!hcm.use_remote_address || hcm.preserve_external_request_id);
+        if !keep {
+            head.headers.set(HeaderName::X_REQUEST_ID, cx.request_id());
+        }
+    }
+    Ok(())
+}
+
+/// Envoy joins by a comma without a space.
+fn append_forwarded_for(headers: &mut Headers, remote: &str) {
+    let mut joined = BytesMut::new();
+    for value in headers.get_all(&HeaderName::X_FORWARDED_FOR) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b",");
+        }
+        joined.extend_from_slice(value);
+    }
+    if !joined.is_empty() {
+        joined.extend_from_slice(b",");
+    }
+    joined.extend_from_slice(remote.as_bytes());
+    headers.set(HeaderName::X_FORWARDED_FOR, joined.freeze());
+}
+
+fn remove_internal(headers: &mut Headers) {
+    let any = headers.iter().any(|(name, _)| name.as_bytes().starts_with(INTERNAL_PREFIX));
+    if any {
+        headers.retain(|name, _| !name.as_bytes().starts_with(INTERNAL_PREFIX));
+    }
+}
+
+fn strip_port(state: &mut StreamState, options: &PathNormalization) {
+    if !options.strip_any_host_port && !options.strip_matching_host_port {
+        return;
+    }
+    let authority = &state.request.authority;
+    let Some(at) = authority.iter().rposition(|byte| *byte == b':') else { return };
+    let digits = &authority[at + 1..];
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return;
+    }
+    let local = state.info.downstream_local.map(|address| address.port().to_string());
+    if options.strip_any_host_port || local.is_some_and(|port| port.as_bytes() == digits) {
+        state.request.authority = authority.slice(..at);
+    }
+}
+
+fn bad_path() -> Box<LocalReply> {
+    Box::new(LocalReply::new(400, "path_normalization_failed", ""))
+}
+
+fn normalize_path(state: &mut StreamState, options: &PathNormalization) -> Result<(), Box<LocalReply>> {
+    let path = state.request.path_only();
+    // Nothing to do for nearly every request: no dots, no doubled slashes, no escapes.
+    let plain = !path.contains(&b'%')
+        && !path.contains(&b'\\')
+        && memchr::memmem::find(path, b"//").is_none()
+        && memchr::memmem::find(path, b"/.").is_none();
+    if plain || *path == *b"*" {
+        return Ok(());
+    }
+    let query = state.request.path.slice(path.len()..);
+    let (unescaped, escaped) = unescape_slashes(path, options.escaped_slashes);
+    if escaped && options.escaped_slashes == EscapedSlashes::Reject {
+        return Err(Box::new(LocalReply::new(400, "path_normalization_failed", "")));
+    }
+    let mut new = unescaped;
+    if options.normalize_path {
+        new = remove_dots(&decode_unreserved(&new)?)?;
+    }
+    if options.merge_slashes {
+        new = merge(&new);
+    }
+    let redirect = escaped && options.escaped_slashes == EscapedSlashes::UnescapeAndRedirect;
+    if new != path || redirect {
+        let mut whole = BytesMut::from(&new[..]);
+        whole.extend_from_slice(&query);
+        if redirect {
+            let mut reply = LocalReply::new(307, "path_normalized_redirect", "");
+            _ = reply.headers.try_append(HeaderName::LOCATION, whole.freeze());
+            return Err(Box::new(reply));
+        }
+        state.request.path = whole.freeze();
+    }
+    Ok(())
+}
+
+/// `%2F` and `%5C` in either case.
+fn unescape_slashes(path: &[u8], action: EscapedSlashes) -> (Vec<u8>, bool) {
+    if action == EscapedSlashes::Keep {
+        return (path.to_vec(), false);
+    }
+    let mut out = Vec::with_capacity(path.len());
+    let (mut at, mut found) = (0, false);
+    while at < path.len() {
+        match path.get(at..at + 3) {
+            Some([b'%', b'2', b'f' | b'F']) => {
+                out.push(b'/');
+                (at, found) = (at + 3, true);
+            }
+            Some([b'%', b'5', b'c' | b'C']) => {
+                out.push(b'\\');
+                (at, found) = (at + 3, true);
+            }
+            _ => {
+                out.push(path[at]);
+                at += 1;
+            }
+        }
+    }
+    (out, found)
+}
+
+/// Decodes escapes of unreserved bytes (RFC 3986 §6.2.2.2); an escape that is none is refused.
+fn decode_unreserved(path: &[u8]) -> Result<Vec<u8>, Box<LocalReply>> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut at = 0;
+    while at < path.len() {
+        if path[at] != b'%' {
+            // A backslash is a slash to many an origin (the WHATWG URL standard says so too).
+            out.push(if path[at] == b'\\' { b'/' } else { path[at] });
+            at += 1;
+            continue;
+        }
+        let digits =
+            path.get(at + 1..at + 3).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit)).ok_or_else(bad_path)?;
+        let text = std::str::from_utf8(digits).map_err(|_| bad_path())?;
+        let byte = u8::from_str_radix(text, 16).map_err(|_| bad_path())?;
+        if byte == 0 {
+            return Err(bad_path());
+        }
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(&path[at..at + 3]);
+        }
+        at += 3;
+    }
+    Ok(out)
+}
+
+/// Removes `.` and `..` segments (RFC 3986 §5.2.4); a path that climbs above the root is refused.
+fn remove_dots(path: &[u8]) -> Result<Vec<u8>, Box<LocalReply>> {
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut parts = path.split(|byte| *byte == b'/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        let last = parts.peek().is_none();
+        match part {
+            b"." if last => segments.push(b""),
+            b"." => {}
+            b".." => {
+                segments.pop().ok_or_else(bad_path)?;
+                if last {
+                    segments.push(b"");
+                }
+            }
+            _ => segments.push(part),
+        }
+    }
+    let mut out = Vec::with_capacity(path.len());
+    for segment in &segments {
+        out.push(b'/');
+        out.extend_from_slice(segment);
+    }
+    if out.is_empty() {
+        out.push(b'/');
+    }
+    Ok(out)
+}
+
+fn merge(path: &[u8]) -> Vec<u8> {
+    let mut out: Vec<u8> = Vec::with_capacity(path.len());
+    for byte in path {
+        if *byte != b'/' || out.last() != Some(&b'/') {
+            out.push(*byte);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normalized(path: &str, options: PathNormalization) -> Result<String, u16> {
+        let mut state = StreamState::default();
+        state.request.path = Bytes::copy_from_slice(path.as_bytes());
+        match normalize_path(&mut state, &options) {
+            Ok(()) => Ok(String::from_utf8_lossy(&state.request.path).into_owned()),
+            Err(reply) => Err(reply.status),
+        }
+    }
+
+    #[test]
+    fn paths() {
+        let on = PathNormalization { normalize_path: true, merge_slashes: true, ..PathNormalization::default() };
+        let check =
+            |path, expected: Result<&str, u16>| assert_eq!(normalized(path, on), expected.map(str::to_owned), "{path}");
+        check("/a/b?c=//..", Ok("/a/b?c=//.."));
+        check("/a/./b/../c", Ok("/a/c"));
+        check("/a/b/..", Ok("/a/"));
+        check("/a/b/.", Ok("/a/b/"));
+        check("/..", Err(400));
+        check("/a/../../b", Err(400));
+        check("/a//b///c", Ok("/a/b/c"));
+        check("/%61/%2e%2e/b", Ok("/b"));
+        check("/a%2fb", Ok("/a%2fb"));
+        check("/a%zz", Err(400));
+        check("/a%00", Err(400));
+        check("/a\\..\\b", Ok("/b"));
+        let off = PathNormalization::default();
+        assert_eq!(normalized("/a/../b//c%2f", off), Ok("/a/../b//c%2f".to_owned()));
+    }
+
+    #[test]
+    fn escaped_slashes() {
+        let check = |action, expected: Result<&str, u16>| {
+            let options = PathNormalization { escaped_slashes: action, ..PathNormalization::default() };
+            assert_eq!(normalized("/a%2Fb%5cc?d", options), expected.map(str::to_owned), "{action:?}");
+        };
+        check(EscapedSlashes::Keep, Ok("/a%2Fb%5cc?d"));
+        check(EscapedSlashes::Reject, Err(400));
+        check(EscapedSlashes::UnescapeAndForward, Ok("/a/b\\c?d"));
+        check(EscapedSlashes::UnescapeAndRedirect, Err(307));
+    }
+}

@@ -1,0 +1,410 @@
+//! A client's HTTP connection: from its first byte to its last.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use outrigger_config::{CodecType, HttpConnectionManager};
+use outrigger_http::{HeaderName, RequestHead, ResponseFlags, ResponseHead, StreamInfo, StreamState};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::downstream::h1::{Connection, NoRequest};
+use crate::downstream::{Downstream, h2};
+use crate::exchange::{Exchange, Incoming, Outcome};
+use crate::http1::{BodyLength, HeadError, HeadLimits};
+use crate::listener::ListenerSlot;
+use crate::live::{HttpChain, LiveChain};
+use crate::stats::{ActiveGuard, HttpStats};
+use crate::timer::{LazyTimer, earlier};
+use crate::transport::Transport;
+use crate::tunnel;
+use crate::worker::WorkerCx;
+
+/// Envoy waits without a bound for a head; an edge should not, and this is what Envoy recommends.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is read and thrown away of a client that still sends after the last answer, so that it can read it.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: u64 = 1 << 20;
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection's own facts.
+struct Client<'a> {
+    cx: &'a Rc<WorkerCx>,
+    slot: &'a Rc<ListenerSlot>,
+    id: u64,
+    opened: Instant,
+    stats: Rc<HttpStats>,
+}
+
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        self.cx.unregister_idle(self.id);
+        self.stats.downstream_cx_destroy().inc();
+        self.stats
+            .downstream_cx_length_ms()
+            .record(u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX));
+    }
+}
+
+impl Client<'_> {
+    fn chain(&self) -> Option<Rc<HttpChain>> {
+        match self.slot.chain() {
+            LiveChain::Http(chain) => Some(chain),
+            // The listener does something else now: what was accepted as HTTP ends.
+            LiveChain::Tcp(_) => None,
+        }
+    }
+
+    fn closing(&self) -> bool {
+        self.slot.is_closing() || self.cx.draining()
+    }
+
+    fn state(
+        &self,
+        head: RequestHead,
+        head_bytes: usize,
+        remote: Option<std::net::SocketAddr>,
+        local: Option<std::net::SocketAddr>,
+        generation: u64,
+    ) -> StreamState {
+        let listener = self.slot.listener();
+        StreamState {
+            request: head,
+            info: StreamInfo {
+                connection_id: self.id,
+                downstream_remote: remote,
+                downstream_local: local,
+                listener_name: listener.name.clone(),
+                listener_direction: listener.direction,
+                request_header_bytes: head_bytes as u64,
+                generation,
+                ..StreamInfo::default()
+            },
+            ..StreamState::default()
+        }
+    }
+}
+
+/// Serves a connection.
+pub(crate) async fn http(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStream) {
+    let LiveChain::Http(chain) = slot.chain() else { return };
+    let Ok(mut transport) = Transport::new(socket) else { return };
+    chain.stats.downstream_cx_total().inc();
+    let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_active);
+    let client = Client { cx, slot, id: cx.connection_id(), opened: Instant::now(), stats: chain.stats.clone() };
+    let http2 = match chain.hcm.codec {
+        CodecType::Http1 => false,
+        CodecType::Http2 => true,
+        CodecType::Auto => {
+            match tokio::time::timeout(idle_timeout(&chain.hcm), starts_with_preface(&mut transport, &client)).await {
+                Ok(Some(http2)) => http2,
+                _ => return,
+            }
+        }
+    };
+    drop(chain);
+    if http2 {
+        Box::pin(http2_connection(&client, transport)).await;
+    } else {
+        Box::pin(http1_connection(&client, transport)).await;
+    }
+}
+
+fn idle_timeout(hcm: &HttpConnectionManager) -> Duration {
+    hcm.idle_timeout.filter(|timeout| !timeout.is_zero()).unwrap_or(Duration::from_secs(365 * 86_400))
+}
+
+/// Whether the connection speaks HTTP/2; `None`: it closed before it said.
+async fn starts_with_preface(transport: &mut Transport, client: &Client<'_>) -> Option<bool> {
+    poll_fn(|task| {
+        loop {
+            let read = transport.input.len().min(PREFACE.len());
+            if transport.input[..read] != PREFACE[..read] {
+                return Poll::Ready(Some(false));
+            }
+            if read == PREFACE.len() {
+                return Poll::Ready(Some(true));
+            }
+            match transport.poll_fill(task) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => return Poll::Ready((read > 0).then_some(false)),
+                Poll::Pending => {
+                    client.cx.register_idle(client.id, task.waker());
+                    return if client.closing() && read == 0 { Poll::Ready(None) } else { Poll::Pending };
+                }
+            }
+        }
+    })
+    .await
+}
+
+async fn http1_connection(client: &Client<'_>, transport: Transport) {
+    let Some(chain) = client.chain() else { return };
+    let hcm = &chain.hcm;
+    let limits = HeadLimits {
+        bytes_max: hcm.limits.max_request_headers_bytes as usize,
+        headers_max: hcm.limits.max_headers_count as usize,
+        accept_http_10: hcm.http1.accept_http_10,
+    };
+    chain.stats.downstream_cx_http1_total().inc();
+    let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_http1_active);
+    let mut connection = Connection::new(transport, limits, hcm.http1.enable_trailers);
+    drop(chain);
+    let mut timer = LazyTimer::default();
+    let mut requests = 0_u32;
+    loop {
+        let Some(idle_chain) = client.chain() else { break };
+        let next = next_request(client, &mut connection, &idle_chain.hcm, &mut timer).await;
+        drop(idle_chain);
+        let parsed = match next {
+            Some(Ok(parsed)) => parsed,
+            Some(Err(error)) => {
+                refuse(client, &mut connection, error).await;
+                break;
+            }
+            None => break,
+        };
+        // The newest generation, whatever the connection began with.
+        let Some(chain) = client.chain() else { break };
+        requests = requests.saturating_add(1);
+        chain.stats.downstream_rq_http1_total().inc();
+        let over = chain.hcm.max_requests_per_connection.is_some_and(|max| requests >= max)
+            || chain.hcm.max_connection_duration.is_some_and(|max| client.opened.elapsed() >= max);
+        if over || client.closing() {
+            connection.close_after();
+        }
+        let (remote, local) = (connection.transport.remote, connection.transport.local);
+        let generation = chain.live.prepared.snapshot.generation;
+        let state = client.state(parsed.head, parsed.head_bytes, remote, local, generation);
+        let incoming =
+            Incoming { end: parsed.body == BodyLength::None, upgrade: parsed.upgrade, received: Instant::now() };
+        let stats = chain.stats.clone();
+        let idle = chain.hcm.stream_idle_timeout;
+        let exchange =
+            Exchange::new(client.cx, chain, Downstream::H1(&mut connection), Rc::new(RefCell::new(state)), &mut timer);
+        match exchange.run(incoming).await {
+            Outcome::Done if connection.reusable() && !client.closing() => {}
+            Outcome::Tunnel(picked) => {
+                stats.downstream_cx_upgrades_total().inc();
+                let _active = ActiveGuard::new(&stats, HttpStats::downstream_cx_upgrades_active);
+                tunnel::upgraded(connection, picked, idle).await;
+                return;
+            }
+            Outcome::Done => {
+                linger(&mut connection).await;
+                break;
+            }
+            Outcome::Aborted => break,
+        }
+    }
+}
+
+/// Waits for a request: idle, then within its head.
+async fn next_request(
+    client: &Client<'_>,
+    connection: &mut Connection,
+    hcm: &HttpConnectionManager,
+    timer: &mut LazyTimer,
+) -> Option<Result<crate::http1::ParsedRequest, HeadError>> {
+    let began = Instant::now();
+    let idle = began + idle_timeout(hcm);
+    let idle = earlier(Some(idle), hcm.max_connection_duration.map(|max| client.opened + max));
+    let mut head_deadline = None;
+    let mut started = false;
+    poll_fn(|task: &mut Context<'_>| {
+        match connection.poll_request(task, &mut started) {
+            Poll::Ready(Ok(parsed)) => return Poll::Ready(Some(Ok(parsed))),
+            Poll::Ready(Err(NoRequest::Refused(error))) => return Poll::Ready(Some(Err(error))),
+            Poll::Ready(Err(NoRequest::Closed)) => return Poll::Ready(None),
+            Poll::Ready(Err(NoRequest::Truncated)) => {
+                client.stats.downstream_cx_protocol_error().inc();
+                return Poll::Ready(None);
+            }
+            Poll::Pending => {}
+        }
+        if started {
+            let timeout = hcm.request_headers_timeout.unwrap_or(HEADERS_TIMEOUT);
+            let deadline = *head_deadline.get_or_insert_with(|| Instant::now() + timeout);
+            if !timeout.is_zero() && timer.poll_until(Some(deadline), task).is_ready() {
+                client.stats.downstream_rq_header_timeout().inc();
+                return Poll::Ready(None);
+            }
+            return Poll::Pending;
+        }
+        client.cx.register_idle(client.id, task.waker());
+        if client.closing() {
+            return Poll::Ready(None);
+        }
+        if timer.poll_until(idle, task).is_ready() {
+            client.stats.downstream_cx_idle_timeout().inc();
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Answers what is no request, and writes its access log.
+async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadError) {
+    let Some(chain) = client.chain() else { return };
+    let stats = &chain.stats;
+    stats.downstream_rq_total().inc();
+    if matches!(error, HeadError::TooLarge | HeadError::TooManyHeaders) {
+        stats.downstream_rq_too_large().inc();
+    } else {
+        stats.downstream_cx_protocol_error().inc();
+    }
+    let status = error.status();
+    stats.response(status);
+    let mut head = ResponseHead::new(status);
+    head.headers.append(HeaderName::DATE, client.cx.date());
+    head.headers.append(HeaderName::SERVER, chain.hcm.server_name.clone());
+    connection.close_after();
+    connection.send_head(&head, true, None);
+    let (remote, local) = (connection.transport.remote, connection.transport.local);
+    let mut state = client.state(RequestHead::default(), 0, remote, local, chain.live.prepared.snapshot.generation);
+    state.request.path = Bytes::new();
+    state.response = Some(head);
+    state.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    state.info.code_details = error.to_string().into();
+    state.info.mark(outrigger_http::TimingPoint::ResponseComplete);
+    for log in &chain.hcm.access_logs {
+        client.cx.access_log.write(log, &state);
+    }
+    drop(chain);
+    linger(connection).await;
+}
+
+/// Sends what is queued, closes our side and reads on for a moment: a close with unread bytes would be a reset, which
+/// takes the answer away from the client.
+async fn linger(connection: &mut Connection) {
+    let closing = async {
+        if poll_fn(|task| connection.transport.poll_flush(task)).await.is_err() {
+            return;
+        }
+        if connection.transport.eof || poll_fn(|task| connection.transport.poll_shutdown(task)).await.is_err() {
+            return;
+        }
+        let limit = connection.transport.bytes_read + LINGER_BYTES_MAX;
+        while let Ok(n) = poll_fn(|task| connection.transport.poll_fill(task)).await {
+            connection.transport.input.clear();
+            if n == 0 || connection.transport.bytes_read > limit {
+                return;
+            }
+        }
+    };
+    _ = tokio::time::timeout(LINGER, closing).await;
+}
+
+async fn http2_connection(client: &Client<'_>, transport: Transport) {
+    let Some(chain) = client.chain() else { return };
+    let hcm = chain.hcm.clone();
+    chain.stats.downstream_cx_http2_total().inc();
+    let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_http2_active);
+    drop(chain);
+    let (remote, local) = (transport.remote, transport.local);
+    let handshake = ::h2::server::Builder::new()
+        .initial_window_size(hcm.http2.initial_stream_window_bytes)
+        .initial_connection_window_size(hcm.http2.initial_connection_window_bytes)
+        .max_concurrent_streams(hcm.http2.max_concurrent_streams)
+        .max_header_list_size(hcm.limits.max_request_headers_bytes)
+        .max_send_buffer_size(256 * 1024)
+        .handshake::<_, Bytes>(transport.into_prefixed());
+    let Ok(Ok(mut connection)) = tokio::time::timeout(HEADERS_TIMEOUT, handshake).await else {
+        client.stats.downstream_cx_protocol_error().inc();
+        return;
+    };
+    let mut exchanges = FuturesUnordered::new();
+    let mut timer = LazyTimer::default();
+    let mut idle_since = Instant::now();
+    let mut going_away = false;
+    let mut failed = false;
+    loop {
+        let accepted = poll_fn(|task| {
+            // First the exchanges: what they write goes out with the connection's own turn.
+            while let Poll::Ready(Some(())) = exchanges.poll_next_unpin(task) {
+                idle_since = Instant::now();
+            }
+            client.cx.register_idle(client.id, task.waker());
+            if client.closing() && !going_away {
+                going_away = true;
+                connection.graceful_shutdown();
+            }
+            match connection.poll_accept(task) {
+                Poll::Ready(accepted) => return Poll::Ready(accepted),
+                Poll::Pending => {}
+            }
+            if exchanges.is_empty() && !going_away {
+                let idle = idle_since + idle_timeout(&hcm);
+                if timer
+                    .poll_until(earlier(Some(idle), hcm.max_connection_duration.map(|max| client.opened + max)), task)
+                    .is_ready()
+                {
+                    client.stats.downstream_cx_idle_timeout().inc();
+                    going_away = true;
+                    connection.graceful_shutdown();
+                    task.waker().wake_by_ref();
+                }
+            }
+            Poll::Pending
+        });
+        match accepted.await {
+            Some(Ok((request, respond))) => {
+                if let Some(exchange) = http2_exchange(client, request, respond, remote, local) {
+                    exchanges.push(exchange);
+                }
+            }
+            Some(Err(error)) => {
+                failed = !error.is_io();
+                break;
+            }
+            None => break,
+        }
+    }
+    if failed {
+        client.stats.downstream_cx_protocol_error().inc();
+    }
+    // The connection is gone: its streams notice, end and are logged.
+    while exchanges.next().await.is_some() {}
+}
+
+/// A stream of an HTTP/2 connection.
+fn http2_exchange<'c>(
+    client: &'c Client<'c>,
+    request: http::Request<::h2::RecvStream>,
+    mut respond: ::h2::server::SendResponse<Bytes>,
+    remote: Option<std::net::SocketAddr>,
+    local: Option<std::net::SocketAddr>,
+) -> Option<impl Future<Output = ()> + use<'c>> {
+    let chain = client.chain()?;
+    chain.stats.downstream_rq_http2_total().inc();
+    let (parts, body) = request.into_parts();
+    let head = match h2::request_head(&parts) {
+        Ok(head) => head,
+        Err(h2::Refused(status, details)) => {
+            tracing::debug!(connection = client.id, "{details}");
+            chain.stats.downstream_rq_total().inc();
+            chain.stats.response(status);
+            let mut response = http::Response::new(());
+            *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::BAD_REQUEST);
+            _ = respond.send_response(response, true);
+            return None;
+        }
+    };
+    let head_bytes = head.headers.byte_size();
+    let stream = h2::Stream::new(body, respond, &head);
+    let end = stream.request_complete();
+    let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation);
+    let incoming = Incoming { end, upgrade: None, received: Instant::now() };
+    Some(async move {
+        let mut timer = LazyTimer::default();
+        let exchange =
+            Exchange::new(client.cx, chain, Downstream::H2(stream), Rc::new(RefCell::new(state)), &mut timer);
+        exchange.run(incoming).await;
+    })
+}

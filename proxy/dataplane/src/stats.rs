@@ -1,0 +1,178 @@
+//! A worker's metric cells, with Envoy's names. A cell is made at its first use.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_stats::{Counter, Gauge, Histogram, Name, Registry};
+
+/// Cells of one scope (a connection manager, a cluster), made when they are first written.
+#[derive(Debug)]
+pub(crate) struct Scope {
+    registry: Arc<Registry>,
+    prefix: &'static str,
+    tag: (&'static str, Arc<str>),
+}
+
+impl Scope {
+    fn name(&self, rest: &str) -> Name {
+        Name::new(self.prefix, rest).tag(self.tag.0, &*self.tag.1)
+    }
+
+    fn class(&self, stem: &str, class: u16) -> Name {
+        let digit = class.to_string();
+        let flat = format!("{stem}_{class}xx");
+        Name::new(self.prefix, format!("{stem}_xx")).tag(self.tag.0, &*self.tag.1).folded_tag(
+            "envoy_response_code_class",
+            digit,
+            flat,
+        )
+    }
+}
+
+/// Counters by class of status.
+#[derive(Debug, Default)]
+struct Classes([OnceCell<Counter>; 5]);
+
+impl Classes {
+    fn inc(&self, scope: &Scope, stem: &str, status: u16) {
+        let class = (status / 100).clamp(1, 5);
+        self.0[usize::from(class) - 1].get_or_init(|| scope.registry.counter(&scope.class(stem, class))).inc();
+    }
+}
+
+macro_rules! cells {
+    ($(#[$doc:meta])* $name:ident { counters: $($counter:ident)*; gauges: $($gauge:ident)*; histograms: $($histogram:ident)*; }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name {
+            scope: Scope,
+            classes: Classes,
+            $($counter: OnceCell<Counter>,)*
+            $($gauge: OnceCell<Gauge>,)*
+            $($histogram: OnceCell<Histogram>,)*
+        }
+
+        impl $name {
+            fn with_scope(scope: Scope) -> Rc<$name> {
+                Rc::new($name {
+                    scope,
+                    classes: Classes::default(),
+                    $($counter: OnceCell::new(),)*
+                    $($gauge: OnceCell::new(),)*
+                    $($histogram: OnceCell::new(),)*
+                })
+            }
+            $(pub(crate) fn $counter(&self) -> &Counter {
+                self.$counter.get_or_init(|| self.scope.registry.counter(&self.scope.name(stringify!($counter))))
+            })*
+            $(pub(crate) fn $gauge(&self) -> &Gauge {
+                self.$gauge.get_or_init(|| self.scope.registry.gauge(&self.scope.name(stringify!($gauge))))
+            })*
+            $(pub(crate) fn $histogram(&self) -> &Histogram {
+                self.$histogram.get_or_init(|| self.scope.registry.histogram(&self.scope.name(stringify!($histogram))))
+            })*
+        }
+    };
+}
+
+cells! {
+    /// `http.STAT_PREFIX.*`.
+    HttpStats {
+        counters: downstream_cx_total downstream_cx_destroy downstream_cx_http1_total downstream_cx_http2_total
+            downstream_cx_protocol_error downstream_cx_idle_timeout downstream_cx_max_duration_reached downstream_cx_upgrades_total
+            downstream_cx_rx_bytes_total downstream_cx_tx_bytes_total
+            downstream_rq_total downstream_rq_http1_total downstream_rq_http2_total downstream_rq_completed
+            downstream_rq_rx_reset downstream_rq_tx_reset downstream_rq_timeout downstream_rq_header_timeout
+            downstream_rq_idle_timeout downstream_rq_max_duration_reached downstream_rq_too_large rs_too_large
+            downstream_rq_redirected_with_normalized_path downstream_rq_ws_on_non_ws_route no_route no_cluster rq_direct_response rq_redirect rq_total;
+        gauges: downstream_cx_active downstream_cx_http1_active downstream_cx_http2_active downstream_cx_upgrades_active downstream_rq_active;
+        histograms: downstream_rq_time downstream_cx_length_ms;
+    }
+}
+
+cells! {
+    /// `cluster.NAME.*`.
+    ClusterStats {
+        counters: upstream_cx_total upstream_cx_http1_total upstream_cx_http2_total upstream_cx_connect_fail upstream_cx_connect_timeout
+            upstream_cx_idle_timeout upstream_cx_overflow upstream_cx_destroy upstream_cx_destroy_remote upstream_cx_none_healthy upstream_cx_protocol_error
+            upstream_cx_max_requests upstream_cx_rx_bytes_total upstream_cx_tx_bytes_total
+            upstream_rq_total upstream_rq_completed upstream_rq_timeout upstream_rq_per_try_timeout upstream_rq_pending_overflow upstream_rq_pending_total
+            upstream_rq_cancelled upstream_rq_rx_reset upstream_rq_tx_reset upstream_rq_retry upstream_rq_retry_success
+            upstream_rq_max_duration_reached membership_change update_success;
+        gauges: upstream_cx_active upstream_rq_active upstream_rq_pending_active;
+        histograms: upstream_cx_connect_ms upstream_rq_time upstream_cx_length_ms;
+    }
+}
+
+cells! {
+    /// `tcp.STAT_PREFIX.*`.
+    TcpStats {
+        counters: downstream_cx_total downstream_cx_no_route downstream_cx_rx_bytes_total downstream_cx_tx_bytes_total idle_timeout
+            max_downstream_connection_duration;
+        gauges: downstream_cx_active;
+        histograms: downstream_cx_length_ms;
+    }
+}
+
+cells! {
+    /// `listener.ADDRESS.*`.
+    ListenerStats {
+        counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow no_filter_chain_match;
+        gauges: downstream_cx_active;
+        histograms: downstream_cx_length_ms;
+    }
+}
+
+impl HttpStats {
+    pub(crate) fn new(registry: &Arc<Registry>, stat_prefix: &Arc<str>) -> Rc<HttpStats> {
+        let tag = ("envoy_http_conn_manager_prefix", stat_prefix.clone());
+        HttpStats::with_scope(Scope { registry: registry.clone(), prefix: "http", tag })
+    }
+
+    pub(crate) fn response(&self, status: u16) {
+        self.classes.inc(&self.scope, "downstream_rq", status);
+    }
+}
+
+impl ClusterStats {
+    pub(crate) fn new(registry: &Arc<Registry>, stat_name: &Arc<str>) -> Rc<ClusterStats> {
+        let tag = ("envoy_cluster_name", stat_name.clone());
+        ClusterStats::with_scope(Scope { registry: registry.clone(), prefix: "cluster", tag })
+    }
+
+    pub(crate) fn response(&self, status: u16) {
+        self.classes.inc(&self.scope, "upstream_rq", status);
+    }
+}
+
+impl TcpStats {
+    pub(crate) fn new(registry: &Arc<Registry>, stat_prefix: &Arc<str>) -> Rc<TcpStats> {
+        let tag = ("envoy_tcp_prefix", stat_prefix.clone());
+        TcpStats::with_scope(Scope { registry: registry.clone(), prefix: "tcp", tag })
+    }
+}
+
+impl ListenerStats {
+    pub(crate) fn new(registry: &Arc<Registry>, stat_prefix: &Arc<str>) -> Rc<ListenerStats> {
+        let tag = ("envoy_listener_address", stat_prefix.clone());
+        ListenerStats::with_scope(Scope { registry: registry.clone(), prefix: "listener", tag })
+    }
+}
+
+/// Counts something as long as it lives.
+#[derive(Debug)]
+pub(crate) struct ActiveGuard<T>(Rc<T>, fn(&T) -> &Gauge);
+
+impl<T> ActiveGuard<T> {
+    pub(crate) fn new(stats: &Rc<T>, gauge: fn(&T) -> &Gauge) -> ActiveGuard<T> {
+        gauge(stats).inc();
+        ActiveGuard(stats.clone(), gauge)
+    }
+}
+
+impl<T> Drop for ActiveGuard<T> {
+    fn drop(&mut self) {
+        self.1(&self.0).dec();
+    }
+}

@@ -1,0 +1,131 @@
+//! A stream of a shared HTTP/2 connection to an origin.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use outrigger_http::{Headers, Method, RequestHead, ResponseHead, Version};
+
+use super::UpstreamHead;
+use crate::error::{ErrorKind, StreamError};
+use crate::http1::BodyEvent;
+use crate::http2::{Reader, Writer, headers_from, headers_to};
+
+/// A request's way and its response's.
+pub(crate) struct Stream {
+    /// Ready for one more stream, by the pool's promise.
+    sender: SendRequest<Bytes>,
+    response: Option<ResponseFuture>,
+    reader: Option<Reader>,
+    writer: Writer,
+    pub(crate) reused: bool,
+    pub(crate) remote: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream").field("remote", &self.remote).finish_non_exhaustive()
+    }
+}
+
+const GONE: StreamError = StreamError::upstream(ErrorKind::Terminated);
+
+impl Stream {
+    pub(crate) fn new(
+        sender: SendRequest<Bytes>,
+        reused: bool,
+        remote: Option<SocketAddr>,
+        local: Option<SocketAddr>,
+    ) -> Stream {
+        Stream { sender, response: None, reader: None, writer: Writer::default(), reused, remote, local }
+    }
+
+    pub(crate) fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {
+        let request = request(head).ok_or(StreamError::internal(ErrorKind::Protocol))?;
+        let (response, stream) = self.sender.send_request(request, end).map_err(|_| GONE)?;
+        self.response = Some(response);
+        if !end {
+            self.writer.start(stream);
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape as HTTP/1, whose framing can be wrong")]
+    pub(crate) fn send_data(&mut self, bytes: Bytes, end: bool) -> Result<(), StreamError> {
+        self.writer.data(bytes, end);
+        Ok(())
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the same shape as HTTP/1, whose framing can be wrong")]
+    pub(crate) fn send_trailers(&mut self, trailers: &Headers) -> Result<(), StreamError> {
+        self.writer.trailers(trailers);
+        Ok(())
+    }
+
+    pub(crate) const fn buffered(&self) -> usize {
+        self.writer.queued()
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        // A stream that the origin has ended early shows in its response.
+        Poll::Ready(ready!(self.writer.poll_flush(cx)).or(Ok(())))
+    }
+
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<UpstreamHead, StreamError>> {
+        let Some(response) = &mut self.response else { return Poll::Ready(Err(GONE)) };
+        if let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
+            let head = ResponseHead {
+                status: informational.status().as_u16(),
+                version: Version::Http2,
+                headers: headers_from(informational.headers()),
+            };
+            return Poll::Ready(Ok(UpstreamHead { head, end: false, upgrade: None, head_bytes: 0 }));
+        }
+        let response = ready!(Pin::new(response).poll(cx)).map_err(reset_kind)?;
+        self.response = None;
+        let (parts, body) = response.into_parts();
+        let reader = Reader::new(body);
+        let end = reader.is_done();
+        self.reader = Some(reader);
+        let head = ResponseHead {
+            status: parts.status.as_u16(),
+            version: Version::Http2,
+            headers: headers_from(&parts.headers),
+        };
+        let head_bytes = head.headers.byte_size();
+        Poll::Ready(Ok(UpstreamHead { head, end, upgrade: None, head_bytes }))
+    }
+
+    pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BodyEvent>, StreamError>> {
+        match &mut self.reader {
+            Some(reader) => Poll::Ready(ready!(reader.poll_body(cx)).map_err(|_| GONE)),
+            None => Poll::Ready(Err(GONE)),
+        }
+    }
+}
+
+fn reset_kind(error: h2::Error) -> StreamError {
+    match error.reason() {
+        Some(h2::Reason::PROTOCOL_ERROR) if !error.is_remote() => StreamError::upstream(ErrorKind::Protocol),
+        _ => GONE,
+    }
+}
+
+fn request(head: &RequestHead) -> Option<http::Request<()>> {
+    let mut request = http::Request::new(());
+    *request.method_mut() = http::Method::from_bytes(head.method.as_bytes()).ok()?;
+    *request.version_mut() = http::Version::HTTP_2;
+    let mut uri = http::uri::Parts::default();
+    uri.authority = Some(http::uri::Authority::from_maybe_shared(head.authority.clone()).ok()?);
+    if head.method != Method::Connect {
+        uri.scheme = head.scheme.as_str().parse().ok();
+        uri.path_and_query = Some(http::uri::PathAndQuery::from_maybe_shared(head.path.clone()).ok()?);
+    }
+    *request.uri_mut() = http::Uri::from_parts(uri).ok()?;
+    headers_to(&head.headers, request.headers_mut());
+    Some(request)
+}

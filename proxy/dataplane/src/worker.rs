@@ -1,0 +1,289 @@
+//! A worker: one thread, one runtime, its own sockets, pools and VMs. Nothing on the request path is shared or locked.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use outrigger_stats::Registry;
+use outrigger_wasm::Services;
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::access_log::AccessLogWriter;
+use crate::cluster::{BreakerSet, ClusterStatus};
+use crate::listener::{self, ListenerSlot};
+use crate::live::LiveConfig;
+use crate::prepared::{Prepared, WorkerVms};
+
+/// What the control side asks of a worker.
+pub(crate) enum Command {
+    Publish(Arc<Prepared>, WorkerVms, oneshot::Sender<()>),
+    Clusters(oneshot::Sender<Vec<ClusterStatus>>),
+    /// Stops accepting; `graceful`: connections are told to close with their next answer.
+    Drain {
+        inbound_only: bool,
+        graceful: bool,
+    },
+    /// Stops accepting, finishes what runs, then ends; at the latest after this long.
+    Shutdown(Duration),
+    /// A connection that another worker has accepted and hands over.
+    Accept(Arc<str>, std::net::TcpStream),
+}
+
+/// What all workers share, made once.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) access_log: AccessLogWriter,
+    pub(crate) breakers: BreakerSet,
+    /// Open connections of each worker.
+    pub(crate) connections: Arc<[AtomicUsize]>,
+}
+
+/// A worker's state, for everything that runs on its thread.
+#[derive(Debug)]
+pub(crate) struct WorkerCx {
+    pub(crate) index: usize,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) services: Arc<Services>,
+    pub(crate) access_log: AccessLogWriter,
+    pub(crate) breakers: BreakerSet,
+    connections: Arc<[AtomicUsize]>,
+    peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
+    live: RefCell<Rc<LiveConfig>>,
+    listeners: RefCell<HashMap<Arc<str>, Rc<ListenerSlot>>>,
+    random: RefCell<SmallRng>,
+    date: RefCell<(u64, Bytes)>,
+    draining: Cell<bool>,
+    idle: RefCell<HashMap<u64, Waker>>,
+    next_connection: Cell<u64>,
+    active: Cell<usize>,
+    ended: tokio::sync::Notify,
+}
+
+impl WorkerCx {
+    fn new(index: usize, shared: Shared, peers: Vec<mpsc::UnboundedSender<Command>>) -> Rc<WorkerCx> {
+        Rc::new(WorkerCx {
+            index,
+            registry: shared.registry,
+            services: shared.services,
+            access_log: shared.access_log,
+            breakers: shared.breakers,
+            connections: shared.connections,
+            peers: RefCell::new(peers),
+            live: RefCell::new(LiveConfig::empty()),
+            listeners: RefCell::default(),
+            random: RefCell::new(SmallRng::from_os_rng()),
+            date: RefCell::new((0, Bytes::new())),
+            draining: Cell::new(false),
+            idle: RefCell::default(),
+            next_connection: Cell::new(0),
+            active: Cell::new(0),
+            ended: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// The newest generation.
+    pub(crate) fn live(&self) -> Rc<LiveConfig> {
+        self.live.borrow().clone()
+    }
+
+    pub(crate) fn random(&self) -> RefMut<'_, SmallRng> {
+        self.random.borrow_mut()
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Ids are unique in the process: the worker stands in the upper bits.
+    pub(crate) fn connection_id(&self) -> u64 {
+        let next = self.next_connection.get() + 1;
+        self.next_connection.set(next);
+        (self.index as u64) << 48 | next
+    }
+
+    /// The value of `date`, made once a second.
+    pub(crate) fn date(&self) -> Bytes {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut date = self.date.borrow_mut();
+        if date.0 != now {
+            *date = (now, Bytes::from(crate::date::http_date(now)));
+        }
+        date.1.clone()
+    }
+
+    /// A random UUID (RFC 9562, version 4).
+    pub(crate) fn request_id(&self) -> Bytes {
+        let mut bytes = [0; 16];
+        self.random().fill_bytes(&mut bytes);
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let mut text = Vec::with_capacity(36);
+        for (index, byte) in bytes.iter().enumerate() {
+            if matches!(index, 4 | 6 | 8 | 10) {
+                text.push(b'-');
+            }
+            text.push(b"0123456789abcdef"[usize::from(byte >> 4)]);
+            text.push(b"0123456789abcdef"[usize::from(byte & 15)]);
+        }
+        text.into()
+    }
+
+    /// Counts a connection as long as the guard lives.
+    pub(crate) fn connection(self: &Rc<Self>) -> ConnectionCount {
+        self.active.set(self.active.get() + 1);
+        self.connections[self.index].fetch_add(1, Ordering::Relaxed);
+        ConnectionCount(self.clone())
+    }
+
+    /// The worker that should have a new connection: this one, unless another has clearly fewer.
+    pub(crate) fn lightest(&self) -> usize {
+        let own = self.connections[self.index].load(Ordering::Relaxed);
+        let mut best = (own, self.index);
+        for (index, count) in self.connections.iter().enumerate() {
+            let count = count.load(Ordering::Relaxed);
+            // A difference of one is noise: moving costs a message.
+            if count + 1 < best.0 {
+                best = (count, index);
+            }
+        }
+        best.1
+    }
+
+    pub(crate) fn hand_over(&self, worker: usize, listener: &Arc<str>, socket: std::net::TcpStream) {
+        if let Some(peer) = self.peers.borrow().get(worker) {
+            _ = peer.send(Command::Accept(listener.clone(), socket));
+        }
+    }
+
+    /// An idle connection is woken when it should close.
+    pub(crate) fn register_idle(&self, connection: u64, waker: &Waker) {
+        self.idle.borrow_mut().insert(connection, waker.clone());
+    }
+
+    pub(crate) fn unregister_idle(&self, connection: u64) {
+        self.idle.borrow_mut().remove(&connection);
+    }
+
+    fn wake_idle(&self) {
+        for (_, waker) in self.idle.borrow_mut().drain() {
+            waker.wake();
+        }
+    }
+
+    fn publish(self: &Rc<Self>, prepared: Arc<Prepared>, vms: WorkerVms) {
+        let previous = self.live();
+        let live = LiveConfig::build(prepared, vms, &previous, self);
+        let snapshot = live.prepared.snapshot.clone();
+        let mut listeners = self.listeners.borrow_mut();
+        listeners.retain(|name, slot| {
+            let kept = snapshot.listeners.contains_key(name);
+            if !kept {
+                slot.close();
+            }
+            kept
+        });
+        for (name, listener) in &snapshot.listeners {
+            let Some(chain) = listener.chains.first() else { continue };
+            let chain = live.chain(&chain.filter, self);
+            match listeners.get(name) {
+                Some(slot) => slot.update(listener.clone(), chain),
+                None => {
+                    let slot = ListenerSlot::new(listener.clone(), chain, &self.registry);
+                    listeners.insert(name.clone(), slot);
+                }
+            }
+            if let (Some(slot), Some(sockets)) = (listeners.get(name), live.prepared.sockets.get(name))
+                && let Some(socket) = sockets.take(self.index)
+            {
+                slot.open(self, socket);
+            }
+        }
+        drop(listeners);
+        *self.live.borrow_mut() = live;
+        self.wake_idle();
+    }
+
+    fn drain(&self, inbound_only: bool, graceful: bool) {
+        for slot in self.listeners.borrow().values() {
+            if !inbound_only || slot.is_inbound() {
+                slot.stop_accepting();
+                if graceful {
+                    slot.close();
+                }
+            }
+        }
+        self.wake_idle();
+    }
+}
+
+/// An open downstream connection.
+#[derive(Debug)]
+pub(crate) struct ConnectionCount(Rc<WorkerCx>);
+
+impl Drop for ConnectionCount {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        self.0.connections[self.0.index].fetch_sub(1, Ordering::Relaxed);
+        if self.0.active.get() == 0 {
+            self.0.ended.notify_waiters();
+        }
+    }
+}
+
+/// The worker's thread.
+pub(crate) async fn run(
+    index: usize,
+    shared: Shared,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    peers: Vec<mpsc::UnboundedSender<Command>>,
+) {
+    let cx = WorkerCx::new(index, shared, peers);
+    let sweeper = tokio::task::spawn_local(sweep(cx.clone()));
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Publish(prepared, vms, confirm) => {
+                cx.publish(prepared, vms);
+                _ = confirm.send(());
+            }
+            Command::Clusters(answer) => _ = answer.send(cx.live().status()),
+            Command::Drain { inbound_only, graceful } => cx.drain(inbound_only, graceful),
+            Command::Accept(name, socket) => {
+                let slot = cx.listeners.borrow().get(&name).cloned();
+                if let Some(slot) = slot {
+                    listener::adopt(&cx, &slot, socket);
+                }
+            }
+            Command::Shutdown(deadline) => {
+                cx.draining.set(true);
+                cx.drain(false, true);
+                let ended = async {
+                    while cx.active.get() > 0 {
+                        cx.ended.notified().await;
+                    }
+                };
+                _ = tokio::time::timeout(deadline, ended).await;
+                break;
+            }
+        }
+    }
+    sweeper.abort();
+    // Pending accesses of the last streams are formatted; the writer thread flushes them.
+    *cx.live.borrow_mut() = LiveConfig::empty();
+    cx.peers.borrow_mut().clear();
+}
+
+async fn sweep(cx: Rc<WorkerCx>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        cx.live().sweep();
+    }
+}

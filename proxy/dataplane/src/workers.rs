@@ -1,0 +1,195 @@
+//! The workers, as the control side sees them.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use outrigger_stats::Registry;
+use outrigger_wasm::Services;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::access_log::AccessLogWriter;
+use crate::cluster::{BreakerSet, ClusterStatus, EndpointStatus};
+use crate::prepared::{BoundListener, Prepared, WorkerVms};
+use crate::worker::{self, Command, Shared};
+
+/// How the data plane runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Worker threads, at least one.
+    pub concurrency: usize,
+    pub stats: Arc<Registry>,
+    pub services: Arc<Services>,
+}
+
+/// A worker has died: it panicked, or the process is shutting down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a worker is gone")]
+pub struct PublishError;
+
+/// The worker threads. Dropping it ends them at once.
+#[derive(Debug)]
+pub struct Workers {
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+    threads: Vec<JoinHandle<()>>,
+    access_log: AccessLogWriter,
+    published: Mutex<Option<Arc<Prepared>>>,
+}
+
+impl Workers {
+    pub fn start(options: Options) -> io::Result<Workers> {
+        let concurrency = options.concurrency.max(1);
+        let access_log = AccessLogWriter::start()?;
+        let shared = Shared {
+            registry: options.stats,
+            services: options.services,
+            access_log: access_log.clone(),
+            breakers: BreakerSet::default(),
+            connections: (0..concurrency).map(|_| AtomicUsize::new(0)).collect(),
+        };
+        let (commands, receivers): (Vec<_>, Vec<_>) = (0..concurrency).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut threads = Vec::with_capacity(concurrency);
+        for (index, receiver) in receivers.into_iter().enumerate() {
+            let (shared, peers) = (shared.clone(), commands.clone());
+            let thread = std::thread::Builder::new().name(format!("wrk:worker_{index}")).spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .max_blocking_threads(4)
+                    .thread_keep_alive(Duration::from_secs(5))
+                    .build_local(tokio::runtime::LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => runtime.block_on(worker::run(index, shared, receiver, peers)),
+                    Err(error) => tracing::error!(worker = index, "no runtime: {error}"),
+                }
+            })?;
+            threads.push(thread);
+        }
+        Ok(Workers { commands, threads, access_log, published: Mutex::new(None) })
+    }
+
+    #[must_use]
+    pub fn concurrency(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Swaps all workers to a generation; resolves when the last one has. `vms`: one entry a worker.
+    pub fn publish(
+        &self,
+        prepared: Arc<Prepared>,
+        vms: Vec<WorkerVms>,
+    ) -> impl Future<Output = Result<(), PublishError>> + use<> {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared.clone());
+        let mut vms = vms.into_iter();
+        let confirmations: Vec<_> = self
+            .commands
+            .iter()
+            .map(|worker| {
+                let (confirm, confirmed) = oneshot::channel();
+                let vms = vms.next().unwrap_or_default();
+                _ = worker.send(Command::Publish(prepared.clone(), vms, confirm));
+                confirmed
+            })
+            .collect();
+        async move {
+            for confirmed in confirmations {
+                confirmed.await.map_err(|_| PublishError)?;
+            }
+            Ok(())
+        }
+    }
+
+    /// The listening addresses of the published generation.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<BoundListener> {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.as_ref().map(|prepared| prepared.listeners()).unwrap_or_default()
+    }
+
+    /// Every cluster of the published generation with its endpoints; counts are summed over the workers.
+    pub fn clusters(&self) -> impl Future<Output = Vec<ClusterStatus>> + use<> {
+        let answers: Vec<_> = self
+            .commands
+            .iter()
+            .map(|worker| {
+                let (answer, answered) = oneshot::channel();
+                _ = worker.send(Command::Clusters(answer));
+                answered
+            })
+            .collect();
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        async move {
+            let mut seen: BTreeMap<(Arc<str>, SocketAddr), EndpointStatus> = BTreeMap::new();
+            for answer in answers {
+                for cluster in answer.await.unwrap_or_default() {
+                    for endpoint in cluster.endpoints {
+                        let key = (cluster.name.clone(), endpoint.address);
+                        seen.entry(key).and_modify(|known| known.add(&endpoint)).or_insert(endpoint);
+                    }
+                }
+            }
+            published.map(|prepared| all_clusters(&prepared, &mut seen)).unwrap_or_default()
+        }
+    }
+
+    /// Stops accepting; `graceful`: connections close with their next answer.
+    pub fn drain_listeners(&self, inbound_only: bool, graceful: bool) {
+        for worker in &self.commands {
+            _ = worker.send(Command::Drain { inbound_only, graceful });
+        }
+    }
+
+    /// Access-log files are opened anew.
+    pub fn reopen_access_logs(&self) {
+        self.access_log.reopen();
+    }
+
+    /// Access-log lines that were dropped.
+    #[must_use]
+    pub fn access_log_dropped(&self) -> u64 {
+        self.access_log.dropped()
+    }
+
+    /// Stops accepting, lets streams finish, and ends at the latest after `deadline`.
+    pub async fn shutdown(self, deadline: Duration) {
+        for worker in &self.commands {
+            _ = worker.send(Command::Shutdown(deadline));
+        }
+        let (threads, access_log) = (self.threads, self.access_log);
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                _ = thread.join();
+            }
+            access_log.flush();
+        });
+        _ = joined.await;
+    }
+}
+
+fn all_clusters(
+    prepared: &Prepared,
+    seen: &mut BTreeMap<(Arc<str>, SocketAddr), EndpointStatus>,
+) -> Vec<ClusterStatus> {
+    let mut all: Vec<ClusterStatus> = prepared
+        .snapshot
+        .clusters
+        .iter()
+        .map(|(name, entry)| {
+            let localities = entry.assignment.iter().flat_map(|assignment| assignment.localities.iter());
+            let endpoints = localities
+                .flat_map(|locality| locality.endpoints.iter().map(move |endpoint| (locality, endpoint)))
+                .map(|(locality, endpoint)| {
+                    seen.remove(&(name.clone(), endpoint.address))
+                        .unwrap_or_else(|| EndpointStatus::unused(endpoint, locality))
+                })
+                .collect();
+            ClusterStatus { name: name.clone(), endpoints }
+        })
+        .collect();
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    all
+}

@@ -1,0 +1,21 @@
+//! What an HTTP stream is made of, without I/O: names, headers, heads, body buffers and the state of one stream.
+//!
+//! The codecs of the data plane fill these types, filters (built in and Proxy-Wasm) read and change them, routing and
+//! access logs read them. Nothing here knows a socket, a runtime or a configuration.
+//!
+//! Promises: header order and duplicates are kept; names are lower case and valid tokens (RFC 9110 §5.1); values never
+//! hold CR, LF or NUL; so whatever a filter did, a head can be written to a peer as it is.
+
+mod body;
+mod flags;
+mod head;
+mod headers;
+mod name;
+mod stream;
+
+pub use body::BodyBuffer;
+pub use flags::ResponseFlags;
+pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
+pub use headers::{Headers, InvalidValue, valid_value};
+pub use name::{HeaderName, InvalidName, Known, is_token_byte};
+pub use stream::{Direction, StreamInfo, StreamState, TimingPoint, Timings};

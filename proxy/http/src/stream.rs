@@ -1,0 +1,145 @@
+//! The state of one HTTP stream: what filters read and change, and what access logs and properties tell.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use crate::{BodyBuffer, Headers, RequestHead, ResponseFlags, ResponseHead};
+
+/// Everything of a stream that a filter may see. One per stream, owned by its worker.
+///
+/// `request_body` and `response_body` are what the filter that runs now may see and edit: what was buffered and the
+/// chunk that has just come. Between callbacks they hold what the iteration keeps.
+#[derive(Debug, Default)]
+pub struct StreamState {
+    pub request: RequestHead,
+    pub request_body: BodyBuffer,
+    pub request_trailers: Option<Headers>,
+    pub response: Option<ResponseHead>,
+    pub response_body: BodyBuffer,
+    pub response_trailers: Option<Headers>,
+    pub info: StreamInfo,
+}
+
+/// `traffic_direction` of the listener; the numbers are Envoy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Direction {
+    #[default]
+    Unspecified = 0,
+    Inbound = 1,
+    Outbound = 2,
+}
+
+/// A point on a stream's way, as time since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimingPoint {
+    /// The last byte of the request was received.
+    RequestComplete,
+    /// The upstream connection was ready.
+    UpstreamReady,
+    /// The request's head was sent upstream.
+    UpstreamRequestSent,
+    /// The first byte of the response came.
+    UpstreamResponseStart,
+    /// The last byte of the response came.
+    UpstreamResponseComplete,
+    /// The response was handed to the client's connection.
+    ResponseComplete,
+}
+
+/// When the points of a stream were reached.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings([Option<Duration>; 6]);
+
+impl Timings {
+    pub fn set(&mut self, point: TimingPoint, since_start: Duration) {
+        self.0[point as usize].get_or_insert(since_start);
+    }
+
+    #[must_use]
+    pub fn get(&self, point: TimingPoint) -> Option<Duration> {
+        self.0[point as usize]
+    }
+}
+
+/// Facts of a stream for access logs, properties and metrics.
+#[derive(Debug, Clone)]
+pub struct StreamInfo {
+    /// Wall clock at the start.
+    pub start_time: SystemTime,
+    /// The same instant on the monotonic clock; timings count from here.
+    pub start: Instant,
+    pub timings: Timings,
+    pub connection_id: u64,
+    pub downstream_remote: Option<SocketAddr>,
+    pub downstream_local: Option<SocketAddr>,
+    pub upstream_remote: Option<SocketAddr>,
+    pub upstream_local: Option<SocketAddr>,
+    pub listener_name: Arc<str>,
+    pub listener_direction: Direction,
+    pub filter_chain_name: Arc<str>,
+    pub virtual_host_name: Option<Arc<str>>,
+    pub route_name: Option<Arc<str>>,
+    pub cluster_name: Option<Arc<str>>,
+    /// Set at the head of the request, before any filter ran: `%REQ(X-REQUEST-ID)%` may change, this doesn't.
+    pub flags: ResponseFlags,
+    pub code_details: Cow<'static, str>,
+    pub connection_termination_details: Cow<'static, str>,
+    pub upstream_transport_failure_reason: Cow<'static, str>,
+    /// Size of the request's head as it was received.
+    pub request_header_bytes: u64,
+    pub request_body_bytes: u64,
+    pub response_header_bytes: u64,
+    pub response_body_bytes: u64,
+    pub upstream_attempts: u32,
+    /// The configuration's generation that this stream is pinned to.
+    pub generation: u64,
+    /// The path and authority before rewriting.
+    pub original_path: Option<Bytes>,
+    /// What filters stored (`set_property`), by the path's segments joined with `.`.
+    pub filter_state: BTreeMap<String, Bytes>,
+}
+
+impl Default for StreamInfo {
+    fn default() -> StreamInfo {
+        StreamInfo {
+            start_time: SystemTime::now(),
+            start: Instant::now(),
+            timings: Timings::default(),
+            connection_id: 0,
+            downstream_remote: None,
+            downstream_local: None,
+            upstream_remote: None,
+            upstream_local: None,
+            listener_name: Arc::from(""),
+            listener_direction: Direction::default(),
+            filter_chain_name: Arc::from(""),
+            virtual_host_name: None,
+            route_name: None,
+            cluster_name: None,
+            flags: ResponseFlags::NONE,
+            code_details: Cow::Borrowed(""),
+            connection_termination_details: Cow::Borrowed(""),
+            upstream_transport_failure_reason: Cow::Borrowed(""),
+            request_header_bytes: 0,
+            request_body_bytes: 0,
+            response_header_bytes: 0,
+            response_body_bytes: 0,
+            upstream_attempts: 0,
+            generation: 0,
+            original_path: None,
+            filter_state: BTreeMap::new(),
+        }
+    }
+}
+
+impl StreamInfo {
+    /// Records that a point is reached now.
+    pub fn mark(&mut self, point: TimingPoint) {
+        self.timings.set(point, self.start.elapsed());
+    }
+}
