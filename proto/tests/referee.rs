@@ -1,6 +1,8 @@
 //! `render` against `prost-reflect`, which reads and writes protobuf's JSON from descriptors: the same texts must give the
 //! same messages, and the same messages the same texts.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test's failure is a panic")]
+
 use std::sync::OnceLock;
 
 use outrigger_proto::render::{Format, Style, parse, to_json};

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::tree::{DEPTH_MAX, Entry, NODES_MAX, Node, Unreadable, Value};
+use super::tree::{DEPTH_MAX, Entry, NODES_MAX, Node, Unreadable, Value, visible};
 
 pub(crate) fn read(text: &str) -> Result<Node<'_>, Unreadable> {
     let mut reader = Reader { text, at: 0, line: 1, nodes: 0 };
@@ -36,7 +36,7 @@ impl<'t> Reader<'t> {
 
     fn unexpected(&self, expected: &str) -> Unreadable {
         let found = match self.text.get(self.at..).and_then(|rest| rest.chars().next()) {
-            Some(char) => format!("`{}`", char.escape_debug()),
+            Some(char) => format!("`{}`", visible(char)),
             None => "the end of the text".to_owned(),
         };
         Unreadable::new(self.line, format!("expected {expected}, found {found}"))

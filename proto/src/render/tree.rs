@@ -67,9 +67,14 @@ impl Value<'_> {
 /// The start of a text in one line: what a message quotes.
 pub(crate) fn excerpt(text: &str) -> String {
     const CHARS_MAX: usize = 60;
-    let mut short: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
+    let mut short: String = text.chars().take(CHARS_MAX).map(visible).collect();
     if text.chars().nth(CHARS_MAX).is_some() {
         short.push_str("...");
     }
     short
+}
+
+/// A character as it is, but for those that can't be seen.
+pub(crate) fn visible(char: char) -> String {
+    if char.is_control() { char.escape_debug().to_string() } else { char.to_string() }
 }
