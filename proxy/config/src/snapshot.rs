@@ -65,8 +65,8 @@ pub struct Needed {
     pub endpoints: SharedMap<Option<Duration>>,
     pub routes: SharedMap<Option<Duration>>,
     pub extensions: SharedMap<Option<Duration>>,
-    /// Paths of `path_config_source`.
-    pub files: BTreeSet<(ResourceKind, Arc<str>)>,
+    /// Paths of `path_config_source`, with the names that are expected in each file.
+    pub files: BTreeMap<(ResourceKind, Arc<str>), BTreeSet<Arc<str>>>,
 }
 
 impl Needed {

@@ -11,7 +11,7 @@ use pb::envoy::config::bootstrap::v3 as bootstrap;
 use pb::envoy::config::core::v3 as core;
 use prost::Message;
 
-use crate::decode::{XdsResource, config_source, judge, socket_address};
+use crate::decode::{XdsResource, config_source, is_v2, judge, socket_address};
 use crate::files::FileSource;
 use crate::{Diagnostics, Problem};
 
@@ -191,7 +191,7 @@ fn ads_server(proto: &core::ApiConfigSource, static_resources: &[Update], d: &mu
             None
         }
     };
-    if proto.transport_api_version == core::ApiVersion::V2 as i32 {
+    if is_v2(proto.transport_api_version) {
         d.at("transport_api_version", |d| d.error("only V3 is supported"));
     }
     let [service] = &proto.grpc_services[..] else {

@@ -20,7 +20,7 @@ use outrigger_proto::audit::{Finding, Severity, audit};
 use outrigger_proto::type_url;
 use prost::Message;
 
-pub(crate) use common::{config_source, duration, socket_address};
+pub(crate) use common::{config_source, is_v2, socket_address};
 
 use crate::{Diagnostics, Problem};
 

@@ -22,6 +22,7 @@
 //! *Architecture invariant:* the only crate of the proxy's data side that names a proto type (`pb::`).
 
 mod ads;
+mod batch;
 mod bootstrap;
 mod decode;
 mod diagnostics;

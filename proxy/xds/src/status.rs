@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use outrigger_config::{ResourceKind, Source};
 
-use crate::Rejected;
+use crate::{Bootstrap, Rejected};
 
 /// Shared by the sources that write it and the admin interface that reads it. Clones are the same status.
 #[derive(Debug, Clone, Default)]
@@ -78,6 +78,12 @@ impl Status {
     #[must_use]
     pub fn new() -> Status {
         Status::default()
+    }
+
+    /// Notes which folders the static resources of a bootstrap want to be watched, for
+    /// [`run_files`](crate::run_files).
+    pub fn note_bootstrap(&self, bootstrap: &Bootstrap) {
+        self.watch(bootstrap.watched.iter().cloned());
     }
 
     /// A copy of what is known of a kind; resources share their bytes.

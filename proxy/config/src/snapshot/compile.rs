@@ -285,9 +285,9 @@ impl Compiler<'_> {
         }
         if of_files {
             let files = &mut self.next.needed.files;
-            files.retain(|(kind, _)| *kind != ResourceKind::Endpoints);
+            files.retain(|(kind, _), _| *kind != ResourceKind::Endpoints);
             let users = self.next.assignment_users.values().flat_map(|users| users.values());
-            files.extend(users.filter_map(|user| file(ResourceKind::Endpoints, user)));
+            users.for_each(|user| expect(files, ResourceKind::Endpoints, user));
         }
     }
 
@@ -295,7 +295,7 @@ impl Compiler<'_> {
     fn names_needed(&mut self) {
         let mut routes: BTreeMap<Arc<str>, Vec<&Dependency>> = BTreeMap::new();
         let mut extensions: BTreeMap<Arc<str>, Vec<&Dependency>> = BTreeMap::new();
-        let mut files = BTreeSet::new();
+        let mut files = Files::new();
         let set = self.set;
         let listeners = set.slots(ResourceKind::Listener).values().filter_map(|slot| match slot {
             Slot::Held(entry) => Some(entry),
@@ -304,11 +304,11 @@ impl Compiler<'_> {
         let held = self.next.held.iter().filter(|((kind, _), _)| *kind == ResourceKind::Listener);
         for entry in listeners.chain(held.filter_map(|(_, old)| old.as_ref())) {
             for route in &entry.refs().routes {
-                files.extend(file(ResourceKind::Route, route));
+                expect(&mut files, ResourceKind::Route, route);
                 routes.entry(Arc::clone(&route.name)).or_default().push(route);
             }
             for extension in &entry.refs().extensions {
-                files.extend(file(ResourceKind::Extension, &extension.dependency));
+                expect(&mut files, ResourceKind::Extension, &extension.dependency);
                 let name = Arc::clone(&extension.dependency.name);
                 extensions.entry(name).or_default().push(&extension.dependency);
             }
@@ -318,7 +318,7 @@ impl Compiler<'_> {
         let needed = &mut self.next.needed;
         needed.routes = routes;
         needed.extensions = extensions;
-        needed.files.retain(|(kind, _)| *kind == ResourceKind::Endpoints);
+        needed.files.retain(|(kind, _), _| *kind == ResourceKind::Endpoints);
         needed.files.extend(files);
     }
 }
@@ -336,10 +336,12 @@ fn assignments_of(snapshot: &Snapshot, name: &Arc<str>) -> Vec<Dependency> {
     assignments
 }
 
-fn file(kind: ResourceKind, dependency: &Dependency) -> Option<(ResourceKind, Arc<str>)> {
-    match &dependency.from {
-        Source::File(path) => Some((kind, Arc::clone(path))),
-        Source::Ads | Source::Static => None,
+type Files = BTreeMap<(ResourceKind, Arc<str>), BTreeSet<Arc<str>>>;
+
+/// Notes a name that is expected in a file.
+fn expect(files: &mut Files, kind: ResourceKind, dependency: &Dependency) {
+    if let Source::File(path) = &dependency.from {
+        files.entry((kind, Arc::clone(path))).or_default().insert(Arc::clone(&dependency.name));
     }
 }
 

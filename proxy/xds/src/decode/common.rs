@@ -138,7 +138,7 @@ pub(crate) fn config_source(
         diagnostics.error("is required");
         return None;
     };
-    if source.resource_api_version == pb::envoy::config::core::v3::ApiVersion::V2 as i32 {
+    if is_v2(source.resource_api_version) {
         diagnostics.at("resource_api_version", |d| d.error("only V3 is supported"));
     }
     let timeout = duration(source.initial_fetch_timeout.as_ref(), "initial_fetch_timeout", diagnostics);
@@ -162,6 +162,13 @@ pub(crate) fn config_source(
         }
     };
     Some((from, timeout))
+}
+
+/// Version 2 of the API, which Envoy has dropped too.
+pub(crate) fn is_v2(version: i32) -> bool {
+    #[expect(deprecated, reason = "named to be refused")]
+    let v2 = core::ApiVersion::V2;
+    version == v2 as i32
 }
 
 fn file(path: &str, watched: Option<&str>, field: &str, diagnostics: &mut Diagnostics) -> Option<Source> {
