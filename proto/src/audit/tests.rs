@@ -63,10 +63,7 @@ fn findings_have_paths_through_lists_anys_and_maps() {
         route::Route::default(),
         route::Route { r#match: Some(matcher), stat_prefix: "s".to_owned(), ..route::Route::default() },
     ];
-    let wasm = any(type_url::FILTER_CONFIG, {
-        let config = Some(any("type.googleapis.com/no.such.Message", vec![1]));
-        route::FilterConfig { config, ..route::FilterConfig::default() }.encode_to_vec()
-    });
+    let wasm = any("type.googleapis.com/no.such.Message", vec![1]);
     let host = route::VirtualHost {
         routes,
         typed_per_filter_config: [("a\"b".to_owned(), wasm)].into(),
@@ -85,7 +82,7 @@ fn findings_have_paths_through_lists_anys_and_maps() {
         &[
             &format!("{host}.routes[1].match.cookies: is not supported"),
             &format!("{host}.routes[1].stat_prefix: is not supported (ignored)"),
-            &format!(r#"{host}.typed_per_filter_config["a\"b"].config: type no.such.Message is not supported"#),
+            &format!(r#"{host}.typed_per_filter_config["a\"b"]: type no.such.Message is not supported"#),
             &format!("{base}.represent_ipv4_remote_address_as_ipv4_mapped_ipv6: is not supported"),
         ],
     );
