@@ -22,6 +22,7 @@ pub mod parser;
 pub mod ports;
 pub mod process;
 pub mod rig;
+pub mod script;
 pub mod wait;
 pub mod workspace;
 pub mod yaml;
