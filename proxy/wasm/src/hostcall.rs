@@ -240,7 +240,12 @@ impl HostcallTable {
                 None if import.module() == "env" && OFFERED_ELSEWHERE.contains(&import.name()) => UNIMPLEMENTED,
                 None => return Err(format!("imports {}.{}, which no host offers", import.module(), import.name())),
             };
-            warnings.push(format!("{}.{} is imported as {ty}: calls answer {answer}", import.module(), import.name()));
+            let found = signature(&ty);
+            warnings.push(format!(
+                "{}.{} is imported as {found}: calls answer {answer}",
+                import.module(),
+                import.name()
+            ));
             shims.push((import.module().to_owned(), import.name().to_owned(), ty, answer));
         }
         let instance_pre = if shims.is_empty() {
@@ -256,10 +261,11 @@ impl HostcallTable {
         let mut linker = self.linker.clone();
         linker.allow_shadowing(true);
         for (module, name, ty, answer) in shims {
+            let types: Vec<ValType> = ty.results().collect();
             linker.func_new(&module, &name, ty, move |mut caller: Caller<'_, Host>, _, results| {
                 count(caller.data_mut())?;
-                for result in results {
-                    *result = default_result(result.ty(&caller)?, answer);
+                for (result, ty) in results.iter_mut().zip(&types) {
+                    *result = default_result(ty, answer);
                 }
                 Ok(())
             })?;
@@ -274,11 +280,18 @@ pub(crate) struct Linked {
     pub(crate) warnings: Vec<String>,
 }
 
-fn default_result(ty: ValType, answer: i32) -> Val {
+fn default_result(ty: &ValType, answer: i32) -> Val {
     match ty {
         ValType::I32 => Val::I32(answer),
-        ty => Val::default_for_ty(&ty).unwrap_or(Val::I32(answer)),
+        ty => Val::default_for_ty(ty).unwrap_or(Val::I32(answer)),
     }
+}
+
+/// A function's type as people write it: `(i32, i64) -> i32`.
+pub(crate) fn signature(ty: &FuncType) -> String {
+    let list = |types: &mut dyn Iterator<Item = ValType>| types.map(|ty| ty.to_string()).collect::<Vec<_>>().join(", ");
+    let (params, results) = (list(&mut ty.params()), list(&mut ty.results()));
+    if results.is_empty() { format!("({params})") } else { format!("({params}) -> {results}") }
 }
 
 fn matches(entry: &Entry, ty: &FuncType) -> bool {

@@ -206,5 +206,5 @@ fn check_export(module: &wasmtime::Module, name: &str, expected: &Shape) -> Resu
         Shape::Exactly(expected_params, expected_results) => params == expected_params && results == expected_results,
         Shape::TwoOrThree => (2..=3).contains(&params) && results == 1,
     };
-    if all_i32 && fits { Ok(()) } else { fail(ty.to_string()) }
+    if all_i32 && fits { Ok(()) } else { fail(crate::hostcall::signature(&ty)) }
 }

@@ -1,0 +1,12 @@
+//! The host against small guests in text form, one file for each family of behaviour.
+
+mod buffers;
+mod contexts;
+mod fixture;
+mod headers;
+mod lifecycle;
+mod limits;
+mod loading;
+mod properties;
+mod root;
+mod wasi;
