@@ -18,6 +18,7 @@
 
 mod encode;
 mod json;
+mod plain;
 mod print;
 mod scalar;
 mod suggest;
@@ -125,14 +126,18 @@ pub fn parse_bounded(message: &str, text: &[u8], format: Format, bytes_max: usiz
 
 fn read(text: &str, format: Format) -> Result<tree::Node<'_>, tree::Unreadable> {
     match format {
-        Format::Yaml => yaml::read(text),
+        Format::Yaml => read_yaml(text),
         Format::Json => json::read(text),
         // A YAML mapping may start so as well; whoever wrote JSON wants to read what is wrong with the JSON.
         Format::Auto if text.trim_start().starts_with('{') => {
             json::read(text).or_else(|unreadable| yaml::read(text).map_err(|_| unreadable))
         }
-        Format::Auto => yaml::read(text),
+        Format::Auto => read_yaml(text),
     }
+}
+
+fn read_yaml(text: &str) -> Result<tree::Node<'_>, tree::Unreadable> {
+    plain::read(text).map_or_else(|| yaml::read(text), Ok)
 }
 
 #[cfg(test)]

@@ -50,6 +50,14 @@ impl Unreadable {
     }
 }
 
+/// What YAML's core schema takes for null is; everything else depends on the field.
+pub(crate) fn plain(text: Cow<'_, str>) -> Value<'_> {
+    match text.as_ref() {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        _ => Value::Plain(text),
+    }
+}
+
 impl Value<'_> {
     /// For messages: "a list", "the text `x`".
     pub(crate) fn describe(&self) -> String {

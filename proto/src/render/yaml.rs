@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
-use super::tree::{DEPTH_MAX, Entry, NODES_MAX, Node, Unreadable, Value};
+use super::tree::{DEPTH_MAX, Entry, NODES_MAX, Node, Unreadable, Value, plain};
 
 pub(crate) fn read(text: &str) -> Result<Node<'_>, Unreadable> {
     let mut options = granit_parser::options! {
@@ -112,11 +112,7 @@ impl<'t> Builder<'t> {
         }
         check_tag(tag, line)?;
         let quoted = style != ScalarStyle::Plain || tag.is_some_and(is_text);
-        let value = match text.as_ref() {
-            _ if quoted => Value::Text(text),
-            "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-            _ => Value::Plain(text),
-        };
+        let value = if quoted { Value::Text(text) } else { plain(text) };
         self.finish(Node { line, value }, anchor, 0)
     }
 
