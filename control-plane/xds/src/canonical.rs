@@ -33,7 +33,8 @@ const ROUTE: Shape = Shape(&[(4, Field::Message(&METADATA)), (13, Field::Map(&PL
 const VIRTUAL_HOST: Shape = Shape(&[(3, Field::Message(&ROUTE)), (15, Field::Map(&PLAIN))]);
 
 /// `envoy.config.route.v3.RouteConfiguration`.
-pub(crate) const ROUTE_CONFIGURATION: Shape = Shape(&[(2, Field::Message(&VIRTUAL_HOST)), (16, Field::Map(&PLAIN))]);
+pub(crate) const ROUTE_CONFIGURATION: Shape =
+    Shape(&[(2, Field::Message(&VIRTUAL_HOST)), (16, Field::Map(&PLAIN)), (17, Field::Message(&METADATA))]);
 
 /// `envoy.config.cluster.v3.Cluster`.
 pub(crate) const CLUSTER: Shape = Shape(&[(25, Field::Message(&METADATA)), (36, Field::Map(&PLAIN))]);
