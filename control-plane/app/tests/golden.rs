@@ -1,5 +1,7 @@
 //! Golden files: a folder as users write it, and what each kind of client gets of it. `UPDATE=1 cargo test` rewrites.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers as well")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -7,6 +9,7 @@ use std::sync::Arc;
 
 use outrigger_api::{LoadOptions, load};
 use outrigger_model::{MeshIndex, ObjectId};
+use outrigger_proto::audit::audit;
 use outrigger_proto::render::{Style, to_json};
 use outrigger_proto::type_url::message_name;
 use outrigger_xds_server::{Hub, NodeKey, NodeSnapshot, Profile, ResourceType, Scope};
@@ -81,6 +84,20 @@ fn services_for_grpc() {
 #[test]
 fn tcp_for_outrigger() {
     check("tcp", Profile::Outrigger);
+}
+
+/// Our proxy has a word for everything that we send it.
+#[test]
+fn our_own_proxy_supports_every_field() {
+    for case in ["gateway", "tcp"] {
+        let snapshot = snapshot(case, Profile::Outrigger);
+        for kind in ResourceType::ALL {
+            for resource in snapshot.resources(kind).values() {
+                let findings = audit(message_name(kind.type_url()), &resource.body);
+                assert!(findings.is_empty(), "{kind} {}: {findings:#?}", resource.name);
+            }
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The server over a socket, with a real gRPC client: both variants, a change, a rejection, the end.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking, in its helpers as well")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -339,7 +339,7 @@ impl Run {
     fn want(&mut self, kind: ResourceType, wanted: &BTreeSet<String>) {
         let had = self.client.names.get(&kind).cloned().unwrap_or_default();
         let more: Vec<_> = wanted.difference(&had).cloned().collect();
-        let less: Vec<_> = had.difference(&wanted).cloned().collect();
+        let less: Vec<_> = had.difference(wanted).cloned().collect();
         if !more.is_empty() || !less.is_empty() {
             self.ask(kind, &more, &less);
         }
