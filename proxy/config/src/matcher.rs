@@ -218,3 +218,7 @@ impl PathMatcher {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "matcher/tests.rs"]
+mod tests;

@@ -119,3 +119,7 @@ fn is_grpc(head: &RequestHead) -> bool {
         value.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
     })
 }
+
+#[cfg(test)]
+#[path = "select/tests.rs"]
+mod tests;

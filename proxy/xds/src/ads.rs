@@ -205,6 +205,7 @@ impl<S: ConfigSink> Client<'_, S> {
     /// Hands to the sink whatever may go now.
     fn submit_next(&mut self) {
         while let Some((pending, update)) = self.state.next_pending() {
+            pending.batch.log(pending.kind);
             let (pending, sink) = (Box::new(pending), self.sink);
             let watched = pending.batch.watched.iter().cloned();
             self.status.watch(watched);
@@ -220,7 +221,6 @@ impl<S: ConfigSink> Client<'_, S> {
         // What was submitted because of a timer has nobody to answer.
         let Some(mut pending) = pending else { return };
         let requests = self.state.on_verdict(&mut pending, verdict, Instant::now());
-        pending.batch.log(pending.kind);
         self.status.update(pending.kind, |status| {
             pending.batch.record(&Source::Ads, status);
             for name in &pending.removed {

@@ -239,3 +239,7 @@ fn dynamic_source(
         Source::Static => None,
     })
 }
+
+#[cfg(test)]
+#[path = "bootstrap/tests.rs"]
+mod tests;

@@ -68,10 +68,10 @@ impl Invalid {
         Invalid { name: name.map(Arc::from), problems: vec![Problem { path: String::new(), message: message.into() }] }
     }
 
-    /// All problems in one line.
+    /// A problem a line.
     #[must_use]
     pub fn reason(&self) -> String {
-        self.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        self.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }
 

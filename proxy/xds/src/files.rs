@@ -165,6 +165,7 @@ impl File {
         let version: Arc<str> = Arc::from(response.version_info);
         let raws = response.resources.into_iter().filter_map(|any| raw(any, &version)).collect();
         let mut batch = prepare(kind, &origin, raws, |name| self.held.get(name), |_| true);
+        batch.log(kind);
         status.watch(batch.watched.iter().cloned());
         let removed = self.absent(&batch);
         let update = Update {
@@ -185,7 +186,6 @@ impl File {
             self.held.remove(name);
         }
         self.read = true;
-        batch.log(kind);
         status.update(kind, |status| {
             status.forget(&self.source.path, &origin);
             batch.record(&origin, status);

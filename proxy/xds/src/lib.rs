@@ -29,6 +29,8 @@ mod diagnostics;
 mod files;
 mod sink;
 mod status;
+#[cfg(test)]
+mod testing;
 
 pub use ads::{AdsOptions, run_ads};
 pub use bootstrap::{Admin, AdsServer, ApiVariant, Bootstrap, BootstrapOptions, ResourceSource, decode_bootstrap};

@@ -127,7 +127,8 @@ impl AdsState {
 
     fn first_request(&mut self, kind: ResourceKind, now: Instant) -> Option<Request> {
         let state = &mut self.kinds[kind as usize];
-        if !self.connected || state.subscribed || !(state.wildcard || !state.names.is_empty()) {
+        // What is being judged will be held or not: before that nobody can say what is.
+        if !self.connected || state.busy || state.subscribed || !(state.wildcard || !state.names.is_empty()) {
             return None;
         }
         state.subscribed = true;
@@ -331,7 +332,7 @@ impl AdsState {
             state.nacks += 1;
         }
         if !current {
-            return Vec::new();
+            return self.first_request(kind, now).into_iter().collect();
         }
         self.answer(pending, now)
     }

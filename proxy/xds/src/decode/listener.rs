@@ -102,6 +102,7 @@ fn chains(proto: &listener::Listener, d: &mut Diagnostics) -> Option<Vec<FilterC
 
 fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<FilterChain> {
     raw_transport(proto.transport_socket.as_ref(), d);
+    let before = d.errors().len();
     let mut terminal = None;
     let last = proto.filters.len().saturating_sub(1);
     for (index, filter) in proto.filters.iter().enumerate() {
@@ -112,7 +113,7 @@ fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<Fi
             None => {}
         }
     }
-    if terminal.is_none() && !d.has_errors() {
+    if terminal.is_none() && d.errors().len() == before {
         d.at("filters", |d| d.error("don't end with an http_connection_manager or a tcp_proxy"));
     }
     Some(FilterChain { name: Arc::from(proto.name.as_str()), filter: terminal? })

@@ -1,1 +1,496 @@
-//! Decoding, by example.
+//! Decoding, by example: YAML in, configuration or problems out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_config::{
+    AccessLogFormat, AccessLogSink, AppendAction, Assignment, Cluster, ClusterSpec, CodeSource, CodecType, Discovery,
+    ExtensionConfig, FailurePolicy, Health, HostRewrite, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener,
+    NetworkFilter, PathMatcher, PathRewrite, Protocol, Redirect, RedirectPath, Resource, ResourceKind, Route,
+    RouteAction, RouteConfig, RouteForward, RouteSource, Source,
+};
+use outrigger_http::{HeaderName, RequestHead, Scheme};
+
+use crate::testing::{cluster_yaml, decode_yaml};
+use crate::{Accepted, Invalid};
+
+fn good(kind: ResourceKind, yaml: &str) -> Accepted {
+    decode_yaml(kind, yaml).unwrap_or_else(|invalid| panic!("{}\n{yaml}", invalid.reason()))
+}
+
+/// The reason, a problem a line.
+fn bad(kind: ResourceKind, yaml: &str) -> String {
+    let invalid: Invalid = decode_yaml(kind, yaml).map(|accepted| accepted.name).expect_err(yaml);
+    invalid.reason()
+}
+
+fn cluster(yaml: &str) -> Arc<Cluster> {
+    let Resource::Cluster(cluster) = good(ResourceKind::Cluster, yaml).resource else { panic!() };
+    cluster
+}
+
+fn assignment(yaml: &str) -> Arc<Assignment> {
+    let Resource::Endpoints(assignment) = good(ResourceKind::Endpoints, yaml).resource else { panic!() };
+    assignment
+}
+
+fn listener(yaml: &str) -> Arc<Listener> {
+    let Resource::Listener(listener) = good(ResourceKind::Listener, yaml).resource else { panic!() };
+    listener
+}
+
+fn routes(yaml: &str) -> Arc<RouteConfig> {
+    let Resource::Route(routes) = good(ResourceKind::Route, yaml).resource else { panic!() };
+    routes
+}
+
+/// A route configuration with one route, whose YAML is given.
+fn one_route(route: &str) -> String {
+    format!("{{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{route}]}}]}}")
+}
+
+fn route(yaml: &str) -> Arc<Route> {
+    Arc::clone(&routes(&one_route(yaml)).virtual_hosts[0].routes[0])
+}
+
+fn forward(action: &str) -> RouteForward {
+    let route = route(&format!("{{match: {{prefix: /}}, route: {action}}}"));
+    let Some(Route { action: RouteAction::Forward(forward), .. }) = Arc::into_inner(route) else { panic!() };
+    *forward
+}
+
+fn bad_route(route: &str) -> String {
+    bad(ResourceKind::Route, &one_route(route)).replace("virtual_hosts[0].routes[0].", "")
+}
+
+/// A listener with an HTTP connection manager, whose further fields are given.
+fn http_listener(fields: &str) -> String {
+    format!(
+        "{{name: l, address: {{socket_address: {{address: '::1', port_value: 8080}}}}, filter_chains: [{{filters: \
+         [{{name: hcm, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.\
+         http_connection_manager.v3.HttpConnectionManager, stat_prefix: in, {fields}}}}}]}}]}}"
+    )
+}
+
+const ROUTER: &str =
+    "{name: router, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}";
+const WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const OWN_WASM: &str = "type.googleapis.com/outrigger.filters.http.wasm.v1.Wasm";
+const RDS: &str = "rds: {route_config_name: r, config_source: {ads: {}, initial_fetch_timeout: 0s}}";
+
+fn manager(fields: &str) -> Arc<HttpConnectionManager> {
+    let listener = listener(&http_listener(fields));
+    let NetworkFilter::Http(manager) = &listener.chains[0].filter else { panic!() };
+    Arc::clone(manager)
+}
+
+fn bad_manager(fields: &str) -> String {
+    bad(ResourceKind::Listener, &http_listener(fields)).replace("filter_chains[0].filters[0].typed_config.", "")
+}
+
+#[test]
+fn clusters() {
+    let found = cluster(&cluster_yaml("a", 80));
+    let Discovery::Static(endpoints) = &found.discovery else { panic!() };
+    let endpoint = endpoints.endpoints().next().unwrap();
+    assert_eq!(endpoint.address, "127.0.0.1:80".parse::<SocketAddr>().unwrap());
+    assert_eq!((endpoint.weight, endpoint.health), (1, Health::Healthy));
+    assert_eq!((found.connect_timeout, found.lb), (Duration::from_secs(5), LbPolicy::RoundRobin));
+    assert_eq!(*found.stat_name, *"a");
+
+    let found = cluster(
+        "{name: a, alt_stat_name: s, type: EDS, connect_timeout: 0.25s, lb_policy: LEAST_REQUEST, \
+         least_request_lb_config: {choice_count: 3}, eds_cluster_config: {service_name: x, eds_config: {ads: {}, \
+         initial_fetch_timeout: 3s}}, circuit_breakers: {thresholds: [{max_connections: 5}, {priority: HIGH}]}, \
+         upstream_connection_options: {tcp_keepalive: {keepalive_time: 9}}, metadata: {filter_metadata: \
+         {outrigger.dev: {kind: HTTPRoute, namespace: shop, name: api, file: a.yaml, line: 12}}}}",
+    );
+    assert_eq!((&*found.stat_name, found.connect_timeout), ("s", Duration::from_millis(250)));
+    assert_eq!(found.lb, LbPolicy::LeastRequest { choices: 3 });
+    assert_eq!((found.breakers.max_connections, found.breakers.max_retries), (5, 3));
+    assert_eq!(found.tcp_keepalive, Some((9, 75, 9)));
+    assert_eq!(&*found.origin.object, "HTTPRoute shop/api (a.yaml:12)");
+    let Discovery::Eds { service, initial_fetch_timeout, from } = &found.discovery else { panic!() };
+    assert_eq!((&**service, *initial_fetch_timeout, from), ("x", Some(Duration::from_secs(3)), &Source::Ads));
+}
+
+#[test]
+fn upstream_protocols_old_and_new() {
+    let check = |fields: &str, expected: Protocol| {
+        let yaml = cluster_yaml("a", 80).replacen('{', &format!("{{{fields}, "), 1);
+        assert_eq!(cluster(&yaml).http.protocol, expected, "{fields}");
+    };
+    let typed = |inner: &str| {
+        format!(
+            "typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{'@type': \
+             type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, {inner}}}}}"
+        )
+    };
+    check("http2_protocol_options: {}", Protocol::Http2);
+    check("protocol_selection: USE_DOWNSTREAM_PROTOCOL", Protocol::Downstream);
+    check(&typed("explicit_http_config: {http2_protocol_options: {}}"), Protocol::Http2);
+    check(&typed("explicit_http_config: {http_protocol_options: {}}"), Protocol::Http1);
+    check(&typed("use_downstream_protocol_config: {}"), Protocol::Downstream);
+    check("lb_policy: RANDOM", Protocol::Http1);
+}
+
+#[test]
+fn policies_of_load_balancing() {
+    let check = |policies: &str, expected: Option<LbPolicy>| {
+        let fields = format!("load_balancing_policy: {{policies: [{policies}]}}");
+        let yaml = cluster_yaml("a", 80).replacen('{', &format!("{{{fields}, "), 1);
+        let found = decode_yaml(ResourceKind::Cluster, &yaml).ok().map(|accepted| match accepted.resource {
+            Resource::Cluster(cluster) => cluster.lb,
+            _ => panic!(),
+        });
+        assert_eq!(found, expected, "{policies}");
+    };
+    let policy = |name: &str, fields: &str| {
+        format!(
+            "{{typed_extension_config: {{name: x, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.load_balancing_policies.{name}{fields}}}}}}}"
+        )
+    };
+    check(&policy("round_robin.v3.RoundRobin", ""), Some(LbPolicy::RoundRobin));
+    check(&policy("random.v3.Random", ""), Some(LbPolicy::Random));
+    let least = policy("least_request.v3.LeastRequest", ", choice_count: 4");
+    check(&least, Some(LbPolicy::LeastRequest { choices: 4 }));
+    let maglev = policy("maglev.v3.Maglev", "");
+    check(&format!("{maglev}, {least}, {maglev}"), Some(LbPolicy::LeastRequest { choices: 4 }));
+    check(&maglev, None);
+    check("", None);
+}
+
+#[test]
+fn bad_clusters_name_the_field() {
+    let check = |yaml: &str, expected: &str| assert_eq!(bad(ResourceKind::Cluster, yaml), expected, "{yaml}");
+    check("{type: STATIC, load_assignment: {}}", "name: is required");
+    check("{name: a}", "load_assignment: is required for a STATIC cluster");
+    check("{name: a, type: STRICT_DNS}", "type: STRICT_DNS is not supported, only STATIC and EDS");
+    check(
+        "{name: a, lb_policy: MAGLEV, load_assignment: {}}",
+        "lb_policy: MAGLEV is not supported, only ROUND_ROBIN, LEAST_REQUEST and RANDOM",
+    );
+    check("{name: a, load_assignment: {}, health_checks: [{}]}", "health_checks: is not supported");
+    check(
+        "{name: a, type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC}}}}",
+        "eds_cluster_config.eds_config.api_config_source: streams of their own are not supported, use ads",
+    );
+    check("{name: a, load_assignment: {}, connect_timeout: -1s}", "connect_timeout: is not a duration from 0 on");
+    let endpoint = |endpoint: &str| {
+        format!("{{name: a, load_assignment: {{endpoints: [{{lb_endpoints: [{{endpoint: {{{endpoint}}}}}]}}]}}}}")
+    };
+    let path = "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address";
+    check(&endpoint(""), &format!("{path}: is required"));
+    check(
+        &endpoint("address: {socket_address: {address: a.test, port_value: 80}}"),
+        &format!("{path}.socket_address.address: \"a.test\" is no IP address (names are not resolved)"),
+    );
+    check(
+        &endpoint("address: {socket_address: {address: 10.0.0.1, port_value: 70000}}"),
+        &format!("{path}.socket_address.port_value: is not a port number up to 65535"),
+    );
+    let reason = bad(ResourceKind::Cluster, "{name: a, load_assignment: {}, transport_socket: {name: tls}}");
+    assert_eq!(reason, "transport_socket: tls is not supported, only raw_buffer");
+}
+
+#[test]
+fn assignments() {
+    let found = assignment(
+        "{cluster_name: a, policy: {overprovisioning_factor: 200}, endpoints: [\
+         {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 80}}}}]},\
+         {locality: {zone: z}, load_balancing_weight: 3, lb_endpoints: [\
+         {health_status: DRAINING, load_balancing_weight: 7, endpoint: {hostname: h, address: {socket_address: \
+         {address: 'fd00::1', port_value: 80}}}}]}]}",
+    );
+    assert_eq!(found.overprovisioning_percent, 200);
+    let [first, second] = &found.localities[..] else { panic!() };
+    assert_eq!((first.priority, &*first.zone, first.weight), (0, "z", Some(3)));
+    assert_eq!((second.priority, second.endpoints.len()), (1, 1));
+    let endpoint = &first.endpoints[0];
+    assert_eq!((endpoint.health, endpoint.weight, &*endpoint.hostname), (Health::Unhealthy, 7, "h"));
+    assert_eq!(endpoint.address, "[fd00::1]:80".parse::<SocketAddr>().unwrap());
+    assert_eq!(bad(ResourceKind::Endpoints, "{endpoints: [{priority: 200}]}").lines().count(), 2);
+}
+
+#[test]
+fn connection_managers() {
+    let found = manager(&format!("{RDS}, http_filters: [{ROUTER}]"));
+    assert!(
+        matches!(&found.routes, RouteSource::Rds { name, initial_fetch_timeout: Some(Duration::ZERO), from: Source::Ads } if **name == *"r")
+    );
+    assert_eq!((found.codec, &found.server_name[..]), (CodecType::Auto, &b"envoy"[..]));
+    assert_eq!(found.stream_idle_timeout, Some(Duration::from_secs(300)));
+    assert_eq!((found.idle_timeout, found.request_timeout), (Some(Duration::from_secs(3600)), None));
+    assert!(found.generate_request_id && !found.use_remote_address && found.filters.is_empty());
+
+    let found = manager(&format!(
+        "codec_type: HTTP2, {RDS}, http_filters: [{ROUTER}], server_name: me, stream_idle_timeout: 0s, \
+         max_request_headers_kb: 8, common_http_protocol_options: {{idle_timeout: 2s, max_headers_count: 7}}, \
+         http2_protocol_options: {{max_concurrent_streams: 9}}, upgrade_configs: [{{upgrade_type: WebSocket}}], \
+         path_with_escaped_slashes_action: REJECT_REQUEST, normalize_path: true, strip_any_host_port: true"
+    ));
+    assert_eq!(
+        (found.codec, found.stream_idle_timeout, found.idle_timeout),
+        (CodecType::Http2, None, Some(Duration::from_secs(2)))
+    );
+    assert_eq!((found.limits.max_request_headers_bytes, found.limits.max_headers_count), (8192, 7));
+    assert_eq!(found.http2.max_concurrent_streams, 9);
+    assert_eq!((&*found.upgrades[0].upgrade_type, found.upgrades[0].enabled), ("websocket", true));
+    assert!(found.path.normalize_path && found.path.strip_any_host_port);
+}
+
+#[test]
+fn filters_are_wasm_discovered_or_ignored() {
+    let wasm = |name: &str| {
+        format!(
+            "{{name: {name}, typed_config: {{'@type': {WASM}, config: {{vm_config: {{code: {{local: {{inline_string: \
+             code}}}}}}, configuration: {{'@type': type.googleapis.com/google.protobuf.Struct, value: {{b: 1, a: [x, \
+             null]}}}}}}}}}}"
+        )
+    };
+    let discovered = format!(
+        "{{name: d, config_discovery: {{config_source: {{ads: {{}}}}, type_urls: [{OWN_WASM}]}}, disabled: true}}"
+    );
+    let stats = "{name: s, typed_config: {'@type': \
+                 type.googleapis.com/envoy.extensions.filters.http.grpc_stats.v3.FilterConfig}}";
+    let optional = "{name: o, is_optional: true, typed_config: {'@type': \
+                    type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}}";
+    let yaml =
+        http_listener(&format!("{RDS}, http_filters: [{}, {discovered}, {stats}, {optional}, {ROUTER}]", wasm("w")));
+    let accepted = good(ResourceKind::Listener, &yaml);
+    assert_eq!(accepted.warnings.len(), 2, "{:?}", accepted.warnings);
+    let Resource::Listener(listener) = accepted.resource else { panic!() };
+    let NetworkFilter::Http(manager) = &listener.chains[0].filter else { panic!() };
+    let [first, second] = &manager.filters[..] else { panic!() };
+    let HttpFilterKind::Wasm(plugin) = &first.kind else { panic!() };
+    assert_eq!((&*plugin.name, &plugin.configuration[..]), ("w", &br#"{"a":["x",null],"b":1}"#[..]));
+    assert_eq!(plugin.code.source, CodeSource::Inline(Bytes::from_static(b"code")));
+    assert!(plugin.code.sha256.is_some() && second.disabled);
+    assert!(matches!(&second.kind, HttpFilterKind::Discovered { default: None, from: Source::Ads, .. }));
+}
+
+#[test]
+fn typed_structs_are_known_by_what_they_hold() {
+    let struct_of = |url: &str, inner: &str| {
+        let length = u8::try_from(inner.len()).unwrap();
+        let value = [&[0x0a, length], inner.as_bytes()].concat();
+        super::http::inner_type(&outrigger_proto::pb::google::protobuf::Any { type_url: url.to_owned(), value })
+    };
+    let inner = "type.googleapis.com/stats.PluginConfig";
+    assert_eq!(struct_of("type.googleapis.com/udpa.type.v1.TypedStruct", inner), "stats.PluginConfig");
+    assert_eq!(struct_of("type.googleapis.com/xds.type.v3.TypedStruct", inner), "stats.PluginConfig");
+    assert_eq!(struct_of("type.googleapis.com/a.B", inner), "a.B");
+}
+
+#[test]
+fn bad_listeners_name_the_field() {
+    let check = |fields: &str, expected: &str| assert_eq!(bad_manager(fields), expected, "{fields}");
+    check(
+        &format!("http_filters: [{ROUTER}]"),
+        "filter_chains[0].filters[0].typed_config: has no routes: rds or route_config",
+    );
+    check(RDS, "http_filters: don't end with the router (envoy.filters.http.router)");
+    let lua = "{name: lua, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}}";
+    check(
+        &format!("{RDS}, http_filters: [{lua}, {ROUTER}]"),
+        "http_filters[0].typed_config: type envoy.extensions.filters.http.lua.v3.Lua is not supported",
+    );
+    check(
+        &format!("{RDS}, http_filters: [{ROUTER}], forward_client_cert_details: FORWARD_ONLY"),
+        "forward_client_cert_details: is not supported",
+    );
+    check(&format!("codec_type: HTTP3, {RDS}, http_filters: [{ROUTER}]"), "codec_type: HTTP3 is not supported");
+    let twice = bad(
+        ResourceKind::Listener,
+        "{name: l, address: {socket_address: {address: 0.0.0.0}}, filter_chains: [{}, {}]}",
+    );
+    assert!(twice.starts_with("filter_chains: 2 filter chains"), "{twice}");
+    assert_eq!(bad(ResourceKind::Listener, "{name: l, default_filter_chain: {}}").lines().count(), 2);
+}
+
+#[test]
+fn tcp_proxies() {
+    let found = listener(
+        "{name: l, address: {socket_address: {address: 0.0.0.0, port_value: 0}}, filter_chains: [{filters: [{name: t, \
+         typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, \
+         stat_prefix: t, weighted_clusters: {clusters: [{name: a, weight: 1}, {name: b, weight: 3}]}, \
+         access_log: [{typed_config: {'@type': type.googleapis.com/envoy.extensions.access_loggers.stream.v3.\
+         StdoutAccessLog, log_format: {json_format: {code: '%RESPONSE_CODE%', n: {x: 1}}, omit_empty_values: true}}}]}}]}]}",
+    );
+    assert_eq!(&*found.stat_prefix, "0.0.0.0_0");
+    let NetworkFilter::Tcp(proxy) = &found.chains[0].filter else { panic!() };
+    assert_eq!((proxy.clusters.len(), proxy.total_weight), (2, 4));
+    assert_eq!(proxy.access_logs[0].sink, AccessLogSink::Stdout);
+    let AccessLogFormat::Json(fields) = &proxy.access_logs[0].format else { panic!() };
+    assert_eq!(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["code", "n"]);
+}
+
+#[test]
+fn paths_headers_and_queries_match() {
+    let check = |path: &str, target: &str, expected: bool| {
+        let route = route(&format!("{{match: {{{path}}}, direct_response: {{status: 200}}}}"));
+        let head = RequestHead { path: Bytes::copy_from_slice(target.as_bytes()), ..RequestHead::default() };
+        assert_eq!(route.path.matches(head.path_only(), !route.case_sensitive), expected, "{path} {target}");
+        let headers = route.headers.iter().all(|header| header.matches(&head));
+        let query = route.query.iter().all(|query| query.matches(head.query()));
+        (headers, query)
+    };
+    check("prefix: /a", "/ab", true);
+    check("path: /a", "/a?x", true);
+    check("path: /a, case_sensitive: false", "/A", true);
+    check("path_separated_prefix: /a", "/ab", false);
+    check("path_separated_prefix: /a", "/a/b", true);
+    check("safe_regex: {regex: '/a/[0-9]+'}", "/a/12", true);
+    check("safe_regex: {google_re2: {}, regex: '/a/[0-9]+'}", "/a/12/", false);
+    let get = "prefix: /, headers: [{name: ':method', string_match: {exact: GET}}, {name: x, present_match: false}]";
+    assert_eq!(check(get, "/", true), (true, true));
+    let old = "prefix: /, headers: [{name: ':path', prefix_match: /b}, {name: x, exact_match: y}]";
+    assert_eq!(check(old, "/b", true).0, false);
+    let query = "prefix: /, query_parameters: [{name: a, string_match: {prefix: x}}, {name: b, present_match: true}]";
+    assert!(check(query, "/?a=xy&b", true).1);
+    assert!(!check(query, "/?a=xy", true).1);
+}
+
+#[test]
+fn forwards() {
+    let found = forward("{cluster: a}");
+    assert_eq!((found.timeout, found.idle_timeout), (Some(Duration::from_secs(15)), None));
+    assert_eq!((found.cluster_not_found_status, found.cluster), (503, ClusterSpec::Single("a".into())));
+    let found = forward(
+        "{weighted_clusters: {total_weight: 100, clusters: [{name: a, weight: 0}, {name: b, weight: 5}]}, timeout: 0s, \
+         idle_timeout: 0s, cluster_not_found_response_code: NOT_FOUND, auto_host_rewrite: true, prefix_rewrite: /x}",
+    );
+    assert!(matches!(&found.cluster, ClusterSpec::Weighted { total: 5, clusters } if clusters.len() == 2));
+    assert_eq!((found.timeout, found.idle_timeout, found.cluster_not_found_status), (None, Some(Duration::ZERO), 404));
+    assert_eq!(found.host_rewrite, Some(HostRewrite::Auto));
+    assert_eq!(found.path_rewrite, Some(PathRewrite::Prefix(Bytes::from_static(b"/x"))));
+    let found = forward(r"{cluster: a, regex_rewrite: {pattern: {regex: '^/(\w+)/(\w+)'}, substitution: '/\2/$\1\\'}}");
+    let Some(PathRewrite::Regex { regex, substitution }) = found.path_rewrite else { panic!() };
+    assert_eq!(&substitution[..], br"/${2}/$$${1}\");
+    assert_eq!(&regex.replace_all(b"/one/two", &substitution)[..], br"/two/$one\");
+}
+
+#[test]
+fn redirects_and_direct_responses() {
+    let found = route(
+        "{match: {prefix: /}, redirect: {https_redirect: true, host_redirect: h, port_redirect: 8443, \
+         path_redirect: /x, response_code: TEMPORARY_REDIRECT, strip_query: true}}",
+    );
+    let RouteAction::Redirect(redirect) = &found.action else { panic!() };
+    let expected = Redirect {
+        status: 307,
+        scheme: Some(Scheme::Https),
+        host: Some(Bytes::from_static(b"h")),
+        port: Some(8443),
+        path: Some(RedirectPath::Full(Bytes::from_static(b"/x"))),
+        strip_query: true,
+    };
+    assert_eq!(*redirect, expected);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("body");
+    std::fs::write(&file, "from a file").unwrap();
+    for (body, expected) in [
+        ("inline_string: hi".to_owned(), "hi"),
+        ("inline_bytes: aGk=".to_owned(), "hi"),
+        (format!("filename: {}", file.display()), "from a file"),
+    ] {
+        let found = route(&format!("{{match: {{prefix: /}}, direct_response: {{status: 418, body: {{{body}}}}}}}"));
+        let RouteAction::DirectResponse(direct) = &found.action else { panic!() };
+        assert_eq!((direct.status, &direct.body[..]), (418, expected.as_bytes()));
+    }
+    let long = format!(
+        "{{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: {}}}}}}}",
+        "x".repeat(4097)
+    );
+    assert_eq!(bad_route(&long), "direct_response.body.inline_string: 4097 bytes are more than 4096");
+}
+
+#[test]
+fn headers_are_added_by_their_action() {
+    let found = route(
+        "{match: {prefix: /}, direct_response: {status: 200}, request_headers_to_remove: [X-A], request_headers_to_add: \
+         [{header: {key: X-B, value: '%REQ(:PATH)%'}}, {header: {key: c, value: v}, append: false}, \
+         {header: {key: d, value: v}, append: true}, {header: {key: e, value: v}, append_action: ADD_IF_ABSENT}], \
+         typed_per_filter_config: {f: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}}",
+    );
+    assert_eq!(found.request_headers.remove, [HeaderName::from_bytes(b"x-a").unwrap()]);
+    let actions: Vec<AppendAction> = found.request_headers.add.iter().map(|option| option.action).collect();
+    use AppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExistsOrAdd};
+    assert_eq!(actions, [AppendIfExistsOrAdd, OverwriteIfExistsOrAdd, AppendIfExistsOrAdd, AddIfAbsent]);
+    assert!(found.overrides["f"].disabled);
+}
+
+#[test]
+fn bad_routes_name_the_field() {
+    let check = |route: &str, expected: &str| assert_eq!(bad_route(route), expected, "{route}");
+    check("{direct_response: {status: 200}}", "match: is required");
+    check("{match: {prefix: /}}", "virtual_hosts[0].routes[0]: has no action: route, redirect or direct_response");
+    check("{match: {prefix: /}, route: {}}", "route: names no cluster: cluster, cluster_header or weighted_clusters");
+    check(
+        "{match: {safe_regex: {regex: 'a('}}, route: {cluster: a}}",
+        "match.safe_regex.regex: is no regular expression: unclosed group",
+    );
+    check(
+        r"{match: {prefix: /}, route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\1'}}}",
+        "route.regex_rewrite.substitution: \\1 names a group that the pattern doesn't have",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a, retry_policy: {retry_on: 5xx}}}",
+        "route.retry_policy: is not supported",
+    );
+    check(
+        "{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}",
+        "route.weighted_clusters.clusters: the weights sum up to 0",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a}, request_headers_to_add: [{header: {key: ':path', value: /}}]}",
+        "request_headers_to_add[0].header.key: \":path\" is no header name",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a}, response_headers_to_add: [{header: {key: a, value: '%NO%'}}]}",
+        "response_headers_to_add[0].header.value: unknown operator %NO%",
+    );
+    let two = "{name: r, virtual_hosts: [{name: v, domains: [A.test]}, {name: w, domains: [a.test]}]}";
+    assert_eq!(bad(ResourceKind::Route, two), "virtual_hosts: the domain a.test is in two virtual hosts");
+    assert!(matches!(route("{match: {connect_matcher: {}}, route: {cluster: a}}").path, PathMatcher::Connect));
+}
+
+#[test]
+fn extensions() {
+    let remote = |fields: &str| {
+        format!(
+            "{{name: shop/keys, typed_config: {{'@type': {OWN_WASM}, limits: {{callback_timeout: 0.02s, memory_bytes: \
+             1048576}}, config: {{failure_policy: FAIL_OPEN, vm_config: {{runtime: envoy.wasm.runtime.v8, code: {{remote: \
+             {{http_uri: {{uri: 'http://h/m', cluster: modules, timeout: 5s}}, {fields}}}}}}}, configuration: {{'@type': \
+             type.googleapis.com/google.protobuf.StringValue, value: hi}}}}}}}}"
+        )
+    };
+    let digest = "0123456789abcdef".repeat(4);
+    let accepted = good(ResourceKind::Extension, &remote(&format!("sha256: {digest}")));
+    let Resource::Extension(extension) = accepted.resource else { panic!() };
+    let ExtensionConfig { plugin, type_url, .. } = &*extension;
+    assert_eq!((type_url.as_str(), &*plugin.name, &plugin.configuration[..]), (OWN_WASM, "shop/keys", &b"hi"[..]));
+    assert_eq!((plugin.limits.callback_timeout, plugin.limits.memory_bytes), (Duration::from_millis(20), 1 << 20));
+    assert_eq!(plugin.failure_policy, FailurePolicy::Open);
+    assert_eq!(plugin.code.sha256.unwrap()[..3], [0x01, 0x23, 0x45]);
+    let reason = bad(ResourceKind::Extension, &remote("sha256: abc"));
+    assert_eq!(
+        reason,
+        "typed_config.config.vm_config.code.remote.sha256: is not a SHA-256 digest of 64 hexadecimal digits"
+    );
+    let other = "{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}}";
+    assert!(bad(ResourceKind::Extension, other).contains("rbac.v3.RBAC is not supported"));
+}
+
+#[test]
+fn what_is_unreadable_has_no_name() {
+    let source = Source::Ads;
+    for kind in ResourceKind::ALL {
+        let invalid = super::decode(kind, &[0xff, 0xff, 0xff], &source, &Arc::from("")).unwrap_err();
+        assert_eq!(invalid.name, None);
+        assert!(invalid.reason().starts_with("malformed message"), "{}", invalid.reason());
+    }
+}

@@ -1,0 +1,84 @@
+//! Bootstraps, by example.
+
+use outrigger_config::ResourceKind;
+
+use super::{ApiVariant, Bootstrap, BootstrapOptions, ResourceSource, decode_bootstrap};
+use crate::testing::{cluster_yaml, message};
+
+fn decode(yaml: &str) -> Result<Bootstrap, Vec<String>> {
+    let options = BootstrapOptions { service_node: Some("me".to_owned()), ..BootstrapOptions::default() };
+    decode_bootstrap(&message("envoy.config.bootstrap.v3.Bootstrap", yaml), &options)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_bootstrap_with_everything() {
+    let yaml = format!(
+        "{{node: {{id: n, cluster: c}}, admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}, \
+         layered_runtime: {{layers: [{{name: x, static_layer: {{a: 1}}}}]}}, static_resources: {{clusters: [{}]}}, \
+         dynamic_resources: {{ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: \
+         [{{envoy_grpc: {{cluster_name: xds}}, initial_metadata: [{{key: k, value: v}}]}}]}}, cds_config: {{ads: {{}}}}, \
+         lds_config: {{path_config_source: {{path: /l.yaml, watched_directory: {{path: /w}}}}}}}}}}",
+        cluster_yaml("xds", 18000)
+    );
+    let found = decode(&yaml).unwrap();
+    assert_eq!((found.node.id.as_str(), found.node.cluster.as_str()), ("me", "c"));
+    assert_eq!(found.node.user_agent_name, "outrigger");
+    assert_eq!(found.admin.as_ref().unwrap().address.to_string(), "127.0.0.1:0");
+    let ads = found.ads.as_ref().unwrap();
+    assert_eq!((ads.variant, &*ads.cluster, ads.authority.as_str()), (ApiVariant::Delta, "xds", "xds"));
+    assert_eq!(ads.initial_metadata, [("k".to_owned(), "v".to_owned())]);
+    assert_eq!(found.cds, Some(ResourceSource::Ads));
+    let [file] = &found.files()[..] else { panic!() };
+    assert_eq!(
+        (file.kind, &*file.path, file.watched_directory.as_deref()),
+        (ResourceKind::Listener, "/l.yaml", Some("/w"))
+    );
+    let counts: Vec<_> = found.static_resources.iter().map(|update| (update.kind, update.upserts.len())).collect();
+    assert_eq!(counts, [(ResourceKind::Cluster, 1), (ResourceKind::Listener, 0)]);
+    let warnings: Vec<_> = found.warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(warnings, ["layered_runtime"]);
+}
+
+#[test]
+fn every_problem_is_told_by_its_path() {
+    let check = |yaml: &str, expected: &[&str]| assert_eq!(decode(yaml).unwrap_err(), expected, "{yaml}");
+    check(
+        "{static_resources: {clusters: [{name: a}, {name: b, type: LOGICAL_DNS}], listeners: [{name: l, filter_chains: \
+         [{filters: [{name: x, typed_config: {'@type': \
+         type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy}}]}]}]}}",
+        &[
+            "static_resources.clusters[0].load_assignment: is required for a STATIC cluster",
+            "static_resources.clusters[1].type: LOGICAL_DNS is not supported, only STATIC and EDS",
+            "static_resources.listeners[0].address: is required",
+            "static_resources.listeners[0].filter_chains[0].filters[0].typed_config: type \
+             envoy.extensions.filters.network.redis_proxy.v3.RedisProxy is not supported",
+        ],
+    );
+    check(
+        &format!("{{static_resources: {{clusters: [{0}, {0}], secrets: [{{}}]}}}}", cluster_yaml("a", 1)),
+        &["static_resources.clusters[1].name: \"a\" stands here twice", "static_resources.secrets: is not supported"],
+    );
+    check(
+        "{dynamic_resources: {cds_config: {ads: {}}}}",
+        &["dynamic_resources.cds_config.ads: needs dynamic_resources.ads_config"],
+    );
+    let grpc = "grpc_services: [{envoy_grpc: {cluster_name: xds}}]";
+    check(
+        &format!("{{dynamic_resources: {{ads_config: {{api_type: REST, {grpc}}}}}}}"),
+        &["dynamic_resources.ads_config.api_type: REST is not supported, only GRPC and DELTA_GRPC"],
+    );
+    check(
+        &format!("{{dynamic_resources: {{ads_config: {{api_type: GRPC, {grpc}}}}}}}"),
+        &[
+            "dynamic_resources.ads_config.grpc_services[0].envoy_grpc.cluster_name: \"xds\" is no cluster of static_resources",
+        ],
+    );
+    check("{admin: {allow_paths: [{exact: /ready}]}}", &["admin.allow_paths: is not supported"]);
+}
+
+#[test]
+fn what_is_no_message_is_said_to_be_none() {
+    let problems = decode_bootstrap(b"\xff\xff\xff", &BootstrapOptions::default()).unwrap_err();
+    assert!(problems[0].message.starts_with("malformed message"), "{problems:?}");
+}
