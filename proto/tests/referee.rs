@@ -84,6 +84,9 @@ fn json_in_every_form() {
     ] {
         check_json("envoy.config.cluster.v3.Cluster", text);
     }
+    let text = r#"{"@type": "type.googleapis.com/xds.type.v3.TypedStruct", "type_url": "x/y.Z", "value": {"a": 1}}"#;
+    check_json("google.protobuf.Any", text);
+    check_json("google.protobuf.Any", &text.replace("xds.type.v3", "udpa.type.v1"));
     for text in [r#"{"inline_bytes": "AAEC/+8="}"#, r#"{"inline_bytes": "AAEC_-8"}"#, r#"{"inline_string": ""}"#] {
         check_json("envoy.config.core.v3.DataSource", text);
     }
