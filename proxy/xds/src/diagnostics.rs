@@ -29,10 +29,13 @@ pub struct Diagnostics {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
     /// Files that the resource wants to be watched, with the folder to watch.
-    pub(crate) watched: Vec<(Arc<str>, Arc<str>)>,
+    pub(crate) watched: WatchedFolders,
     /// Paths of parts that are ignored as a whole, whatever is in them.
     pub(crate) ignored: Vec<String>,
 }
+
+/// Files, each with the folder to watch for it.
+pub(crate) type WatchedFolders = Vec<(Arc<str>, Arc<str>)>;
 
 /// More problems than this of one resource are not told.
 const PROBLEMS_MAX: usize = 64;
@@ -116,7 +119,7 @@ impl Diagnostics {
         &self.warnings
     }
 
-    pub(crate) fn take(self) -> (Vec<Problem>, Vec<Problem>, Vec<(Arc<str>, Arc<str>)>) {
+    pub(crate) fn take(self) -> (Vec<Problem>, Vec<Problem>, WatchedFolders) {
         (self.errors, self.warnings, self.watched)
     }
 }

@@ -128,7 +128,8 @@ impl AdsState {
     fn first_request(&mut self, kind: ResourceKind, now: Instant) -> Option<Request> {
         let state = &mut self.kinds[kind as usize];
         // What is being judged will be held or not: before that nobody can say what is.
-        if !self.connected || state.busy || state.subscribed || !(state.wildcard || !state.names.is_empty()) {
+        let wants_nothing = !state.wildcard && state.names.is_empty();
+        if !self.connected || state.busy || state.subscribed || wants_nothing {
             return None;
         }
         state.subscribed = true;

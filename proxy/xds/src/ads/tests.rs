@@ -260,5 +260,5 @@ async fn a_server_that_isnt_there_leaves_everything_waiting() {
         listeners: true,
         initial_metadata: Vec::new(),
     };
-    run_ads(options, || std::future::pending::<Result<Channel, String>>(), &sink, receiver, &status).await;
+    run_ads(options, std::future::pending::<Result<Channel, String>>, &sink, receiver, &status).await;
 }

@@ -37,7 +37,7 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
     let codec = codec(proto, d);
     let routes = routes(proto.route_specifier.as_ref(), d);
     let filters = filters(&proto.http_filters, d);
-    let common = proto.common_http_protocol_options.clone().unwrap_or_default();
+    let common = proto.common_http_protocol_options.unwrap_or_default();
     let (idle_timeout, max_connection_duration, max_headers_count) = d.at("common_http_protocol_options", |d| {
         (
             timeout_or(common.idle_timeout.as_ref(), Some(IDLE), "idle_timeout", d),
@@ -237,12 +237,10 @@ pub(crate) fn inner_type(config: &Any) -> String {
     }
     let name = type_url::message_name(&config.type_url);
     let is_struct = [type_url::TYPED_STRUCT, type_url::UDPA_TYPED_STRUCT].map(type_url::message_name).contains(&name);
-    if is_struct {
-        if let Ok(inner) = TypedStruct::decode(&config.value[..]) {
-            return type_url::message_name(&inner.type_url).to_owned();
-        }
+    match TypedStruct::decode(&config.value[..]) {
+        Ok(inner) if is_struct => type_url::message_name(&inner.type_url).to_owned(),
+        _ => name.to_owned(),
     }
-    name.to_owned()
 }
 
 fn discovered(name: &Arc<str>, proto: &core::ExtensionConfigSource, d: &mut Diagnostics) -> Option<HttpFilterKind> {
