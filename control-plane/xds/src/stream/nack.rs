@@ -20,13 +20,14 @@ pub(super) struct Rejection {
 
 /// Finds the rejected ones among the resources `sent`.
 pub(super) fn parse(message: &str, sent: &[Arc<str>]) -> Rejection {
-    let mut names = BTreeMap::new();
+    let mut lines: BTreeMap<Arc<str>, Vec<&str>> = BTreeMap::new();
     for line in message.lines() {
         if let Some((name, reason)) = named_line(line, sent) {
-            names.entry(name).or_insert_with(|| bounded(reason));
+            lines.entry(name).or_default().push(reason);
         }
     }
-    if !names.is_empty() {
+    if !lines.is_empty() {
+        let names = lines.into_iter().map(|(name, reasons)| (name, bounded(&reasons.join("\n")))).collect();
         return Rejection { names, exact: true };
     }
     let reason = bounded(message.trim());
@@ -84,6 +85,7 @@ mod tests {
             &[("shop/api:8", "a"), ("shop/api:80", "b: c")],
             true,
         );
+        check("Cluster shop/api:8: a\nCluster shop/api:8: b", &[("shop/api:8", "a\nb")], true);
         let envoy = "Error adding/updating cluster(s) shop/api:80: bad";
         check(envoy, &[("shop/api:80", envoy)], false);
         check("Unable", &[("shop/api:8", "Unable"), ("shop/api:80", "Unable"), ("shop/keys", "Unable")], false);
