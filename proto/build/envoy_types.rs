@@ -37,7 +37,7 @@ pub(crate) fn descriptor_set(manifest: &Path, out: &Path) -> Result<PathBuf, Box
     Ok(file)
 }
 
-/// A package that is no member of any workspace.
+/// A package that is no member of any workspace. The lock file says which version.
 const PROBE: &str = r#"
 [workspace]
 [package]
@@ -47,7 +47,7 @@ edition = "2024"
 [lib]
 path = "lib.rs"
 [dependencies]
-envoy-types = { version = "0.7.7", default-features = false }
+envoy-types = { version = "*", default-features = false }
 "#;
 
 fn metadata(manifest: &Path, probe: &Path, offline: bool) -> Result<Value, Box<dyn Error>> {
