@@ -8,6 +8,9 @@ use outrigger_stats::Counter;
 
 use crate::status::LogLevel;
 
+/// Guests' lines have a target of their own below this crate's, so that they are told apart and share its level.
+pub(crate) const TARGET: &str = "outrigger_wasm::guest";
+
 /// The longest line that is logged.
 const LINE_BYTES_MAX: usize = 8 << 10;
 /// How many of the last error lines are kept, to explain a trap or a refusal.
@@ -57,15 +60,15 @@ impl GuestLog {
     /// The lowest level that anybody listens to.
     pub(crate) fn level(&self) -> LogLevel {
         use tracing::Level;
-        if tracing::enabled!(target: "wasm", Level::TRACE) {
+        if tracing::enabled!(target: TARGET, Level::TRACE) {
             LogLevel::Trace
-        } else if tracing::enabled!(target: "wasm", Level::DEBUG) {
+        } else if tracing::enabled!(target: TARGET, Level::DEBUG) {
             LogLevel::Debug
-        } else if tracing::enabled!(target: "wasm", Level::INFO) {
+        } else if tracing::enabled!(target: TARGET, Level::INFO) {
             LogLevel::Info
-        } else if tracing::enabled!(target: "wasm", Level::WARN) {
+        } else if tracing::enabled!(target: TARGET, Level::WARN) {
             LogLevel::Warn
-        } else if tracing::enabled!(target: "wasm", Level::ERROR) {
+        } else if tracing::enabled!(target: TARGET, Level::ERROR) {
             LogLevel::Error
         } else {
             LogLevel::Critical
@@ -78,7 +81,7 @@ impl GuestLog {
             self.window = Some(now);
             self.bytes = 0;
             if self.dropped_in_window > 0 {
-                tracing::warn!(target: "wasm", plugin, lines = self.dropped_in_window, "log lines dropped: over budget");
+                tracing::warn!(target: TARGET, plugin, lines = self.dropped_in_window, "log lines dropped: over budget");
                 self.dropped_in_window = 0;
             }
         }
@@ -133,12 +136,12 @@ fn readable(text: &[u8]) -> String {
 
 fn emit(plugin: &str, level: LogLevel, line: &str) {
     match level {
-        LogLevel::Trace => tracing::trace!(target: "wasm", plugin, "{line}"),
-        LogLevel::Debug => tracing::debug!(target: "wasm", plugin, "{line}"),
-        LogLevel::Info => tracing::info!(target: "wasm", plugin, "{line}"),
-        LogLevel::Warn => tracing::warn!(target: "wasm", plugin, "{line}"),
-        LogLevel::Error => tracing::error!(target: "wasm", plugin, "{line}"),
-        LogLevel::Critical => tracing::error!(target: "wasm", plugin, critical = true, "{line}"),
+        LogLevel::Trace => tracing::trace!(target: TARGET, plugin, "{line}"),
+        LogLevel::Debug => tracing::debug!(target: TARGET, plugin, "{line}"),
+        LogLevel::Info => tracing::info!(target: TARGET, plugin, "{line}"),
+        LogLevel::Warn => tracing::warn!(target: TARGET, plugin, "{line}"),
+        LogLevel::Error => tracing::error!(target: TARGET, plugin, "{line}"),
+        LogLevel::Critical => tracing::error!(target: TARGET, plugin, critical = true, "{line}"),
     }
 }
 

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use outrigger_http::{Headers, ResponseHead, StreamState};
+use outrigger_http::StreamState;
 use wasmtime::{Memory, ResourceLimiter, TypedFunc};
 
 use crate::action::{ContextId, Direction, Effect};
+use crate::call_answer::CallAnswer;
 use crate::guest_log::GuestLog;
 use crate::metrics::GuestMetrics;
 use crate::module::Abi;
@@ -235,14 +235,6 @@ impl ResourceLimiter for Limiter {
     }
 }
 
-/// The answer that `proxy_on_http_call_response` is entered with.
-#[derive(Debug, Default)]
-pub(crate) struct CallAnswer {
-    pub(crate) head: Option<ResponseHead>,
-    pub(crate) body: Bytes,
-    pub(crate) trailers: Headers,
-}
-
 /// The data of a VM's store.
 pub(crate) struct Host {
     pub(crate) plugin: Arc<Plugin>,
@@ -402,6 +394,12 @@ impl Host {
             && let Some(stream) = self.contexts.get_mut(context)
         {
             stream.queued &= !bit;
+            // What goes on can no longer be changed, even if the callback that asked for it paused.
+            stream.open &= match effect {
+                Effect::Continue { direction: Direction::Request, .. } => !open::REQUEST,
+                Effect::Continue { direction: Direction::Response, .. } => !open::RESPONSE,
+                _ => u16::MAX,
+            };
         }
         if self.effects.is_empty() {
             self.effect_bytes = 0;

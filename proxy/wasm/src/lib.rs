@@ -10,6 +10,7 @@
 //! Architecture invariant: this crate knows no HTTP codec, no xDS type and no runtime.
 
 mod action;
+mod call_answer;
 mod engine;
 mod exports;
 mod guest_log;

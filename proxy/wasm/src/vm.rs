@@ -6,16 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_http::{Headers, ResponseHead, StreamState};
+use outrigger_http::{Headers, StreamState};
 use wasmtime::Store;
 
-use crate::action::{CallFailure, CallResponse, ContextId, DataAction, Effect, HeadersAction, TrailersAction};
+use crate::action::{CallResponse, ContextId, DataAction, Effect, HeadersAction, TrailersAction};
+use crate::call_answer::CallAnswer;
 use crate::exports::{Exports, HeadersCallback};
-use crate::host::{CallAnswer, Host, Phase, ROOT_ID, RootDone, Target, Worker, open};
+use crate::host::{Host, Phase, ROOT_ID, RootDone, Target, Worker, open};
 use crate::metrics::PluginStats;
 use crate::module::{Callbacks, CompiledModule};
 use crate::plugin::Plugin;
-use crate::status::BROKEN_CONNECTION;
 use crate::ticker::TickerSlot;
 use crate::trap::{HostTrap, Trap};
 
@@ -160,7 +160,8 @@ impl Vm {
     fn fail(&mut self, error: &wasmtime::Error) -> Trap {
         let host = self.0.store.data();
         let trap = Trap::new(error, host.phase.export(), host.limiter.refused, host.log.last_errors().as_deref());
-        tracing::error!(target: "wasm", plugin = host.plugin.name, kind = trap.kind.label(), "{trap}");
+        // Whoever entered the VM knows what follows from it and says so; this is for who reads the guest's own lines.
+        tracing::debug!(target: crate::guest_log::TARGET, plugin = host.plugin.name, kind = trap.kind.label(), "{trap}");
         PluginStats::count_trap(&host.services.registry, &host.plugin.name, &trap);
         self.0.failed = Some(trap.clone());
         trap
@@ -391,7 +392,7 @@ impl Vm {
         if !self.0.store.data_mut().calls.remove(&token) || self.0.exports.http_call_response.is_none() {
             return self.skip(());
         }
-        let (answer, status) = answer(response);
+        let (answer, status) = CallAnswer::new(response);
         let headers = answer.head.as_ref().map_or(0, |head| count(&head.headers).saturating_add(1));
         let body = u32::try_from(answer.body.len()).unwrap_or(u32::MAX);
         let trailers = count(&answer.trailers);
@@ -481,28 +482,4 @@ fn header_entries(state: &RefCell<StreamState>, is_request: bool) -> u32 {
             state.response.as_ref().map_or(0, |head| count(&head.headers).saturating_add(1))
         }
     })
-}
-
-/// What Envoy shows for a call that failed: a 504, a 503, or nothing and the status of a broken connection.
-fn answer(response: CallResponse) -> (CallAnswer, (u32, &'static str)) {
-    let CallResponse { head, body, trailers, failure } = response;
-    if let Some(head) = head
-        && failure.is_none()
-    {
-        return (CallAnswer { head: Some(head), body, trailers }, (0, ""));
-    }
-    let (status, text) = match failure {
-        Some(CallFailure::Timeout) => (504, "upstream request timeout"),
-        Some(CallFailure::Connect) => (503, "no healthy upstream"),
-        Some(CallFailure::Reset | CallFailure::TooLarge) | None => {
-            return (CallAnswer::default(), (BROKEN_CONNECTION, "the stream was reset"));
-        }
-    };
-    let mut head = ResponseHead::new(status);
-    head.headers.append(outrigger_http::HeaderName::CONTENT_LENGTH, text.len().to_string().into());
-    head.headers.append(outrigger_http::HeaderName::CONTENT_TYPE, bytes::Bytes::from_static(b"text/plain"));
-    (
-        CallAnswer { head: Some(head), body: bytes::Bytes::from_static(text.as_bytes()), trailers: Headers::new() },
-        (0, ""),
-    )
 }

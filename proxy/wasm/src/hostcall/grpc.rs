@@ -22,7 +22,7 @@ pub(super) fn link(table: &mut HostcallTable) -> wasmtime::Result<()> {
 
 fn refuse(cx: &Cx<'_>, function: &str) -> Answer {
     let plugin = &cx.host().plugin.name;
-    tracing::warn!(target: "wasm", plugin, "{function} is not supported: the call fails");
+    tracing::warn!(target: crate::guest_log::TARGET, plugin, "{function} is not supported: the call fails");
     Err(Status::InternalFailure.into())
 }
 

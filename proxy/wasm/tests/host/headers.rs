@@ -147,6 +147,21 @@ fn held_headers_stay_open_until_they_go_on() {
 }
 
 #[test]
+fn headers_that_went_on_by_their_own_callback_are_closed() {
+    let fixture = Fixture::new();
+    let mut vm = fixture.vm(&[
+        on("request_headers", r#"(drop (call $continue #0)) (call $s %a (call $add #0 @"x-b" @"1")) (return #1)"#),
+        on("request_body", r#"(call $s %b (call $add #0 @"x-b" @"2"))"#),
+    ]
+    .concat());
+    let stream = stream(&mut vm);
+    vm.on_request_headers(stream.id, false).expect("no trap");
+    assert_eq!(effects(&mut vm), ["continue Request", "route"]);
+    vm.on_request_body(stream.id, true).expect("no trap");
+    assert_eq!(fixture.statuses(), "a0 b2");
+}
+
+#[test]
 fn response_headers_show_the_status_first() {
     let fixture = Fixture::new();
     let mut vm = fixture.vm(&on(
