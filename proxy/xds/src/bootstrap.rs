@@ -149,7 +149,12 @@ fn static_resources(proto: bootstrap::bootstrap::StaticResources, d: &mut Diagno
     vec![clusters, listeners]
 }
 
-fn resources<R: XdsResource>(protos: Vec<R::Proto>, field: &str, kind: ResourceKind, d: &mut Diagnostics) -> Update {
+fn resources<R: XdsResource>(
+    protos: Vec<R::Proto>,
+    field: &'static str,
+    kind: ResourceKind,
+    d: &mut Diagnostics,
+) -> Update {
     let mut found: BTreeMap<Arc<str>, Resource> = BTreeMap::new();
     for (index, proto) in protos.into_iter().enumerate() {
         d.at_index(field, index, |d| {
@@ -219,7 +224,7 @@ fn ads_server(proto: &core::ApiConfigSource, static_resources: &[Update], d: &mu
 
 fn dynamic_source(
     proto: Option<&core::ConfigSource>,
-    field: &str,
+    field: &'static str,
     kind: ResourceKind,
     has_ads: bool,
     d: &mut Diagnostics,

@@ -1,5 +1,6 @@
 //! What is wrong with a resource, field by field.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub struct Diagnostics {
     pub(crate) source: Source,
     /// Of the resource that is validated.
     pub(crate) version: Arc<str>,
-    path: String,
+    path: Vec<Segment>,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
     /// Files that the resource wants to be watched, with the folder to watch.
@@ -37,6 +38,20 @@ pub struct Diagnostics {
 /// Files, each with the folder to watch for it.
 pub(crate) type WatchedFolders = Vec<(Arc<str>, Arc<str>)>;
 
+/// A step into a message. It becomes text only where there is a problem.
+#[derive(Debug)]
+struct Segment {
+    field: Cow<'static, str>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Whole,
+    Index(usize),
+    Key(String),
+}
+
 /// More problems than this of one resource are not told.
 const PROBLEMS_MAX: usize = 64;
 
@@ -46,7 +61,7 @@ impl Diagnostics {
         Diagnostics {
             source,
             version,
-            path: String::new(),
+            path: Vec::new(),
             errors: Vec::new(),
             warnings: Vec::new(),
             watched: Vec::new(),
@@ -55,44 +70,73 @@ impl Diagnostics {
     }
 
     /// Problems found by `inner` are about this field.
-    pub fn at<T>(&mut self, field: &str, inner: impl FnOnce(&mut Diagnostics) -> T) -> T {
-        let before = self.path.len();
-        if before > 0 {
-            self.path.push('.');
-        }
-        self.path.push_str(field);
-        let out = inner(self);
-        self.path.truncate(before);
-        out
+    pub fn at<T>(&mut self, field: impl Into<Cow<'static, str>>, inner: impl FnOnce(&mut Diagnostics) -> T) -> T {
+        self.within(Segment { field: field.into(), place: Place::Whole }, inner)
     }
 
     /// The same for an element of a list.
-    pub fn at_index<T>(&mut self, field: &str, index: usize, inner: impl FnOnce(&mut Diagnostics) -> T) -> T {
-        self.at(&format!("{field}[{index}]"), inner)
+    pub fn at_index<T>(
+        &mut self,
+        field: impl Into<Cow<'static, str>>,
+        index: usize,
+        inner: impl FnOnce(&mut Diagnostics) -> T,
+    ) -> T {
+        self.within(Segment { field: field.into(), place: Place::Index(index) }, inner)
     }
 
     /// The same for an entry of a map.
-    pub fn at_key<T>(&mut self, field: &str, key: &str, inner: impl FnOnce(&mut Diagnostics) -> T) -> T {
-        self.at(&format!("{field}[{key:?}]"), inner)
+    pub fn at_key<T>(
+        &mut self,
+        field: impl Into<Cow<'static, str>>,
+        key: &str,
+        inner: impl FnOnce(&mut Diagnostics) -> T,
+    ) -> T {
+        self.within(Segment { field: field.into(), place: Place::Key(key.to_owned()) }, inner)
+    }
+
+    fn within<T>(&mut self, segment: Segment, inner: impl FnOnce(&mut Diagnostics) -> T) -> T {
+        self.path.push(segment);
+        let out = inner(self);
+        self.path.pop();
+        out
+    }
+
+    /// Where we are, as text.
+    fn here(&self) -> String {
+        let mut path = String::new();
+        for Segment { field, place } in &self.path {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(field);
+            match place {
+                Place::Whole => {}
+                Place::Index(index) => path.push_str(&format!("[{index}]")),
+                Place::Key(key) => path.push_str(&format!("[{key:?}]")),
+            }
+        }
+        path
     }
 
     pub fn error(&mut self, message: impl Into<String>) {
-        push(&mut self.errors, &self.path, message.into());
+        let path = self.here();
+        push(&mut self.errors, &path, message.into());
     }
 
     pub fn warn(&mut self, message: impl Into<String>) {
-        push(&mut self.warnings, &self.path, message.into());
+        let path = self.here();
+        push(&mut self.warnings, &path, message.into());
     }
 
     /// Says that this part is ignored, and why.
     pub(crate) fn ignore(&mut self, message: impl Into<String>) {
         self.warn(message);
-        self.ignored.push(self.path.clone());
+        self.ignored.push(self.here());
     }
 
     /// Says nothing, and ignores this part.
     pub(crate) fn ignored_here(&mut self) {
-        self.ignored.push(self.path.clone());
+        self.ignored.push(self.here());
     }
 
     pub(crate) fn error_at(&mut self, path: &str, message: String) {

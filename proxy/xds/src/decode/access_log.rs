@@ -164,7 +164,7 @@ fn json_fields(
     names.sort_by_key(|(name, _)| *name);
     let mut nodes = Vec::with_capacity(names.len());
     for (name, value) in names {
-        let node = diagnostics.at(name, |d| json_node(value, omit_empty, depth, d))?;
+        let node = diagnostics.at(name.clone(), |d| json_node(value, omit_empty, depth, d))?;
         nodes.push((name.clone(), node));
     }
     Some(nodes)

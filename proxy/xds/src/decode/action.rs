@@ -15,7 +15,7 @@ use pb::envoy::config::route::v3 as route;
 use super::access_log::body_format;
 use super::common::{data_source, duration, flag, name, timeout_or, variant};
 use super::matcher::{header_name, rewrite};
-use super::mutation::{mutations, overrides};
+use super::mutation::{Side, mutations, overrides};
 use crate::Diagnostics;
 
 /// `timeout` where it is unset.
@@ -134,8 +134,13 @@ fn weighted_cluster(proto: &route::weighted_cluster::ClusterWeight, d: &mut Diag
         name: name(&proto.name, "name", d),
         weight: proto.weight.map_or(0, |weight| weight.value),
         host_rewrite,
-        request_headers: mutations("request", &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
-        response_headers: mutations("response", &proto.response_headers_to_add, &proto.response_headers_to_remove, d),
+        request_headers: mutations(Side::Request, &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
+        response_headers: mutations(
+            Side::Response,
+            &proto.response_headers_to_add,
+            &proto.response_headers_to_remove,
+            d,
+        ),
         overrides: overrides(&proto.typed_per_filter_config, d),
     }
 }

@@ -19,7 +19,7 @@ const NAME_BYTES_MAX: usize = 4096;
 /// A duration that is set and valid: not negative, and no longer than protobuf's 10,000 years.
 pub(crate) fn duration(
     value: Option<&protobuf::Duration>,
-    field: &str,
+    field: &'static str,
     diagnostics: &mut Diagnostics,
 ) -> Option<Duration> {
     let value = value?;
@@ -38,7 +38,7 @@ pub(crate) fn duration(
 pub(crate) fn timeout_or(
     value: Option<&protobuf::Duration>,
     default: Option<Duration>,
-    field: &str,
+    field: &'static str,
     diagnostics: &mut Diagnostics,
 ) -> Option<Duration> {
     if value.is_none() {
@@ -52,7 +52,7 @@ pub(crate) fn number(
     value: Option<protobuf::UInt32Value>,
     default: u32,
     bounds: RangeInclusive<u32>,
-    field: &str,
+    field: &'static str,
     diagnostics: &mut Diagnostics,
 ) -> u32 {
     let Some(value) = value.map(|value| value.value) else { return default };
@@ -69,7 +69,7 @@ pub(crate) fn flag(value: Option<protobuf::BoolValue>, default: bool) -> bool {
 }
 
 /// A value of an enum; an unknown number is an error.
-pub(crate) fn variant<E: TryFrom<i32>>(value: i32, field: &str, diagnostics: &mut Diagnostics) -> Option<E> {
+pub(crate) fn variant<E: TryFrom<i32>>(value: i32, field: &'static str, diagnostics: &mut Diagnostics) -> Option<E> {
     let variant = E::try_from(value).ok();
     if variant.is_none() {
         diagnostics.at(field, |d| d.error(format!("{value} is no value of this enum")));
@@ -78,7 +78,7 @@ pub(crate) fn variant<E: TryFrom<i32>>(value: i32, field: &str, diagnostics: &mu
 }
 
 /// A name that must be there.
-pub(crate) fn name(text: &str, field: &str, diagnostics: &mut Diagnostics) -> Arc<str> {
+pub(crate) fn name(text: &str, field: &'static str, diagnostics: &mut Diagnostics) -> Arc<str> {
     if text.is_empty() {
         diagnostics.at(field, |d| d.error("is required"));
     } else if text.len() > NAME_BYTES_MAX {
@@ -171,7 +171,7 @@ pub(crate) fn is_v2(version: i32) -> bool {
     version == v2 as i32
 }
 
-fn file(path: &str, watched: Option<&str>, field: &str, diagnostics: &mut Diagnostics) -> Option<Source> {
+fn file(path: &str, watched: Option<&str>, field: &'static str, diagnostics: &mut Diagnostics) -> Option<Source> {
     if path.is_empty() {
         diagnostics.at(field, |d| d.error("is required"));
         return None;

@@ -95,7 +95,7 @@ fn codec(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -> Option<Code
 }
 
 /// Text that stands in a header of every answer.
-fn header_text(text: &str, field: &str, d: &mut Diagnostics) -> Bytes {
+fn header_text(text: &str, field: &'static str, d: &mut Diagnostics) -> Bytes {
     if !outrigger_http::valid_value(text.as_bytes()) {
         d.at(field, |d| d.error("holds a line break or NUL"));
     }

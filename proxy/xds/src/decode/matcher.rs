@@ -79,7 +79,7 @@ fn substitution(text: &str, groups: usize) -> Result<Bytes, String> {
 
 pub(crate) fn string(matcher: &matcher::StringMatcher, diagnostics: &mut Diagnostics) -> Option<StringMatcher> {
     use matcher::string_matcher::MatchPattern as Pattern;
-    let text = |text: &str, field: &str, d: &mut Diagnostics| {
+    let text = |text: &str, field: &'static str, d: &mut Diagnostics| {
         // An empty affix or part matches everything: nobody means that.
         if text.is_empty() && field != "exact" {
             d.at(field, |d| d.error("is required"));

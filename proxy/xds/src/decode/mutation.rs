@@ -14,20 +14,36 @@ use prost::Message;
 use super::matcher::header_name;
 use crate::Diagnostics;
 
-/// The fields of one direction; `what` is `request` or `response`.
+/// Whose headers change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Side {
+    Request,
+    Response,
+}
+
+/// The fields of one side.
 pub(crate) fn mutations(
-    what: &str,
+    what: Side,
     add: &[core::HeaderValueOption],
     remove: &[String],
     diagnostics: &mut Diagnostics,
 ) -> HeaderMutations {
-    let add = add.iter().enumerate().filter_map(|(index, option)| {
-        diagnostics.at_index(&format!("{what}_headers_to_add"), index, |d| header_value(option, d))
-    });
+    if add.is_empty() && remove.is_empty() {
+        return HeaderMutations::default();
+    }
+    let (add_field, remove_field) = match what {
+        Side::Request => ("request_headers_to_add", "request_headers_to_remove"),
+        Side::Response => ("response_headers_to_add", "response_headers_to_remove"),
+    };
+    let add = add
+        .iter()
+        .enumerate()
+        .filter_map(|(index, option)| diagnostics.at_index(add_field, index, |d| header_value(option, d)));
     let add = add.collect();
-    let remove = remove.iter().enumerate().filter_map(|(index, name)| {
-        diagnostics.at_index(&format!("{what}_headers_to_remove"), index, |d| changeable(name, d))
-    });
+    let remove = remove
+        .iter()
+        .enumerate()
+        .filter_map(|(index, name)| diagnostics.at_index(remove_field, index, |d| changeable(name, d)));
     HeaderMutations { remove: remove.collect(), add }
 }
 

@@ -9,7 +9,7 @@ use pb::envoy::config::route::v3 as route;
 
 use super::action::{Bounds, action};
 use super::common::{flag, name, number, object, origin};
-use super::mutation::{mutations, overrides};
+use super::mutation::{Side, mutations, overrides};
 use super::{Rejection, XdsResource, matcher};
 use crate::Diagnostics;
 
@@ -65,8 +65,8 @@ pub(crate) fn route_config(
         .map_err(|domain| d.at("virtual_hosts", |d| d.error(format!("the domain {domain} is in two virtual hosts"))))
         .ok();
     let (request, response) = (
-        mutations("request", &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
-        mutations("response", &proto.response_headers_to_add, &proto.response_headers_to_remove, d),
+        mutations(Side::Request, &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
+        mutations(Side::Response, &proto.response_headers_to_add, &proto.response_headers_to_remove, d),
     );
     let origin = origin(&name, proto.metadata.as_ref(), d);
     Some(RouteConfig {
@@ -107,8 +107,13 @@ fn virtual_host(
         name,
         domains: proto.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
         routes,
-        request_headers: mutations("request", &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
-        response_headers: mutations("response", &proto.response_headers_to_add, &proto.response_headers_to_remove, d),
+        request_headers: mutations(Side::Request, &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
+        response_headers: mutations(
+            Side::Response,
+            &proto.response_headers_to_add,
+            &proto.response_headers_to_remove,
+            d,
+        ),
         overrides: filters,
     }
 }
@@ -147,8 +152,13 @@ fn decode(proto: &route::Route, bounds: Bounds, d: &mut Diagnostics) -> Option<R
         query,
         grpc_only: matching.grpc.is_some(),
         action: action?,
-        request_headers: mutations("request", &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
-        response_headers: mutations("response", &proto.response_headers_to_add, &proto.response_headers_to_remove, d),
+        request_headers: mutations(Side::Request, &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
+        response_headers: mutations(
+            Side::Response,
+            &proto.response_headers_to_add,
+            &proto.response_headers_to_remove,
+            d,
+        ),
         overrides: overrides(&proto.typed_per_filter_config, d),
         object: object(proto.metadata.as_ref()),
     })

@@ -85,7 +85,7 @@ fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
     const CALLBACK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
     let mut limits = Limits::default();
     let Some(proto) = proto else { return limits };
-    let time = |value: Option<&protobuf::Duration>, default: Duration, field: &str, d: &mut Diagnostics| {
+    let time = |value: Option<&protobuf::Duration>, default: Duration, field: &'static str, d: &mut Diagnostics| {
         let value = duration(value, field, d).unwrap_or(default);
         if value.is_zero() || value > CALLBACK_TIMEOUT_MAX {
             d.at(field, |d| d.error("is not above 0 s and up to 60 s"));
@@ -272,7 +272,7 @@ fn environment(proto: Option<&wasm::EnvironmentVariables>, d: &mut Diagnostics) 
 }
 
 /// The bytes that a guest sees of a configuration: text and bytes as they are, a struct as JSON, else the message.
-fn any_bytes(config: Option<&Any>, field: &str, d: &mut Diagnostics) -> Bytes {
+fn any_bytes(config: Option<&Any>, field: &'static str, d: &mut Diagnostics) -> Bytes {
     let Some(config) = config else { return Bytes::new() };
     d.at(field, |d| {
         let name = type_url::message_name(&config.type_url);
