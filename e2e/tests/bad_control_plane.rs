@@ -54,7 +54,7 @@ fn a_control_plane_that_vanishes_is_not_missed_and_is_found_again() {
 const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 
-fn named(resource: Value) -> Value {
+fn named(resource: &Value) -> Value {
     json!({"name": resource["name"], "json": resource})
 }
 
@@ -85,8 +85,8 @@ impl Rubbish {
         let origin = Origin::start("o").expect("origin");
         let routes = json!([{"match": {"prefix": "/"}, "route": {"cluster": "good"}}]);
         let xds = RubbishXds::start(vec![
-            response(CDS, "cds-1", &[named(a_cluster("good", origin.address()))]),
-            response(LDS, "lds-1", &[named(a_listener(&routes))]),
+            response(CDS, "cds-1", &[named(&a_cluster("good", origin.address()))]),
+            response(LDS, "lds-1", &[named(&a_listener(&routes))]),
         ])
         .expect("the control plane");
         let plane =
@@ -108,13 +108,13 @@ fn rubbish_is_rejected_by_name_and_the_good_part_is_taken() {
         let bad_policy =
             with(a_cluster("bad-policy", origin), json!({"lb_policy": "RING_HASH", "connect_timeout": "-1s"}));
         let table = [
-            ("cds-bytes", CDS, vec![broken, named(a_cluster("fine-1", origin))], "broken"),
-            ("cds-value", CDS, vec![named(bad_policy), named(a_cluster("fine-2", origin))], "bad-policy"),
-            ("lds-empty", LDS, vec![named(json!({"@type": LDS, "name": "no-address"}))], "no-address"),
+            ("cds-bytes", CDS, vec![broken, named(&a_cluster("fine-1", origin))], "broken"),
+            ("cds-value", CDS, vec![named(&bad_policy), named(&a_cluster("fine-2", origin))], "bad-policy"),
+            ("lds-empty", LDS, vec![named(&json!({"@type": LDS, "name": "no-address"}))], "no-address"),
             (
                 "lds-regex",
                 LDS,
-                vec![named(with(
+                vec![named(&with(
                     a_listener(&json!([])),
                     json!({"name": "main", "filter_chains": [{"filters": [{"name": "x"}]}]}),
                 ))],

@@ -24,10 +24,13 @@ fn fault(name: &'static str, file: &'static str, text: impl Into<String>, words:
 }
 
 fn faults() -> Vec<Fault> {
-    let yaml = outrigger_e2e::yaml::to_yaml;
-    let filter = |module: &str| yaml(&policy(module, "bad"));
-    let mut second_gateway = folder::gateway(1);
-    second_gateway["spec"]["listeners"][0]["port"] = json!(70_000);
+    let mut all = bad_yaml();
+    all.extend(bad_objects());
+    all
+}
+
+/// Files that can't be read, or hold what no object has.
+fn bad_yaml() -> Vec<Fault> {
     vec![
         fault(
             "half-written",
@@ -53,6 +56,16 @@ fn faults() -> Vec<Fault> {
             "apiVersion: outrigger.dev/v1alpha1\nkind: WasmFliter\nmetadata: {name: x, namespace: shop}\nspec: {}\n",
             &["extra.yaml:2", "WasmFliter"],
         ),
+    ]
+}
+
+/// Objects that contradict themselves, each other, or what is there.
+fn bad_objects() -> Vec<Fault> {
+    let yaml = outrigger_e2e::yaml::to_yaml;
+    let filter = |module: &str| yaml(&policy(module, "bad"));
+    let mut second_gateway = folder::gateway(1);
+    second_gateway["spec"]["listeners"][0]["port"] = json!(70_000);
+    vec![
         fault(
             "an unknown field",
             "extra.yaml",
