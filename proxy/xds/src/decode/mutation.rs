@@ -124,6 +124,11 @@ fn filter_override(config: &Any, diagnostics: &mut Diagnostics) -> Option<Filter
     };
     match &filter.config {
         None => Some(FilterOverride { disabled: filter.disabled }),
+        // Envoy wants something there to switch a filter on; nothing in it is what says no more than that.
+        Some(config) if config.type_url.is_empty() && config.value.is_empty() => {
+            diagnostics.at("config", Diagnostics::ignored_here);
+            Some(FilterOverride { disabled: filter.disabled })
+        }
         Some(_) if filter.disabled => Some(FilterOverride { disabled: true }),
         Some(_) if filter.is_optional => {
             diagnostics.at("config", |d| d.ignore("is not supported, and optional"));

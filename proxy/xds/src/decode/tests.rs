@@ -12,6 +12,10 @@ use outrigger_config::{
     RouteAction, RouteConfig, RouteForward, RouteSource, Source,
 };
 use outrigger_http::{HeaderName, RequestHead, Scheme};
+use outrigger_proto::pb::envoy::config::route::v3::{self as pb, FilterConfig};
+use outrigger_proto::pb::google::protobuf::Any;
+use outrigger_proto::type_url::FILTER_CONFIG;
+use prost::Message;
 
 use crate::testing::{cluster_yaml, decode_yaml};
 use crate::{Accepted, Invalid};
@@ -421,6 +425,22 @@ fn headers_are_added_by_their_action() {
     use AppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExistsOrAdd};
     assert_eq!(actions, [AppendIfExistsOrAdd, OverwriteIfExistsOrAdd, AppendIfExistsOrAdd, AddIfAbsent]);
     assert!(found.overrides["f"].disabled);
+    let on = FilterConfig { config: Some(Any::default()), ..FilterConfig::default() };
+    let host = pb::VirtualHost {
+        name: "v".to_owned(),
+        domains: vec!["*".to_owned()],
+        typed_per_filter_config: [(
+            "f".to_owned(),
+            Any { type_url: FILTER_CONFIG.to_owned(), value: on.encode_to_vec() },
+        )]
+        .into(),
+        ..pb::VirtualHost::default()
+    };
+    let config = pb::RouteConfiguration { name: "r".to_owned(), virtual_hosts: vec![host], ..Default::default() };
+    let bytes = config.encode_to_vec();
+    let accepted = super::decode(ResourceKind::Route, &bytes, &Source::Ads, &Arc::from("")).unwrap();
+    let Resource::Route(found) = accepted.resource else { panic!() };
+    assert!(!found.virtual_hosts[0].overrides["f"].disabled && accepted.warnings.is_empty());
 }
 
 #[test]
