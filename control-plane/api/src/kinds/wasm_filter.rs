@@ -1,0 +1,262 @@
+//! `WasmFilter` (outrigger.dev/v1alpha1). [`crate::schema`] has the same fields as types, for the JSON schema.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_model::{
+    Digest, FailurePolicy, FilterTarget, Isolation, Limits, Module, ObjectId, Phase, TargetKind, WasmFilter,
+};
+
+use super::Head;
+use super::refs::GATEWAY_GROUP;
+use crate::decode::{Decoder, Fields, Wanted};
+use crate::module::{ModuleSource, Origin};
+use crate::node::{Node, Value};
+use crate::scalar;
+
+const TARGETS_MAX: usize = 16;
+const ENV_MAX: usize = 128;
+const CONFIG_BYTES_MAX: usize = 1 << 20;
+
+pub(super) fn decode<'a>(
+    cx: &Decoder<'a>,
+    fields: &mut Fields<'_, 'a>,
+    head: &Head,
+    modules: &mut dyn ModuleSource,
+) -> Option<WasmFilter> {
+    let mut spec = cx.object(fields.required("spec")?)?;
+    let targets = spec.required("targetRefs").map(|node| targets(cx, node, head)).unwrap_or_default();
+    let module = spec.required("source").and_then(|node| module(cx, node, modules));
+    let phases = [
+        ("AuthN", Phase::AuthN),
+        ("AuthZ", Phase::AuthZ),
+        ("Stats", Phase::Stats),
+        ("Unspecified", Phase::Unspecified),
+    ];
+    let phase = spec.take("phase").and_then(|node| cx.choice(node, &phases)).unwrap_or_default();
+    let priority_range = i64::from(i32::MIN)..=i64::from(i32::MAX);
+    let priority = spec.take("priority").and_then(|node| cx.integer(node, priority_range)).unwrap_or(0);
+    let config = spec.take("config").map(|node| config(cx, node)).unwrap_or_default();
+    let policies =
+        [("Closed", FailurePolicy::Closed), ("Open", FailurePolicy::Open), ("Reload", FailurePolicy::Reload)];
+    let failure_policy = spec.take("failurePolicy").and_then(|node| cx.choice(node, &policies)).unwrap_or_default();
+    let limits = spec.take("limits").map(|node| limits(cx, node)).unwrap_or_default();
+    let isolations = [("Shared", Isolation::Shared), ("Plugin", Isolation::Plugin), ("Stream", Isolation::Stream)];
+    let isolation = spec.take("isolation").and_then(|node| cx.choice(node, &isolations)).unwrap_or_default();
+    let env = spec.take("env").map(|node| env(cx, node)).unwrap_or_default();
+    if let Some(node) = spec.take("rollout") {
+        rollout(cx, node);
+    }
+    if let Some(node) = spec.take("shadow")
+        && cx.boolean(node) == Some(true)
+    {
+        cx.error(node, "not supported yet");
+    }
+    let (id, source) = (head.id(), Arc::clone(&head.source));
+    let module = module?;
+    Some(WasmFilter { id, targets, module, phase, priority, config, failure_policy, limits, isolation, env, source })
+}
+
+fn targets<'a>(cx: &Decoder<'a>, node: &'a Node, head: &Head) -> Vec<FilterTarget> {
+    let items = cx.list(node, TARGETS_MAX);
+    if items.is_empty() {
+        cx.error(node, "at least one target is required");
+    }
+    let mut targets: Vec<FilterTarget> = Vec::new();
+    for item in items {
+        let Some(target) = target(cx, item, head) else { continue };
+        if targets.contains(&target) {
+            cx.error(item, "the same target twice");
+        } else {
+            targets.push(target);
+        }
+    }
+    targets
+}
+
+fn target<'a>(cx: &Decoder<'a>, node: &'a Node, head: &Head) -> Option<FilterTarget> {
+    let mut fields = cx.object(node)?;
+    let group_node = fields.required("group");
+    let kinds =
+        [("Gateway", TargetKind::Gateway), ("HTTPRoute", TargetKind::HttpRoute), ("Service", TargetKind::Service)];
+    let kind = fields.required("kind").and_then(|node| cx.choice(node, &kinds));
+    let name = fields.required("name").and_then(|node| cx.parsed(node, scalar::subdomain));
+    let section_node = fields.take("sectionName");
+    let section = section_node.map(|node| cx.parsed(node, scalar::subdomain));
+    let (group_node, kind) = (group_node?, kind?);
+    let group = cx.string(group_node)?;
+    let expected = if kind == TargetKind::Service { "" } else { GATEWAY_GROUP };
+    if group != expected {
+        cx.error(group_node, format!("{} is of group `{expected}`, not `{group}`", kind.as_str()));
+        return None;
+    }
+    let id = ObjectId::new(Arc::clone(head.namespace()), name?);
+    let section = super::refs::flatten(section)?;
+    match kind {
+        TargetKind::Gateway => cx.refer(node, Wanted::Gateway(id.clone(), section.clone())),
+        TargetKind::HttpRoute => cx.refer(node, Wanted::Route(id.clone(), section.clone())),
+        TargetKind::Service => {
+            if let Some(section) = section_node {
+                cx.error(section, "a Service has no sections");
+            }
+            cx.warning(node, "sidecars are not served yet: a filter on a Service has no effect");
+        }
+    }
+    Some(FilterTarget { kind, id, section })
+}
+
+fn module<'a>(cx: &Decoder<'a>, node: &'a Node, modules: &mut dyn ModuleSource) -> Option<Module> {
+    let mut fields = cx.object(node)?;
+    let (kind, node) = fields.one_of(&["file", "http", "oci"])?;
+    let mut source = cx.object(node)?;
+    let (origin, place) = match kind {
+        "file" => {
+            let path = source.required("path");
+            let sha256 = source.take("sha256").map(|node| digest(cx, node));
+            let path = path?;
+            let text = cx.text(path, 4096)?;
+            (Origin::File { path: text, sha256: super::refs::flatten(sha256)? }, path)
+        }
+        "http" => {
+            let url = source.required("url");
+            let sha256 = source.required("sha256").and_then(|node| digest(cx, node));
+            let url = url?;
+            let text = cx.parsed(url, http_url)?;
+            (Origin::Http { url: text, sha256: sha256? }, url)
+        }
+        _ => {
+            source.required("image");
+            source.ignore(&["pullSecretRef"]);
+            cx.error(node, "modules from OCI registries are not supported yet: use file or http");
+            return None;
+        }
+    };
+    match modules.module(cx.file_name(), &origin) {
+        Ok(module) => Some(module),
+        Err(message) => {
+            cx.error(place, message);
+            None
+        }
+    }
+}
+
+fn digest<'a>(cx: &Decoder<'a>, node: &'a Node) -> Option<Digest> {
+    cx.parsed(node, |text| text.parse().map_err(|error: outrigger_model::DigestError| error.to_string()))
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let ok = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+        && text.len() <= 2048
+        && text.chars().all(|c| c.is_ascii_graphic());
+    if ok { Ok(text.to_owned()) } else { Err(format!("`{text}` is not an http:// or https:// URL")) }
+}
+
+/// JSON, or a text as it is.
+fn config<'a>(cx: &Decoder<'a>, node: &'a Node) -> Bytes {
+    let config = match &node.value {
+        Value::String(text) => text.clone(),
+        _ => node.to_json(),
+    };
+    if config.len() > CONFIG_BYTES_MAX {
+        cx.error(node, format!("{} bytes, more than {CONFIG_BYTES_MAX}", config.len()));
+        return Bytes::new();
+    }
+    Bytes::from(config)
+}
+
+fn limits<'a>(cx: &Decoder<'a>, node: &'a Node) -> Limits {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MILLISECOND: Duration = Duration::from_millis(1);
+    let Some(mut fields) = cx.object(node) else { return Limits::default() };
+    Limits {
+        callback_timeout: duration(cx, fields.take("callbackTimeout"), MILLISECOND..=Duration::from_secs(60)),
+        start_timeout: duration(cx, fields.take("startTimeout"), MILLISECOND..=HOUR),
+        // One page of Wasm's memory, and all that 32 bits can address.
+        memory_bytes: quantity(cx, fields.take("memory"), 1 << 16..=1 << 32),
+        body_buffer_bytes: quantity(cx, fields.take("bodyBuffer"), 1..=1 << 30),
+        log_bytes_per_second: quantity(cx, fields.take("logBytesPerSecond"), 0..=1 << 30),
+        hostcalls_per_callback: fields
+            .take("hostcallsPerCallback")
+            .and_then(|node| cx.integer(node, 1..=i64::from(u32::MAX))),
+    }
+}
+
+fn duration<'a>(cx: &Decoder<'a>, node: Option<&'a Node>, range: RangeInclusive<Duration>) -> Option<Duration> {
+    let node = node?;
+    let value = cx.parsed(node, scalar::duration)?;
+    if !range.contains(&value) {
+        cx.error(node, format!("must be from {:?} to {:?}", range.start(), range.end()));
+        return None;
+    }
+    Some(value)
+}
+
+fn quantity<'a>(cx: &Decoder<'a>, node: Option<&'a Node>, range: RangeInclusive<u64>) -> Option<u64> {
+    let node = node?;
+    let value = match &node.value {
+        // As Kubernetes: a plain number is a quantity, too.
+        Value::Number(number) => number.as_u64(),
+        _ => Some(cx.parsed(node, scalar::quantity)?),
+    };
+    let value = value.filter(|value| range.contains(value));
+    if value.is_none() {
+        cx.error(node, format!("must be from {} to {} bytes", range.start(), range.end()));
+    }
+    value
+}
+
+fn env<'a>(cx: &Decoder<'a>, node: &'a Node) -> Vec<(Arc<str>, Arc<str>)> {
+    let mut env: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+    for item in cx.list(node, ENV_MAX) {
+        let Some(mut fields) = cx.object(item) else { continue };
+        fields.refuse(&["valueFrom"]);
+        let name = fields.required("name").and_then(|node| cx.parsed(node, env_name));
+        let value = fields.take("value").map_or(Some(""), |node| cx.parsed(node, env_value).and(node.as_str()));
+        let (Some(name), Some(value)) = (name, value) else { continue };
+        if env.iter().any(|(other, _)| *other == name) {
+            cx.error(item, format!("`{name}` twice"));
+        } else {
+            env.push((name, Arc::from(value)));
+        }
+    }
+    env.sort();
+    env
+}
+
+fn env_name(text: &str) -> Result<Arc<str>, String> {
+    if text.is_empty() || text.len() > 256 || text.contains(['=', '\0']) {
+        return Err("must be a name of 1 to 256 characters without `=`".to_owned());
+    }
+    Ok(Arc::from(text))
+}
+
+fn env_value(text: &str) -> Result<(), String> {
+    if text.len() > 32 << 10 || text.contains('\0') {
+        return Err("must have at most 32 KiB and no zero byte".to_owned());
+    }
+    Ok(())
+}
+
+/// Read to the end, so that it is right on the day when it is supported.
+fn rollout<'a>(cx: &Decoder<'a>, node: &'a Node) {
+    let Some(mut fields) = cx.object(node) else { return };
+    let mut before = 0;
+    for item in fields.list("steps", 16) {
+        let step: Option<i64> = cx.integer(item, 1..=100);
+        if step.is_some_and(|step| step <= before) {
+            cx.error(item, "steps are percentages that rise");
+        }
+        before = step.unwrap_or(before);
+    }
+    duration(cx, fields.take("pause"), Duration::ZERO..=Duration::from_secs(86_400));
+    if let Some(mut rails) = fields.take("guardrails").and_then(|node| cx.object(node)) {
+        for field in ["trapRate", "errorRate"] {
+            rails.take(field).map(|node| cx.parsed(node, scalar::percentage));
+        }
+        duration(cx, rails.take("addedLatency"), Duration::ZERO..=Duration::from_secs(60));
+    }
+    cx.warning(node, "not supported yet: a new revision goes to every proxy at once");
+}

@@ -1,0 +1,345 @@
+//! The command line: Envoy's options, and the two children that this binary starts of itself.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXAMPLES: &str = "\
+Examples:
+  outrigger-proxy -c bootstrap.yaml
+      Serve with one worker for each CPU that this container may use.
+  outrigger-proxy -c bootstrap.yaml --mode validate
+      Print every problem of a configuration with the path of its field; exit code 1 if there is any.
+  outrigger-proxy -c bootstrap.yaml --config-yaml 'admin: {address: {socket_address: {address: 127.0.0.1, port_value: 9901}}}'
+      Merge an override into the file: fields of the override win, lists are joined.
+  outrigger-proxy -c bootstrap.yaml --service-node gateway-1 --service-cluster shop/gateway -l debug
+      Tell the control plane who this is, and log more.
+
+Signals:
+  SIGTERM   drain for at most --drain-time-s, then exit; a second one exits at once
+  SIGUSR1   reopen access logs and --log-path";
+
+/// Everything that a user can say on the command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "outrigger-proxy",
+    about = "Outrigger's proxy: an L7 proxy that takes Envoy's configuration and hot-loads Proxy-Wasm filters",
+    version = version(),
+    disable_version_flag = true,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    max_term_width = 120
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) child: Option<Child>,
+    #[command(flatten)]
+    pub(crate) options: Options,
+    /// Print the version
+    #[arg(long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
+}
+
+/// What this binary does for its own kind, in a process of its own.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Child {
+    /// Compile a Wasm module from standard input to machine code
+    #[command(hide = true)]
+    Compile(CompileArgs),
+    /// Turn YAML or JSON from standard input into a binary message, or a binary message into JSON
+    #[command(hide = true)]
+    Render(RenderArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompileArgs {
+    /// The most address space that the compiler may take
+    #[arg(long, default_value_t = 2 << 30)]
+    pub(crate) memory_bytes: u64,
+    /// Write the machine code here instead of to standard output
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenderArgs {
+    /// The message's type URL
+    #[arg(long = "type")]
+    pub(crate) type_url: String,
+    #[arg(long, value_enum)]
+    pub(crate) from: Form,
+    /// A form field mask: only these paths of the message are printed as JSON
+    #[arg(long)]
+    pub(crate) mask: Option<String>,
+}
+
+/// How a message is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// YAML, of which JSON is a part
+    Yaml,
+    /// The wire format
+    Binary,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Serve traffic
+    Serve,
+    /// Check the configuration and exit
+    Validate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DrainStrategy {
+    /// Ask more and more connections to close while the drain time passes
+    Gradual,
+    /// Ask all connections to close at once
+    Immediate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IpVersion {
+    V4,
+    V6,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    #[value(alias = "warn")]
+    Warning,
+    #[value(alias = "err")]
+    Error,
+    Critical,
+    Off,
+}
+
+/// Envoy's options.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Bootstrap in YAML, JSON or binary (.pb)
+    #[arg(short = 'c', long, value_name = "FILE")]
+    pub(crate) config_path: Option<PathBuf>,
+    /// Bootstrap in YAML or JSON, merged over the file: its fields win, lists are joined
+    #[arg(long, value_name = "YAML")]
+    pub(crate) config_yaml: Option<String>,
+    /// What to do with the configuration
+    #[arg(long, value_enum, default_value = "serve")]
+    pub(crate) mode: Mode,
+    /// Worker threads; default: the CPUs that the cgroup grants, at least one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1024))]
+    pub(crate) concurrency: Option<u16>,
+    #[arg(short = 'l', long, value_enum, ignore_case = true, default_value = "info")]
+    pub(crate) log_level: LogLevel,
+    /// Levels by component as NAME:LEVEL,…; components: admin, config, http, main, wasm, misc
+    #[arg(long, value_name = "LEVELS")]
+    pub(crate) component_log_level: Option<String>,
+    /// Log to this file instead of standard error
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_path: Option<PathBuf>,
+    /// The node's id; wins over the bootstrap's
+    #[arg(long, value_name = "ID")]
+    pub(crate) service_node: Option<String>,
+    /// The node's cluster; wins over the bootstrap's
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service_cluster: Option<String>,
+    /// The node's zone; wins over the bootstrap's
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) service_zone: Option<String>,
+    /// How long streams may take to end when the proxy or a listener goes away
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) drain_time_s: u32,
+    #[arg(long, value_enum, default_value = "gradual")]
+    pub(crate) drain_strategy: DrainStrategy,
+    /// Write the admin interface's bound address to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) admin_address_path: Option<PathBuf>,
+    /// Folder of compiled filters; default: $XDG_CACHE_HOME/outrigger, or ~/.cache/outrigger, or /var/cache/outrigger
+    #[arg(long, value_name = "DIR")]
+    pub(crate) wasm_cache_dir: Option<PathBuf>,
+    /// Accepted, without effect: a field that is not known is refused, since it may be a misspelt one
+    #[arg(long)]
+    pub(crate) allow_unknown_static_fields: bool,
+    #[command(flatten)]
+    pub(crate) accepted: Accepted,
+}
+
+/// Options that Envoy's users and agents pass, and that change nothing here.
+#[derive(Debug, Args)]
+pub(crate) struct Accepted {
+    #[arg(long, value_name = "SECONDS", help = "Accepted, without effect: there is no hot restart")]
+    parent_shutdown_time_s: Option<u32>,
+    #[arg(long, value_name = "N", help = "Accepted, without effect: there is no hot restart")]
+    base_id: Option<u32>,
+    #[arg(long, help = "Accepted, without effect: there is no hot restart")]
+    use_dynamic_base_id: bool,
+    #[arg(long, help = "Accepted: hot restart is always off")]
+    disable_hot_restart: bool,
+    #[arg(long, value_enum, ignore_case = true, help = "Accepted, without effect")]
+    local_address_ip_version: Option<IpVersion>,
+    #[arg(long, value_name = "MILLISECONDS", help = "Accepted, without effect: logs are written as they come")]
+    file_flush_interval_msec: Option<u32>,
+    #[arg(long, hide = true)]
+    base_id_path: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    restart_epoch: Option<u32>,
+    #[arg(long, hide = true)]
+    socket_path: Option<String>,
+    #[arg(long, hide = true)]
+    socket_mode: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_threads: bool,
+    #[arg(long, hide = true)]
+    log_format: Option<String>,
+    #[arg(long, hide = true)]
+    log_format_escaped: bool,
+    #[arg(long, hide = true)]
+    enable_fine_grain_logging: bool,
+    #[arg(long, hide = true)]
+    skip_deprecated_logs: bool,
+    #[arg(long, hide = true)]
+    reject_unknown_dynamic_fields: bool,
+    #[arg(long, hide = true)]
+    ignore_unknown_dynamic_fields: bool,
+}
+
+impl Options {
+    /// Options that were given and that a user may expect something of.
+    pub(crate) fn without_effect(&self) -> Vec<&'static str> {
+        let accepted = &self.accepted;
+        let given = [
+            ("--local-address-ip-version", accepted.local_address_ip_version.is_some()),
+            ("--file-flush-interval-msec", accepted.file_flush_interval_msec.is_some()),
+            ("--cpuset-threads", accepted.cpuset_threads),
+            ("--log-format", accepted.log_format.is_some()),
+            ("--log-format-escaped", accepted.log_format_escaped),
+            ("--enable-fine-grain-logging", accepted.enable_fine_grain_logging),
+            ("--ignore-unknown-dynamic-fields", accepted.ignore_unknown_dynamic_fields),
+        ];
+        given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
+    }
+
+    /// What Envoy shows as `command_line_options` in `/server_info`.
+    pub(crate) fn to_json(&self, concurrency: usize) -> serde_json::Value {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let accepted = &self.accepted;
+        serde_json::json!({
+            "base_id": accepted.base_id.unwrap_or_default().to_string(),
+            "use_dynamic_base_id": accepted.use_dynamic_base_id,
+            "concurrency": concurrency,
+            "config_path": path(&self.config_path),
+            "config_yaml": text(&self.config_yaml),
+            "allow_unknown_static_fields": self.allow_unknown_static_fields,
+            "reject_unknown_dynamic_fields": accepted.reject_unknown_dynamic_fields,
+            "ignore_unknown_dynamic_fields": accepted.ignore_unknown_dynamic_fields,
+            "admin_address_path": path(&self.admin_address_path),
+            "local_address_ip_version": match accepted.local_address_ip_version {
+                Some(IpVersion::V6) => "v6",
+                Some(IpVersion::V4) | None => "v4",
+            },
+            "log_level": self.log_level.name(),
+            "component_log_level": text(&self.component_log_level),
+            "log_path": path(&self.log_path),
+            "service_cluster": text(&self.service_cluster),
+            "service_node": text(&self.service_node),
+            "service_zone": text(&self.service_zone),
+            "drain_time": format!("{}s", self.drain_time_s),
+            "drain_strategy": match self.drain_strategy {
+                DrainStrategy::Gradual => "Gradual",
+                DrainStrategy::Immediate => "Immediate",
+            },
+            "parent_shutdown_time": format!("{}s", accepted.parent_shutdown_time_s.unwrap_or(900)),
+            "mode": match self.mode {
+                Mode::Serve => "Serve",
+                Mode::Validate => "Validate",
+            },
+            "disable_hot_restart": true,
+            "restart_epoch": accepted.restart_epoch.unwrap_or_default(),
+            "file_flush_interval": format!("{}s", f64::from(accepted.file_flush_interval_msec.unwrap_or(10_000)) / 1000.0),
+        })
+    }
+}
+
+impl LogLevel {
+    /// The word that Envoy writes.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            LogLevel::Trace => "trace",
+            LogLevel::Debug => "debug",
+            LogLevel::Info => "info",
+            LogLevel::Warning => "warning",
+            LogLevel::Error => "error",
+            LogLevel::Critical => "critical",
+            LogLevel::Off => "off",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<LogLevel> {
+        LogLevel::from_str(name, true).ok()
+    }
+}
+
+/// `REVISION/NUMBER/STATUS/BUILD/SSL`, as Envoy says it in `--version` and `/server_info`.
+pub(crate) fn version() -> &'static str {
+    if cfg!(debug_assertions) {
+        concat!("outrigger/", env!("CARGO_PKG_VERSION"), "/Clean/DEBUG/none")
+    } else {
+        concat!("outrigger/", env!("CARGO_PKG_VERSION"), "/Clean/RELEASE/none")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+        assert!(Cli::command().render_version().starts_with("outrigger-proxy outrigger/0."));
+    }
+
+    #[test]
+    fn envoys_command_lines_are_taken() {
+        // What Istio's agent passes, and what people write by hand.
+        let agent = "outrigger-proxy -c etc/istio/proxy/envoy-rev.json --drain-time-s 45 --drain-strategy immediate \
+             --local-address-ip-version v4 --file-flush-interval-msec 1000 --disable-hot-restart \
+             --allow-unknown-static-fields -l warning --component-log-level misc:error --skip-deprecated-logs \
+             --concurrency 2";
+        let options = Cli::try_parse_from(agent.split_whitespace()).unwrap().options;
+        assert_eq!((options.drain_time_s, options.drain_strategy), (45, DrainStrategy::Immediate));
+        assert_eq!((options.log_level, options.concurrency), (LogLevel::Warning, Some(2)));
+        assert!(options.allow_unknown_static_fields);
+        assert_eq!(options.without_effect(), ["--local-address-ip-version", "--file-flush-interval-msec"]);
+
+        let plain =
+            "outrigger-proxy --config-path a.yaml --config-yaml {} --base-id 3 --use-dynamic-base-id --mode validate";
+        let options = Cli::try_parse_from(plain.split_whitespace()).unwrap().options;
+        assert_eq!((options.mode, options.drain_time_s, options.concurrency), (Mode::Validate, 600, None));
+        assert_eq!(options.to_json(4)["base_id"], "3");
+    }
+
+    #[test]
+    fn wrong_ones_are_refused() {
+        for wrong in
+            ["--mode run", "-l loud", "--concurrency many", "--drain-time-s -1", "--drain-strategy slow", "extra"]
+        {
+            let words = std::iter::once("outrigger-proxy").chain(wrong.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn log_levels_have_envoys_names() {
+        for name in ["trace", "debug", "info", "warning", "error", "critical", "off"] {
+            assert_eq!(LogLevel::parse(name).unwrap().name(), name);
+        }
+        assert_eq!(LogLevel::parse("WARN"), Some(LogLevel::Warning));
+        assert_eq!(LogLevel::parse("loud"), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! Preparing plugins: module, canary, and one VM for each worker, before anything that is served is touched.
+//!
+//! What is prepared waits here until the generation that uses it is published, and is dropped when no accepted resource
+//! names it any more. A plugin that serves already is not prepared again: plugins are compared by value.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::{
+    FailurePolicy, HttpFilterKind, Listener, NetworkFilter, Resource, ResourceKind, ResourceSet, Snapshot, WasmPlugin,
+};
+use outrigger_dataplane::{PreparedPlugin, WorkerVms};
+use outrigger_wasm::{CompiledModule, Plugin, ReadyVm, Services, StartMode};
+use tokio::time::Instant;
+
+use crate::metrics::{WasmMetrics, milliseconds};
+use crate::modules::{Endpoints, Modules, off_thread};
+
+/// What is ready to be published.
+#[derive(Debug)]
+struct Waiting {
+    prepared: PreparedPlugin,
+    /// One for each worker.
+    vms: Vec<ReadyVm>,
+}
+
+/// What a generation runs with.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>,
+    /// One for each worker.
+    pub(crate) vms: Vec<WorkerVms>,
+}
+
+/// Prepares plugins and hands them over.
+#[derive(Debug)]
+pub(crate) struct Plugins {
+    modules: Modules,
+    services: Arc<Services>,
+    concurrency: usize,
+    waiting: RefCell<HashMap<Arc<WasmPlugin>, Waiting>>,
+    /// What the published generation has.
+    serving: RefCell<HashMap<Arc<WasmPlugin>, PreparedPlugin>>,
+    /// Plugins of static listeners that could not be prepared and whose policy lets requests pass without them.
+    passed_over: RefCell<HashSet<Arc<WasmPlugin>>>,
+    metrics: Rc<WasmMetrics>,
+}
+
+impl Plugins {
+    pub(crate) fn new(
+        modules: Modules,
+        services: Arc<Services>,
+        concurrency: usize,
+        metrics: Rc<WasmMetrics>,
+    ) -> Plugins {
+        Plugins {
+            modules,
+            services,
+            concurrency,
+            waiting: RefCell::default(),
+            serving: RefCell::default(),
+            passed_over: RefCell::default(),
+            metrics,
+        }
+    }
+
+    /// Whether a generation may use a plugin as things are.
+    pub(crate) fn is_ready(&self, plugin: &Arc<WasmPlugin>) -> bool {
+        self.serving.borrow().contains_key(plugin)
+            || self.waiting.borrow().contains_key(plugin)
+            || self.passed_over.borrow().contains(plugin)
+    }
+
+    /// Makes a plugin ready, or says why it can't be.
+    pub(crate) async fn prepare(&self, plugin: &Arc<WasmPlugin>, endpoints: &impl Endpoints) -> Result<(), String> {
+        if self.is_ready(plugin) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let outcome = self.start(plugin, endpoints).await;
+        self.metrics.prepare_time.record(milliseconds(started.elapsed()));
+        match outcome {
+            Ok(waiting) => {
+                self.waiting.borrow_mut().insert(Arc::clone(plugin), waiting);
+                Ok(())
+            }
+            Err(reason) => {
+                self.metrics.rejected.inc();
+                Err(format!("plugin {}: {reason}", plugin.name))
+            }
+        }
+    }
+
+    async fn start(&self, plugin: &Arc<WasmPlugin>, endpoints: &impl Endpoints) -> Result<Waiting, String> {
+        let module = self.modules.load(&plugin.code, endpoints).await?;
+        for warning in module.warnings() {
+            tracing::warn!("plugin {}: {warning}", plugin.name);
+        }
+        let host = Arc::new(to_host(plugin));
+        let (services, concurrency) = (Arc::clone(&self.services), self.concurrency);
+        let prepared = PreparedPlugin { plugin: Arc::clone(&host), module: module.clone() };
+        let vms = off_thread(move || start_all(&module, &host, &services, concurrency)).await??;
+        Ok(Waiting { prepared, vms })
+    }
+
+    /// Lets a plugin be left out, as its policy has it.
+    pub(crate) fn pass_over(&self, plugin: &Arc<WasmPlugin>) {
+        self.passed_over.borrow_mut().insert(Arc::clone(plugin));
+    }
+
+    /// Plugins that a generation uses and that are not ready.
+    pub(crate) fn unready(&self, snapshot: &Snapshot) -> Vec<Arc<WasmPlugin>> {
+        used(snapshot).into_iter().filter(|plugin| !self.is_ready(plugin)).collect()
+    }
+
+    /// Hands over what a generation needs: each plugin of it, and VMs for those that the last one didn't have.
+    pub(crate) fn take(&self, snapshot: &Snapshot) -> Taken {
+        let mut taken = Taken { vms: Vec::new(), ..Taken::default() };
+        taken.vms.resize_with(self.concurrency, WorkerVms::default);
+        let serving = self.serving.borrow();
+        for plugin in used(snapshot) {
+            if let Some(prepared) = serving.get(&plugin) {
+                taken.plugins.insert(plugin, prepared.clone());
+                continue;
+            }
+            let Some(waiting) = self.waiting.borrow_mut().remove(&plugin) else { continue };
+            for (worker, vm) in taken.vms.iter_mut().zip(waiting.vms) {
+                worker.vms.insert(Arc::clone(&plugin), vm);
+            }
+            taken.plugins.insert(plugin, waiting.prepared);
+        }
+        taken
+    }
+
+    /// Gives back what was taken for a generation that is not published after all.
+    pub(crate) fn give_back(&self, taken: Taken) {
+        let Taken { plugins, mut vms } = taken;
+        for (plugin, prepared) in plugins {
+            let of_workers: Vec<ReadyVm> = vms.iter_mut().filter_map(|worker| worker.vms.remove(&plugin)).collect();
+            if of_workers.len() == self.concurrency {
+                self.waiting.borrow_mut().insert(plugin, Waiting { prepared, vms: of_workers });
+            }
+        }
+    }
+
+    /// Remembers what is published, and drops what no accepted resource names.
+    pub(crate) fn published(&self, plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>, resources: &ResourceSet) {
+        *self.serving.borrow_mut() = plugins;
+        if self.waiting.borrow().is_empty() && self.passed_over.borrow().is_empty() {
+            return;
+        }
+        let named: HashSet<Arc<WasmPlugin>> = [ResourceKind::Listener, ResourceKind::Extension]
+            .into_iter()
+            .flat_map(|kind| resources.resources(kind))
+            .flat_map(of_resource)
+            .collect();
+        self.waiting.borrow_mut().retain(|plugin, _| named.contains(plugin));
+        self.passed_over.borrow_mut().retain(|plugin| named.contains(plugin));
+    }
+}
+
+/// A canary, and then what serves.
+fn start_all(
+    module: &CompiledModule,
+    plugin: &Arc<Plugin>,
+    services: &Arc<Services>,
+    concurrency: usize,
+) -> Result<Vec<ReadyVm>, String> {
+    let text = |error: outrigger_wasm::StartError| error.to_string();
+    drop(outrigger_wasm::start(module, plugin, services, StartMode::Canary).map_err(text)?);
+    (0..concurrency)
+        .map(|_| outrigger_wasm::start(module, plugin, services, StartMode::Serving).map_err(text))
+        .collect()
+}
+
+/// The plugins that a resource brings: those of a listener's filters, defaults included, or an extension's own.
+pub(crate) fn of_resource(resource: &Resource) -> Vec<Arc<WasmPlugin>> {
+    match resource {
+        Resource::Extension(extension) => vec![Arc::clone(&extension.plugin)],
+        Resource::Listener(listener) => filters(listener)
+            .filter_map(|filter| match &filter.kind {
+                HttpFilterKind::Wasm(plugin) => Some(Arc::clone(plugin)),
+                HttpFilterKind::Discovered { default, .. } => default.clone(),
+            })
+            .collect(),
+        Resource::Cluster(_) | Resource::Endpoints(_) | Resource::Route(_) => Vec::new(),
+    }
+}
+
+fn filters(listener: &Listener) -> impl Iterator<Item = &outrigger_config::HttpFilter> {
+    listener.chains.iter().flat_map(|chain| match &chain.filter {
+        NetworkFilter::Http(manager) => manager.filters.as_slice(),
+        NetworkFilter::Tcp(_) => &[],
+    })
+}
+
+/// The plugins that a generation runs.
+fn used(snapshot: &Snapshot) -> HashSet<Arc<WasmPlugin>> {
+    let filters = snapshot.listeners.values().flat_map(|listener| filters(listener));
+    filters
+        .filter_map(|filter| match snapshot.filter_config(filter) {
+            outrigger_config::FilterConfig::Plugin(plugin) => Some(Arc::clone(plugin)),
+            outrigger_config::FilterConfig::Missing => None,
+        })
+        .collect()
+}
+
+/// The configuration in the words of the Wasm host, which knows nothing of ours.
+fn to_host(plugin: &WasmPlugin) -> Plugin {
+    let limits = &plugin.limits;
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    Plugin {
+        name: plugin.name.to_string(),
+        root_id: plugin.root_id.clone(),
+        vm_id: plugin.vm_id.clone(),
+        vm_configuration: plugin.vm_configuration.clone(),
+        configuration: plugin.configuration.clone(),
+        environment: plugin.environment.clone(),
+        failure_policy: match plugin.failure_policy {
+            FailurePolicy::Closed => outrigger_wasm::FailurePolicy::Closed,
+            FailurePolicy::Open => outrigger_wasm::FailurePolicy::Open,
+            FailurePolicy::Reload => outrigger_wasm::FailurePolicy::Reload,
+        },
+        limits: outrigger_wasm::Limits {
+            callback_timeout: limits.callback_timeout,
+            start_timeout: limits.start_timeout,
+            memory_bytes: size(limits.memory_bytes),
+            body_buffer_bytes: size(limits.body_buffer_bytes),
+            log_bytes_per_second: size(limits.log_bytes_per_second),
+            hostcalls_per_callback: limits.hostcalls_per_callback,
+            ..outrigger_wasm::Limits::default()
+        },
+        allow_on_headers_stop_iteration: plugin.allow_on_headers_stop_iteration,
+        capabilities: plugin.capabilities.clone(),
+    }
+}

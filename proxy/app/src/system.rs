@@ -1,0 +1,226 @@
+//! What the system grants this process, and the limits that a child puts on itself.
+
+#![expect(
+    unsafe_code,
+    reason = "setrlimit, prctl, setpriority and their like are C functions without a safe form in std"
+)]
+
+use std::fs;
+use std::io;
+use std::num::NonZero;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// CPUs that the scheduler's affinity and the cgroup's quota grant, at least one.
+pub(crate) fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Bytes that may still be allocated before the cgroup (or, without a limit there, the machine) is full.
+pub(crate) fn memory_room() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo(&text, "MemAvailable:"));
+    let cgroup =
+        fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| cgroup_room(&text, Path::new("/sys/fs/cgroup")));
+    machine.into_iter().chain(cgroup).min()
+}
+
+fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The least room of the cgroup and its ancestors, for both cgroup versions.
+fn cgroup_room(membership: &str, root: &Path) -> Option<u64> {
+    let mut rooms = Vec::new();
+    for line in membership.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (_, controllers, path) = (parts.next(), parts.next()?, parts.next()?);
+        let unified = controllers.is_empty();
+        if !unified && !controllers.split(',').any(|name| name == "memory") {
+            continue;
+        }
+        let base = if unified { root.to_owned() } else { root.join("memory") };
+        let (limit, usage) =
+            if unified { ("memory.max", "memory.current") } else { ("memory.limit_in_bytes", "memory.usage_in_bytes") };
+        let mut folder: PathBuf = base.join(path.trim_start_matches('/'));
+        // In a cgroup namespace the path may not exist below the mount; its root is ours then.
+        if !folder.is_dir() {
+            folder.clone_from(&base);
+        }
+        while folder.starts_with(&base) {
+            rooms.extend(room_of(&folder, limit, usage));
+            if !folder.pop() {
+                break;
+            }
+        }
+    }
+    rooms.into_iter().min()
+}
+
+fn room_of(folder: &Path, limit: &str, usage: &str) -> Option<u64> {
+    let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let limit = number(limit)?;
+    // Version 1 says "no limit" with a number near 2^63.
+    if limit >= 1 << 60 {
+        return None;
+    }
+    // The page cache counts as used, and is given back when somebody needs it.
+    let cache = fs::read_to_string(folder.join("memory.stat")).ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("inactive_file "))?;
+        line.trim().parse::<u64>().ok()
+    });
+    Some(limit.saturating_sub(number(usage)?.saturating_sub(cache.unwrap_or(0))))
+}
+
+/// What this process holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Memory {
+    /// Heap, stacks and guests' memories that are in physical memory.
+    pub(crate) anonymous: u64,
+    /// All that is in physical memory, mapped files included.
+    pub(crate) resident: u64,
+    /// The address space of heap and stacks.
+    pub(crate) mapped: u64,
+}
+
+/// Reads what the kernel accounts to this process.
+pub(crate) fn memory() -> Memory {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let read = |key| meminfo(&text, key).unwrap_or(0);
+    Memory { anonymous: read("RssAnon:"), resident: read("VmRSS:"), mapped: read("VmData:") }
+}
+
+/// The user that this process runs as.
+pub(crate) fn user_id() -> u32 {
+    // The owner of the process's own folder needs no call into libc.
+    fs::metadata("/proc/self").map_or(u32::MAX, |metadata| metadata.uid())
+}
+
+/// Bounds this process's address space.
+pub(crate) fn limit_address_space(bytes: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+    // SAFETY: `limit` is valid for the call, which only reads it.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) })
+}
+
+/// Writes no core file: a child's memory is only a copy of its input.
+pub(crate) fn disable_core_files() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: as above.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) })
+}
+
+/// Bounds the CPU time that this process may use.
+pub(crate) fn limit_cpu_time(time: Duration) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: time.as_secs().max(1), rlim_max: time.as_secs().max(1) + 1 };
+    // SAFETY: as above.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) })
+}
+
+/// Runs only when nobody else wants the CPU, and is the first to be ended when memory is short.
+pub(crate) fn lowest_priority() -> io::Result<()> {
+    // SAFETY: takes plain numbers; 0 is this process.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) })?;
+    first_to_be_killed()?;
+    idle_scheduling()
+}
+
+/// The first to be ended when memory is short.
+pub(crate) fn first_to_be_killed() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", "1000")
+}
+
+fn idle_scheduling() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `parameters` is valid for the call; 0 is this process.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) })
+}
+
+/// Ends this process when the one that started it ends.
+pub(crate) fn end_with_parent(parent: u32) -> io::Result<()> {
+    // SAFETY: PR_SET_PDEATHSIG takes a signal number.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+    // It may have ended before the call.
+    if std::os::unix::process::parent_id() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other("the process that started this one has ended"))
+    }
+}
+
+/// An anonymous file in memory, for machine code where no folder is writable. Closed on exec.
+pub(crate) fn memory_file() -> io::Result<fs::File> {
+    // SAFETY: the name is a C string; the result is checked before it is used.
+    let fd = unsafe { libc::memfd_create(c"outrigger-module".as_ptr(), libc::MFD_CLOEXEC) };
+    check(fd)?;
+    // SAFETY: the call returned a new descriptor that nobody else owns.
+    Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) })
+}
+
+/// Lowers the calling thread's priority, so that preparing a filter takes no time from a worker.
+pub(crate) fn lower_thread_priority() {
+    // SAFETY: takes plain numbers; on Linux 0 is the calling thread. Failing leaves the priority as it is.
+    let failed = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+    if failed != 0 {
+        tracing::debug!("the priority of a prepare thread stays as it is: {}", io::Error::last_os_error());
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_cpu_and_memory() {
+        assert!(cpus() >= 1);
+        let memory = memory();
+        assert!(memory.anonymous > 0 && memory.resident > memory.anonymous && memory.mapped > 0);
+        assert!(memory_room().is_some_and(|room| room > 0));
+        assert_ne!(user_id(), u32::MAX);
+    }
+
+    #[test]
+    fn the_tightest_cgroup_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("pod/memory.max", "1000000\n");
+        write("pod/memory.current", "600000\n");
+        write("pod/memory.stat", "anon 5\ninactive_file 100000\n");
+        write("pod/app/memory.max", "max\n");
+        write("pod/app/memory.current", "1\n");
+        assert_eq!(cgroup_room("0::/pod/app\n", root.path()), Some(500_000));
+        assert_eq!(cgroup_room("0::/elsewhere\n", root.path()), None);
+
+        write("memory/box/memory.limit_in_bytes", "9000\n");
+        write("memory/box/memory.usage_in_bytes", "10000\n");
+        assert_eq!(cgroup_room("4:cpu:/\n7:memory:/box\n", root.path()), Some(0));
+        write("memory/box/memory.limit_in_bytes", "9223372036854771712\n");
+        assert_eq!(cgroup_room("7:memory:/box\n", root.path()), None);
+    }
+
+    #[test]
+    fn meminfo_is_in_kibibytes() {
+        assert_eq!(meminfo("MemTotal: 5 kB\nMemAvailable:   12 kB\n", "MemAvailable:"), Some(12 * 1024));
+        assert_eq!(meminfo("MemAvailable: x\n", "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn a_memory_file_can_be_written_and_read() {
+        use std::io::{Read, Seek, SeekFrom, Write};
+        let mut file = memory_file().unwrap();
+        file.write_all(b"code").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "code");
+    }
+}
