@@ -1,0 +1,188 @@
+//! Routes: YAML in, configuration or problems out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use outrigger_config::{
+    AppendAction, ClusterSpec, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, Resource, ResourceKind,
+    Route, RouteAction, RouteConfig, RouteForward, Source,
+};
+use outrigger_http::{HeaderName, RequestHead, Scheme};
+use outrigger_proto::pb::envoy::config::route::v3::{self as pb, FilterConfig};
+use outrigger_proto::pb::google::protobuf::Any;
+use outrigger_proto::type_url::FILTER_CONFIG;
+use prost::Message;
+
+use super::{bad, good};
+use crate::decode::decode;
+
+fn routes(yaml: &str) -> Arc<RouteConfig> {
+    let Resource::Route(routes) = good(ResourceKind::Route, yaml).resource else { panic!() };
+    routes
+}
+
+/// A route configuration with one route, whose YAML is given.
+fn one_route(route: &str) -> String {
+    format!("{{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{route}]}}]}}")
+}
+
+fn route(yaml: &str) -> Arc<Route> {
+    Arc::clone(&routes(&one_route(yaml)).virtual_hosts[0].routes[0])
+}
+
+fn forward(action: &str) -> RouteForward {
+    let route = route(&format!("{{match: {{prefix: /}}, route: {action}}}"));
+    let Some(Route { action: RouteAction::Forward(forward), .. }) = Arc::into_inner(route) else { panic!() };
+    *forward
+}
+
+fn bad_route(route: &str) -> String {
+    bad(ResourceKind::Route, &one_route(route)).replace("virtual_hosts[0].routes[0].", "")
+}
+
+#[test]
+fn paths_headers_and_queries_match() {
+    let check = |path: &str, target: &str, expected: bool| {
+        let route = route(&format!("{{match: {{{path}}}, direct_response: {{status: 200}}}}"));
+        let head = RequestHead { path: Bytes::copy_from_slice(target.as_bytes()), ..RequestHead::default() };
+        assert_eq!(route.path.matches(head.path_only(), !route.case_sensitive), expected, "{path} {target}");
+        let headers = route.headers.iter().all(|header| header.matches(&head));
+        let query = route.query.iter().all(|query| query.matches(head.query()));
+        (headers, query)
+    };
+    check("prefix: /a", "/ab", true);
+    check("path: /a", "/a?x", true);
+    check("path: /a, case_sensitive: false", "/A", true);
+    check("path_separated_prefix: /a", "/ab", false);
+    check("path_separated_prefix: /a", "/a/b", true);
+    check("safe_regex: {regex: '/a/[0-9]+'}", "/a/12", true);
+    check("safe_regex: {google_re2: {}, regex: '/a/[0-9]+'}", "/a/12/", false);
+    let get = "prefix: /, headers: [{name: ':method', string_match: {exact: GET}}, {name: x, present_match: false}]";
+    assert_eq!(check(get, "/", true), (true, true));
+    let old = "prefix: /, headers: [{name: ':path', prefix_match: /b}, {name: x, exact_match: y}]";
+    assert!(!check(old, "/b", true).0);
+    let query = "prefix: /, query_parameters: [{name: a, string_match: {prefix: x}}, {name: b, present_match: true}]";
+    assert!(check(query, "/?a=xy&b", true).1);
+    assert!(!check(query, "/?a=xy", true).1);
+}
+
+#[test]
+fn forwards() {
+    let found = forward("{cluster: a}");
+    assert_eq!((found.timeout, found.idle_timeout), (Some(Duration::from_secs(15)), None));
+    assert_eq!((found.cluster_not_found_status, found.cluster), (503, ClusterSpec::Single("a".into())));
+    let found = forward(
+        "{weighted_clusters: {total_weight: 100, clusters: [{name: a, weight: 0}, {name: b, weight: 5}]}, timeout: 0s, \
+         idle_timeout: 0s, cluster_not_found_response_code: NOT_FOUND, auto_host_rewrite: true, prefix_rewrite: /x}",
+    );
+    assert!(matches!(&found.cluster, ClusterSpec::Weighted { total: 5, clusters } if clusters.len() == 2));
+    assert_eq!((found.timeout, found.idle_timeout, found.cluster_not_found_status), (None, Some(Duration::ZERO), 404));
+    assert_eq!(found.host_rewrite, Some(HostRewrite::Auto));
+    assert_eq!(found.path_rewrite, Some(PathRewrite::Prefix(Bytes::from_static(b"/x"))));
+    let found = forward(r"{cluster: a, regex_rewrite: {pattern: {regex: '^/(\w+)/(\w+)'}, substitution: '/\2/$\1\\'}}");
+    let Some(PathRewrite::Regex { regex, substitution }) = found.path_rewrite else { panic!() };
+    assert_eq!(&substitution[..], br"/${2}/$$${1}\");
+    assert_eq!(&regex.replace_all(b"/one/two", &substitution)[..], br"/two/$one\");
+}
+
+#[test]
+fn redirects_and_direct_responses() {
+    let found = route(
+        "{match: {prefix: /}, redirect: {https_redirect: true, host_redirect: h, port_redirect: 8443, \
+         path_redirect: /x, response_code: TEMPORARY_REDIRECT, strip_query: true}}",
+    );
+    let RouteAction::Redirect(redirect) = &found.action else { panic!() };
+    let expected = Redirect {
+        status: 307,
+        scheme: Some(Scheme::Https),
+        host: Some(Bytes::from_static(b"h")),
+        port: Some(8443),
+        path: Some(RedirectPath::Full(Bytes::from_static(b"/x"))),
+        strip_query: true,
+    };
+    assert_eq!(*redirect, expected);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("body");
+    std::fs::write(&file, "from a file").unwrap();
+    for (body, expected) in [
+        ("inline_string: hi".to_owned(), "hi"),
+        ("inline_bytes: aGk=".to_owned(), "hi"),
+        (format!("filename: {}", file.display()), "from a file"),
+    ] {
+        let found = route(&format!("{{match: {{prefix: /}}, direct_response: {{status: 418, body: {{{body}}}}}}}"));
+        let RouteAction::DirectResponse(direct) = &found.action else { panic!() };
+        assert_eq!((direct.status, &direct.body[..]), (418, expected.as_bytes()));
+    }
+    let long = format!(
+        "{{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: {}}}}}}}",
+        "x".repeat(4097)
+    );
+    assert_eq!(bad_route(&long), "direct_response.body.inline_string: 4097 bytes are more than 4096");
+}
+
+#[test]
+fn headers_are_added_by_their_action() {
+    let found = route(
+        "{match: {prefix: /}, direct_response: {status: 200}, request_headers_to_remove: [X-A], request_headers_to_add: \
+         [{header: {key: X-B, value: '%REQ(:PATH)%'}}, {header: {key: c, value: v}, append: false}, \
+         {header: {key: d, value: v}, append: true}, {header: {key: e, value: v}, append_action: ADD_IF_ABSENT}], \
+         typed_per_filter_config: {f: {'@type': type.googleapis.com/envoy.config.route.v3.FilterConfig, disabled: true}}}",
+    );
+    assert_eq!(found.request_headers.remove, [HeaderName::from_bytes(b"x-a").unwrap()]);
+    let actions: Vec<AppendAction> = found.request_headers.add.iter().map(|option| option.action).collect();
+    use AppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExistsOrAdd};
+    assert_eq!(actions, [AppendIfExistsOrAdd, OverwriteIfExistsOrAdd, AppendIfExistsOrAdd, AddIfAbsent]);
+    assert!(found.overrides["f"].disabled);
+    let on = FilterConfig { config: Some(Any::default()), ..FilterConfig::default() };
+    let host = pb::VirtualHost {
+        name: "v".to_owned(),
+        domains: vec!["*".to_owned()],
+        typed_per_filter_config: [(
+            "f".to_owned(),
+            Any { type_url: FILTER_CONFIG.to_owned(), value: on.encode_to_vec() },
+        )]
+        .into(),
+        ..pb::VirtualHost::default()
+    };
+    let config = pb::RouteConfiguration { name: "r".to_owned(), virtual_hosts: vec![host], ..Default::default() };
+    let bytes = config.encode_to_vec();
+    let accepted = decode(ResourceKind::Route, &bytes, &Source::Ads, &Arc::from("")).unwrap();
+    let Resource::Route(found) = accepted.resource else { panic!() };
+    assert!(!found.virtual_hosts[0].overrides["f"].disabled && accepted.warnings.is_empty());
+}
+
+#[test]
+fn bad_routes_name_the_field() {
+    let check = |route: &str, expected: &str| assert_eq!(bad_route(route), expected, "{route}");
+    check("{direct_response: {status: 200}}", "match: is required");
+    check("{match: {prefix: /}}", "virtual_hosts[0].routes[0]: has no action: route, redirect or direct_response");
+    check("{match: {prefix: /}, route: {}}", "route: names no cluster: cluster, cluster_header or weighted_clusters");
+    check(
+        "{match: {safe_regex: {regex: 'a('}}, route: {cluster: a}}",
+        "match.safe_regex.regex: is no regular expression: unclosed group",
+    );
+    check(
+        r"{match: {prefix: /}, route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\1'}}}",
+        "route.regex_rewrite.substitution: \\1 names a group that the pattern doesn't have",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a, retry_policy: {retry_on: 5xx}}}",
+        "route.retry_policy: is not supported",
+    );
+    check(
+        "{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}",
+        "route.weighted_clusters.clusters: the weights sum up to 0",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a}, request_headers_to_add: [{header: {key: ':path', value: /}}]}",
+        "request_headers_to_add[0].header.key: \":path\" is no header name",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a}, response_headers_to_add: [{header: {key: a, value: '%NO%'}}]}",
+        "response_headers_to_add[0].header.value: unknown operator %NO%",
+    );
+    let two = "{name: r, virtual_hosts: [{name: v, domains: [A.test]}, {name: w, domains: [a.test]}]}";
+    assert_eq!(bad(ResourceKind::Route, two), "virtual_hosts: the domain a.test is in two virtual hosts");
+    assert!(matches!(route("{match: {connect_matcher: {}}, route: {cluster: a}}").path, PathMatcher::Connect));
+}
