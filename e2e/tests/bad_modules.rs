@@ -121,7 +121,7 @@ fn a_filter_that_fails_at_run_time_fails_only_its_own_streams() {
             let begun = Instant::now();
             client.send(Request::get("/bad").with("x-test", &test).bytes()).expect("send");
             neighbour.must_be_served().expect("the neighbour");
-            let response = client.response().expect("an answer");
+            let response = client.response().unwrap_or_else(|error| panic!("{fault:?}, request {round}: {error:#}"));
             assert_eq!(response.status, 503, "{fault:?}: closed is the default: {}", response.text());
             assert!(
                 begun.elapsed() < Duration::from_secs(5),

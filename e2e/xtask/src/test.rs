@@ -90,7 +90,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     step("filters for Wasm", &mut || filters::build().map(|_| Tally::default()));
     if wants(Part::E2e) {
-        let build = ["build", "--quiet", "-p", "outrigger-proxy", "-p", "outrigger", "-p", "outrigger-e2e", "--bins"];
+        // The whole workspace at once: another selection of packages has other features, and builds wasmtime again.
+        let build = ["build", "--quiet", "--workspace", "--all-targets"];
         step("build the binaries", &mut || quiet(shell::cargo().args(build)));
     }
     if wants(Part::Crates) {
