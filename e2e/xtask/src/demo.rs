@@ -27,8 +27,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     prepare(&progress, Purpose::Demo)?;
     progress.step("build the filters for Wasm", filters::build)?;
     progress.step("build the proxy and the control plane (several minutes the first time)", || {
-        let packages = ["-p", "outrigger-proxy", "-p", "outrigger", "-p", "outrigger-e2e", "--bins"];
-        shell::run(shell::cargo().arg("build").args(packages))
+        // The whole workspace, as everywhere: fewer packages mean other features of the dependencies, built once more.
+        shell::run(shell::cargo().args(["build", "--workspace", "--bins"]))
     })?;
     let mut demo = Command::new(paths::target().join("debug/outrigger-demo"));
     demo.arg("--seconds").arg(args.seconds.to_string()).arg("--rate").arg(args.rate.to_string());

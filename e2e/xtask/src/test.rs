@@ -1,15 +1,20 @@
 //! `cargo xtask test`: every check and every test, with each runner's closing line and a table of durations.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use serde_json::Value;
 
 use crate::progress::{Progress, short};
 use crate::setup::{Purpose, prepare};
 use crate::{filters, paths, shell};
+
+/// The package of the end-to-end tests.
+const E2E: &str = "outrigger-e2e";
 
 /// A part of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,6 +58,14 @@ struct Tally {
 }
 
 impl Tally {
+    /// The tally, or an error that says it.
+    fn verdict(self, is_ok: bool) -> Result<Tally> {
+        if !is_ok {
+            bail!("{} passed, {} failed, {} ignored, {} runners", self.passed, self.failed, self.ignored, self.runners);
+        }
+        Ok(self)
+    }
+
     /// Adds a closing line of libtest; false if it isn't one.
     fn add(&mut self, line: &str) -> bool {
         let Some(rest) = line.strip_prefix("test result: ") else { return false };
@@ -89,28 +102,34 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         step("clippy", &mut || quiet(shell::cargo().args(clippy)));
     }
     step("filters for Wasm", &mut || filters::build().map(|_| Tally::default()));
+    // The whole workspace at once, always: another selection of packages has other features, and builds wasmtime again.
+    let build = ["build", "--quiet", "--workspace", "--all-targets"];
+    if wants(Part::Crates) || wants(Part::E2e) {
+        step("build", &mut || quiet(shell::cargo().args(build)));
+    }
+    let run_all = |is_e2e: bool, arguments: &[String]| {
+        let all = programs()?;
+        run_programs(&progress, all.iter().filter(|p| (p.package == E2E) == is_e2e), args.full, arguments)
+    };
+    if wants(Part::Crates) {
+        step("tests of the crates", &mut || run_all(false, &[]));
+    }
     if wants(Part::E2e) {
-        // The whole workspace at once: another selection of packages has other features, and builds wasmtime again.
-        let build = ["build", "--quiet", "--workspace", "--all-targets"];
-        step("build the binaries", &mut || quiet(shell::cargo().args(build)));
+        step("end-to-end tests", &mut || run_all(true, &args.rest));
     }
     if wants(Part::Crates) {
-        let tests = ["test", "--workspace", "--no-fail-fast", "--exclude", "outrigger-e2e"];
-        step("tests of the crates", &mut || runners(environment(&mut shell::cargo(), args.full).args(tests)));
-    }
-    if wants(Part::E2e) {
-        let tests = ["test", "-p", "outrigger-e2e", "--no-fail-fast", "--"];
-        step("end-to-end tests", &mut || {
-            runners(environment(&mut shell::cargo(), args.full).args(tests).args(&args.rest))
+        step("examples in the docs", &mut || {
+            let mut tally = Tally::default();
+            let is_ok = run_one(shell::cargo().args(["test", "--quiet", "--workspace", "--doc"]), &mut tally)?;
+            tally.verdict(is_ok)
         });
     }
     report(&progress, &lines)
 }
 
 fn environment(command: &mut Command, full: bool) -> &mut Command {
-    let closing = closing_lines_file();
-    let _ = std::fs::remove_file(&closing);
-    command.env("OUTRIGGER_FILTER_DIR", paths::target().join("filters")).env("OUTRIGGER_CLOSING_LINES", closing);
+    command.env("OUTRIGGER_FILTER_DIR", paths::target().join("filters"));
+    command.env("OUTRIGGER_CLOSING_LINES", closing_lines_file());
     if full {
         command.env("OUTRIGGER_FULL", "1");
     }
@@ -118,7 +137,7 @@ fn environment(command: &mut Command, full: bool) -> &mut Command {
 }
 
 /// Where tests leave what a reader should see of a long run.
-fn closing_lines_file() -> std::path::PathBuf {
+fn closing_lines_file() -> PathBuf {
     paths::target().join("closing-lines.txt")
 }
 
@@ -126,27 +145,70 @@ fn quiet(command: &mut Command) -> Result<Tally> {
     shell::run(command).map(|()| Tally::default())
 }
 
-/// Runs `cargo test`, shows its output as it comes, and sums the closing lines.
-fn runners(command: &mut Command) -> Result<Tally> {
-    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {command:?}"))?;
-    let stdout = child.stdout.take().context("the output of cargo test")?;
+/// A test runner that cargo has built.
+#[derive(Debug)]
+struct Program {
+    package: String,
+    target: String,
+    path: PathBuf,
+    dir: PathBuf,
+}
+
+/// Every test runner of the workspace, as cargo lists them.
+fn programs() -> Result<Vec<Program>> {
+    let list = ["test", "--quiet", "--workspace", "--no-run", "--message-format=json"];
+    let text = shell::output(shell::cargo().args(list))?;
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(messages.filter(|message| message["profile"]["test"] == true).filter_map(|message| program(&message)).collect())
+}
+
+fn program(message: &Value) -> Option<Program> {
+    let dir = Path::new(message["manifest_path"].as_str()?).parent()?;
+    // An id ends in `NAME#VERSION` or, where the folder has another name, in `FOLDER#NAME@VERSION`.
+    let (folder, end) = message["package_id"].as_str()?.rsplit_once('#')?;
+    let package = end.split_once('@').map_or_else(|| folder.rsplit('/').next(), |(name, _)| Some(name))?;
+    Some(Program {
+        package: package.to_owned(),
+        target: message["target"]["name"].as_str()?.to_owned(),
+        path: PathBuf::from(message["executable"].as_str()?),
+        dir: dir.to_owned(),
+    })
+}
+
+fn run_programs<'p>(
+    progress: &Progress,
+    programs: impl Iterator<Item = &'p Program>,
+    full: bool,
+    arguments: &[String],
+) -> Result<Tally> {
     let mut tally = Tally::default();
-    for line in BufReader::new(stdout).lines() {
-        let line = line?;
+    let mut all_ok = true;
+    let _ = std::fs::remove_file(closing_lines_file());
+    for program in programs {
+        progress.say(&format!("  {} / {}", program.package, program.target));
+        let mut command = Command::new(&program.path);
+        command.current_dir(&program.dir).env("CARGO_MANIFEST_DIR", &program.dir).args(arguments);
+        all_ok &= run_one(environment(&mut command, full), &mut tally)?;
+    }
+    if let Ok(closing) = std::fs::read_to_string(closing_lines_file()) {
+        closing.lines().for_each(|line| println!("    closing: {line}"));
+    }
+    tally.verdict(all_ok)
+}
+
+/// Runs one runner, shows what it says beyond `ok`, and adds its closing line; false if it failed.
+fn run_one(command: &mut Command, tally: &mut Tally) -> Result<bool> {
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("start {command:?}"))?;
+    let stdout = child.stdout.take().context("the output of the tests")?;
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
         tally.add(&line);
         let is_noise = line.is_empty() || line.starts_with("running ") || line.ends_with(" ... ok");
         if !is_noise {
             println!("    {line}");
         }
     }
-    if let Ok(closing) = std::fs::read_to_string(closing_lines_file()) {
-        closing.lines().for_each(|line| println!("    closing: {line}"));
-    }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("{} passed, {} failed, {} ignored ({status})", tally.passed, tally.failed, tally.ignored);
-    }
-    Ok(tally)
+    Ok(child.wait()?.success())
 }
 
 fn report(progress: &Progress, lines: &[Line]) -> Result<()> {
