@@ -6,7 +6,7 @@ use outrigger_model::{Actions, Match, PathMatch, PathRewrite, Route, Rule, TcpRo
 
 use super::{Head, http_filters, http_match, refs};
 use crate::decode::{Decoder, Fields};
-use crate::node::Node;
+use crate::node::{Node, Value};
 use crate::scalar;
 
 /// Gateway API's bounds.
@@ -61,7 +61,8 @@ fn rule<'a>(cx: &Decoder<'a>, node: &'a Node, head: &Head) -> Option<Rule> {
     if let Some(filters) = filters_node {
         check_prefix_rewrite(cx, filters, &actions, &matches);
     }
-    if backends.is_empty() && actions.redirect.is_none() {
+    let names_none = backends_node.is_none_or(|node| matches!(&node.value, Value::Sequence(items) if items.is_empty()));
+    if names_none && actions.redirect.is_none() {
         cx.warning(node, "no backendRefs: requests get 500");
     }
     Some(Rule { name, matches, actions, timeouts, backends })
