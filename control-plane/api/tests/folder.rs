@@ -1,4 +1,5 @@
 //! Folders as they are on disk: what counts, what is kept between loads, and what leads out of the folder.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helper functions, too")]
 
 use std::fs;
 use std::path::Path;

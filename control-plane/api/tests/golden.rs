@@ -1,5 +1,6 @@
 //! Folders in, problems out: each `tests/golden/NAME.yaml` is loaded as a folder of its own (with a small module beside
 //! it) and its problems, or the word `ok` with the objects, are compared to `NAME.txt`. `UPDATE=1` rewrites.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helper functions, too")]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -199,7 +199,7 @@ impl Sink {
                     self.plugins.published(plugins, &candidate);
                     let prepared = Arc::new(prepared);
                     let workers = self.server.workers.borrow();
-                    let confirmed = workers.as_ref().map(|workers| workers.publish(Arc::clone(&prepared), taken.vms));
+                    let confirmed = workers.as_ref().map(|workers| workers.publish(&prepared, taken.vms));
                     drop(workers);
                     *self.prepared.borrow_mut() = Some(prepared);
                     *self.set.borrow_mut() = candidate;

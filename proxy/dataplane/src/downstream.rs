@@ -14,7 +14,7 @@ use crate::http1::BodyEvent;
 /// A client's stream. Writing queues; [`Downstream::poll_flush`] moves what the client takes.
 pub(crate) enum Downstream<'a> {
     H1(&'a mut h1::Connection),
-    H2(h2::Stream),
+    H2(Box<h2::Stream>),
 }
 
 impl Downstream<'_> {

@@ -136,21 +136,21 @@ impl StreamError {
 
 /// An answer that the proxy gives itself. Not an error: a filter's 401 is one, too.
 #[derive(Debug, Clone)]
-pub struct LocalReply {
+pub(crate) struct LocalReply {
     /// A final status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// `RESPONSE_CODE_DETAILS`.
-    pub details: std::borrow::Cow<'static, str>,
-    pub headers: Headers,
-    pub body: Bytes,
+    pub(crate) details: std::borrow::Cow<'static, str>,
+    pub(crate) headers: Headers,
+    pub(crate) body: Bytes,
     /// For gRPC requests; `None`: made from the status.
-    pub grpc_status: Option<u32>,
+    pub(crate) grpc_status: Option<u32>,
 }
 
 impl LocalReply {
     /// A reply of plain text.
     #[must_use]
-    pub fn new(status: u16, details: &'static str, body: &'static str) -> LocalReply {
+    pub(crate) fn new(status: u16, details: &'static str, body: &'static str) -> LocalReply {
         let body = Bytes::from_static(body.as_bytes());
         LocalReply { status, details: details.into(), headers: Headers::new(), body, grpc_status: None }
     }

@@ -109,6 +109,8 @@ pub(crate) struct Incoming {
     /// No body follows.
     pub(crate) end: bool,
     pub(crate) upgrade: Option<Bytes>,
+    /// The client waits for a 100 before it sends the body.
+    pub(crate) expect_continue: bool,
     pub(crate) received: Instant,
 }
 
@@ -124,7 +126,7 @@ impl<'a> Exchange<'a> {
         stats.downstream_rq_total().inc();
         let active = ActiveGuard::new(stats, HttpStats::downstream_rq_active);
         let slot = Rc::new(StreamSlot::default());
-        let filters = Filters { list: Vec::new(), stream: stream.clone(), slot };
+        let filters = Filters { list: Vec::new(), response_len: 0, stream: stream.clone(), slot };
         Exchange {
             cx,
             chain,
@@ -169,6 +171,9 @@ impl<'a> Exchange<'a> {
             state.info.flags.insert(error.flags());
             if error.source == ErrorSource::Downstream {
                 self.chain.stats.downstream_rq_rx_reset().inc();
+                if error.kind == ErrorKind::Terminated {
+                    self.chain.stats.downstream_cx_destroy_remote_active_rq().inc();
+                }
             } else {
                 self.chain.stats.downstream_rq_tx_reset().inc();
             }
@@ -219,7 +224,7 @@ impl<'a> Exchange<'a> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
             let mut progress = false;
-            if self.filters.len() > 0 {
+            if self.filters.len() > 0 && self.sent != Sent::All {
                 progress |= self.poll_filters(cx)?;
             }
             progress |= self.poll_request(cx)?;
@@ -275,10 +280,10 @@ impl<'a> Exchange<'a> {
             progress = true;
             let result = match event {
                 FilterEvent::Resume(Way::Request) => self.request.resume(index, &mut self.filters),
-                FilterEvent::Resume(Way::Response) => {
-                    let at = self.filters.index(Way::Response, index);
-                    self.response.resume(at, &mut self.filters)
-                }
+                FilterEvent::Resume(Way::Response) => match self.filters.response_len.checked_sub(index + 1) {
+                    Some(at) => self.response.resume(at, &mut self.filters),
+                    None => Ok(()),
+                },
                 FilterEvent::Respond(reply) => Err(Stop::Reply(reply)),
                 FilterEvent::Failed(error) => Err(Stop::Error(error)),
                 FilterEvent::Reset => Err(Stop::Reset),
@@ -310,7 +315,12 @@ impl<'a> Exchange<'a> {
             return Err(error);
         }
         let flags = error.flags();
-        self.reply(error.reply(), flags)
+        let mut reply = error.reply();
+        if error.kind == ErrorKind::IdleTimeout && !self.request_ended {
+            // It was the client that kept us waiting.
+            reply.status = 408;
+        }
+        self.reply(reply, flags)
     }
 
     /// A deadline has passed.

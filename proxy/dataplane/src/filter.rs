@@ -11,14 +11,14 @@ use crate::error::{LocalReply, StreamError};
 
 /// Which of a stream's two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     Request,
     Response,
 }
 
 /// What a filter wants after a callback.
 #[derive(Debug)]
-pub enum Action {
+pub(crate) enum Action {
     Continue,
     /// The message waits here until the filter resumes it (or, for data, until a later call continues).
     Pause(Pause),
@@ -31,7 +31,7 @@ pub enum Action {
 
 /// How a message waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pause {
+pub(crate) enum Pause {
     /// Head: data callbacks go on while the head waits (`StopIteration`).
     Hold,
     /// Data is kept, up to a bound, beyond which the stream fails. `all`: the filter isn't called for it while the head
@@ -45,15 +45,15 @@ pub enum Pause {
 
 /// What a filter may touch.
 #[derive(Debug)]
-pub struct StreamCx<'a> {
-    pub stream: &'a Rc<RefCell<StreamState>>,
-    pub slot: &'a Rc<StreamSlot>,
+pub(crate) struct StreamCx<'a> {
+    pub(crate) stream: &'a Rc<RefCell<StreamState>>,
+    pub(crate) slot: &'a Rc<StreamSlot>,
     /// The filter's place in the chain.
-    pub index: usize,
+    pub(crate) index: usize,
 }
 
 /// One filter of one stream. Callbacks are synchronous; whatever takes time ends in [`StreamSlot::push`].
-pub trait StreamFilter {
+pub(crate) trait StreamFilter {
     fn on_request_headers(&mut self, _cx: &mut StreamCx<'_>, _end: bool) -> Action {
         Action::Continue
     }
@@ -79,7 +79,7 @@ pub trait StreamFilter {
 
 /// What happens to a paused stream from outside.
 #[derive(Debug)]
-pub enum FilterEvent {
+pub(crate) enum FilterEvent {
     Resume(Way),
     Respond(LocalReply),
     /// The filter's instance is gone; its policy decides.
@@ -91,7 +91,7 @@ pub enum FilterEvent {
 
 /// Where events for a stream's filters arrive; bounded, since a guest may ask without end.
 #[derive(Debug, Default)]
-pub struct StreamSlot {
+pub(crate) struct StreamSlot {
     events: RefCell<VecDeque<(usize, FilterEvent)>>,
     waker: RefCell<Option<Waker>>,
     route_dirty: Cell<bool>,
@@ -101,7 +101,7 @@ const EVENTS_MAX: usize = 64;
 
 impl StreamSlot {
     /// Tells the stream that something happened to the filter at `index`.
-    pub fn push(&self, index: usize, event: FilterEvent) {
+    pub(crate) fn push(&self, index: usize, event: FilterEvent) {
         let mut events = self.events.borrow_mut();
         if events.len() < EVENTS_MAX {
             events.push_back((index, event));
@@ -136,6 +136,8 @@ impl StreamSlot {
 /// The filters of a stream with what they share.
 pub(crate) struct Filters {
     pub(crate) list: Vec<Box<dyn StreamFilter>>,
+    /// How many filters see the response: all, or (for an answer of the proxy) those that have seen the request.
+    pub(crate) response_len: usize,
     pub(crate) stream: Rc<RefCell<StreamState>>,
     pub(crate) slot: Rc<StreamSlot>,
 }
@@ -155,7 +157,7 @@ impl Filters {
     pub(crate) const fn index(&self, way: Way, at: usize) -> usize {
         match way {
             Way::Request => at,
-            Way::Response => self.list.len() - 1 - at,
+            Way::Response => self.response_len.saturating_sub(1 + at),
         }
     }
 

@@ -39,6 +39,8 @@ struct Place {
     /// The data that is held here ends the message.
     end: bool,
     trailers: bool,
+    /// The filter has seen the trailers that are held.
+    trailers_seen: bool,
     /// The filter hasn't seen the data that is held for it.
     unseen: bool,
 }
@@ -50,6 +52,8 @@ pub(crate) struct Iteration {
     places: Vec<Place>,
     /// Whose data lies in the stream's state, for callbacks that come while it is paused.
     shown: Option<usize>,
+    /// How many filters have been shown the head.
+    reached: usize,
     /// What a filter that buffers the whole body may hold.
     buffer_bytes_max: usize,
     pub(crate) passed: Passed,
@@ -58,12 +62,17 @@ pub(crate) struct Iteration {
 impl Iteration {
     pub(crate) fn new(way: Way, filters: usize, buffer_bytes_max: usize) -> Iteration {
         let places = (0..filters).map(|_| Place::default()).collect();
-        Iteration { way, places, shown: None, buffer_bytes_max, passed: Passed::default() }
+        Iteration { way, places, shown: None, reached: 0, buffer_bytes_max, passed: Passed::default() }
     }
 
     /// Whether a filter holds the message back.
     pub(crate) fn is_paused(&self) -> bool {
         self.places.iter().any(|place| place.paused.is_some())
+    }
+
+    /// How many filters, from the first, have been shown the head.
+    pub(crate) const fn reached(&self) -> usize {
+        self.reached
     }
 
     /// Whether more data may be read: nothing is held back beyond its bound.
@@ -81,12 +90,15 @@ impl Iteration {
 
     /// The message's head has come.
     pub(crate) fn head(&mut self, filters: &mut Filters, end: bool) -> Result<(), Stop> {
-        self.head_from(0, filters, end)
+        let result = self.head_from(0, filters, end);
+        self.show(filters);
+        result
     }
 
     fn head_from(&mut self, from: usize, filters: &mut Filters, end: bool) -> Result<(), Stop> {
         for at in from..self.places.len() {
-            match self.call(at, filters, |filters, way, at| filters.head(way, at, end)) {
+            self.reached = self.reached.max(at + 1);
+            match filters.head(self.way, at, end) {
                 Action::Continue => {}
                 Action::Pause(pause) => {
                     let place = &mut self.places[at];
@@ -105,9 +117,12 @@ impl Iteration {
 
     /// A part of the body has come; `end`: the last, and no trailers follow.
     pub(crate) fn data(&mut self, filters: &mut Filters, bytes: Bytes, end: bool) -> Result<(), Stop> {
+        self.stash(filters);
         let mut data = BodyBuffer::new();
         data.push(bytes);
-        self.data_from(0, filters, data, end)
+        let result = self.data_from(0, filters, data, end);
+        self.show(filters);
+        result
     }
 
     fn data_from(&mut self, from: usize, filters: &mut Filters, mut data: BodyBuffer, end: bool) -> Result<(), Stop> {
@@ -116,20 +131,26 @@ impl Iteration {
             let mut view = match held {
                 // The filter drops what it was shown: it only sees what is new.
                 Some(Pause::Drop) | None => BodyBuffer::new(),
-                Some(_) => self.take(at, filters),
+                Some(_) => std::mem::take(&mut self.places[at].data),
             };
             view.append(&mut data);
             if let Some(Pause::Buffer { all: true } | Pause::Watermark) = held
                 && self.places[at].head.is_some()
             {
                 self.places[at].unseen = true;
-                return self.keep(at, filters, view, end);
+                return self.keep(at, view, end);
             }
             filters.set_body(self.way, view);
-            let action = self.call(at, filters, |filters, way, at| filters.data(way, at, end));
+            let action = filters.data(self.way, at, end);
             data = filters.take_body(self.way);
             match action {
-                Action::Continue => self.release(at, filters, end && data.is_empty())?,
+                Action::Continue => {
+                    let ends_with_head = self.places[at].head.is_some() && end && data.is_empty();
+                    self.release(at, filters, ends_with_head)?;
+                    if ends_with_head {
+                        return Ok(());
+                    }
+                }
                 Action::Pause(Pause::Drop) => {
                     self.places[at].paused = Some(Pause::Drop);
                     self.places[at].end = end;
@@ -141,7 +162,7 @@ impl Iteration {
                         Pause::Buffer { .. } => Pause::Buffer { all: false },
                         other => other,
                     });
-                    return self.keep(at, filters, data, end);
+                    return self.keep(at, data, end);
                 }
                 Action::Respond(reply) => return Err(Stop::Reply(reply)),
                 Action::Fail(error) => return Err(Stop::Error(error)),
@@ -164,58 +185,42 @@ impl Iteration {
         }
     }
 
-    fn keep(&mut self, at: usize, filters: &mut Filters, data: BodyBuffer, end: bool) -> Result<(), Stop> {
+    fn keep(&mut self, at: usize, data: BodyBuffer, end: bool) -> Result<(), Stop> {
         let place = &mut self.places[at];
         place.end |= end;
         let over = data.len() > self.buffer_bytes_max && matches!(place.paused, Some(Pause::Buffer { .. }));
+        place.data = data;
         if over {
             return Err(Stop::Error(StreamError::internal(match self.way {
                 Way::Request => ErrorKind::RequestTooLarge,
                 Way::Response => ErrorKind::ResponseTooLarge,
             })));
         }
-        self.stash(filters);
-        filters.set_body(self.way, data);
-        self.shown = Some(at);
         Ok(())
     }
 
-    /// Puts the data that is shown back to its place.
-    fn stash(&mut self, filters: &mut Filters) {
+    /// Puts the data that is shown back to its place; every walk begins so.
+    fn stash(&mut self, filters: &Filters) {
         if let Some(at) = self.shown.take() {
             self.places[at].data = filters.take_body(self.way);
         }
     }
 
-    fn take(&mut self, at: usize, filters: &mut Filters) -> BodyBuffer {
-        self.stash(filters);
-        std::mem::take(&mut self.places[at].data)
-    }
-
-    /// Calls a filter that must not see what another one holds.
-    fn call(&mut self, at: usize, filters: &mut Filters, f: impl FnOnce(&mut Filters, Way, usize) -> Action) -> Action {
-        let stashed = match self.shown {
-            Some(shown) if shown != at => Some((shown, filters.take_body(self.way))),
-            _ => None,
+    /// Shows what the last paused filter holds, for callbacks that come while it waits; every walk ends so.
+    fn show(&mut self, filters: &Filters) {
+        let Some(at) = self.places.iter().rposition(|place| place.paused.is_some() && !place.data.is_empty()) else {
+            return;
         };
-        let action = f(filters, self.way, at);
-        if let Some((shown, data)) = stashed {
-            let own = filters.take_body(self.way);
-            if own.is_empty() {
-                filters.set_body(self.way, data);
-            } else {
-                // The called filter's own data is taken by the caller; the other's goes back to its place.
-                self.places[shown].data = data;
-                self.shown = None;
-                filters.set_body(self.way, own);
-            }
-        }
-        action
+        filters.set_body(self.way, std::mem::take(&mut self.places[at].data));
+        self.shown = Some(at);
     }
 
     /// The trailers have come; they lie in the stream's state.
     pub(crate) fn trailers(&mut self, filters: &mut Filters) -> Result<(), Stop> {
-        self.trailers_from(0, filters)
+        self.stash(filters);
+        let result = self.trailers_from(0, filters);
+        self.show(filters);
+        result
     }
 
     fn trailers_from(&mut self, from: usize, filters: &mut Filters) -> Result<(), Stop> {
@@ -225,9 +230,12 @@ impl Iteration {
                 self.places[at].trailers = true;
                 return Ok(());
             }
-            match self.call(at, filters, Filters::trailers) {
+            // The filter may still read and change what it holds.
+            filters.set_body(self.way, std::mem::take(&mut self.places[at].data));
+            let action = filters.trailers(self.way, at);
+            let held = filters.take_body(self.way);
+            match action {
                 Action::Continue => {
-                    let held = self.take(at, filters);
                     self.release(at, filters, false)?;
                     if !held.is_empty() {
                         self.data_from(at + 1, filters, held, false)?;
@@ -236,7 +244,9 @@ impl Iteration {
                 Action::Pause(_) => {
                     let place = &mut self.places[at];
                     place.paused.get_or_insert(Pause::Hold);
+                    place.data = held;
                     place.trailers = true;
+                    place.trailers_seen = true;
                     return Ok(());
                 }
                 Action::Respond(reply) => return Err(Stop::Reply(reply)),
@@ -253,15 +263,22 @@ impl Iteration {
         if self.places.get(at).is_none_or(|place| place.paused.is_none()) {
             return Ok(());
         }
-        let data = self.take(at, filters);
+        self.stash(filters);
+        let result = self.resume_from(at, filters);
+        self.show(filters);
+        result
+    }
+
+    fn resume_from(&mut self, at: usize, filters: &mut Filters) -> Result<(), Stop> {
+        let data = std::mem::take(&mut self.places[at].data);
         let place = &mut self.places[at];
         let (end, trailers, unseen) = (place.end, std::mem::take(&mut place.trailers), place.unseen);
-        // Trailers that wait because of the head were not shown to the filter yet.
-        let trailers_from = if place.head.is_some() { at } else { at + 1 };
+        let trailers_from = if place.trailers_seen { at + 1 } else { at };
         let has_body = !data.is_empty() || end;
+        let ends_with_head = place.head.is_some() && end && data.is_empty() && !unseen;
         place.end = false;
-        self.release(at, filters, end && data.is_empty() && !unseen)?;
-        if has_body && !self.passed_end_with_head() {
+        self.release(at, filters, ends_with_head)?;
+        if has_body && !ends_with_head {
             self.data_from(if unseen { at } else { at + 1 }, filters, data, end)?;
         }
         if trailers {
@@ -272,10 +289,6 @@ impl Iteration {
             self.trailers_from(trailers_from, filters)?;
         }
         Ok(())
-    }
-
-    fn passed_end_with_head(&self) -> bool {
-        self.passed.head == Some(true)
     }
 }
 

@@ -173,16 +173,23 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
         let Some(chain) = client.chain() else { break };
         requests = requests.saturating_add(1);
         chain.stats.downstream_rq_http1_total().inc();
-        let over = chain.hcm.max_requests_per_connection.is_some_and(|max| requests >= max)
-            || chain.hcm.max_connection_duration.is_some_and(|max| client.opened.elapsed() >= max);
+        let expired = chain.hcm.max_connection_duration.is_some_and(|max| client.opened.elapsed() >= max);
+        if expired {
+            chain.stats.downstream_cx_max_duration_reached().inc();
+        }
+        let over = expired || chain.hcm.max_requests_per_connection.is_some_and(|max| requests >= max);
         if over || client.closing() {
             connection.close_after();
         }
         let (remote, local) = (connection.transport.remote, connection.transport.local);
         let generation = chain.live.prepared.snapshot.generation;
         let state = client.state(parsed.head, parsed.head_bytes, remote, local, generation);
-        let incoming =
-            Incoming { end: parsed.body == BodyLength::None, upgrade: parsed.upgrade, received: Instant::now() };
+        let incoming = Incoming {
+            end: parsed.body == BodyLength::None,
+            upgrade: parsed.upgrade,
+            expect_continue: parsed.expect_continue,
+            received: Instant::now(),
+        };
         let stats = chain.stats.clone();
         let idle = chain.hcm.stream_idle_timeout;
         let exchange =
@@ -202,6 +209,8 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
             Outcome::Aborted => break,
         }
     }
+    client.stats.downstream_cx_rx_bytes_total().add(connection.transport.bytes_read);
+    client.stats.downstream_cx_tx_bytes_total().add(connection.transport.bytes_written);
 }
 
 /// Waits for a request: idle, then within its head.
@@ -232,7 +241,7 @@ async fn next_request(
             let deadline = *head_deadline.get_or_insert_with(|| Instant::now() + timeout);
             if !timeout.is_zero() && timer.poll_until(Some(deadline), task).is_ready() {
                 client.stats.downstream_rq_header_timeout().inc();
-                return Poll::Ready(None);
+                return Poll::Ready(Some(Err(HeadError::Timeout)));
             }
             return Poll::Pending;
         }
@@ -254,10 +263,10 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     let Some(chain) = client.chain() else { return };
     let stats = &chain.stats;
     stats.downstream_rq_total().inc();
-    if matches!(error, HeadError::TooLarge | HeadError::TooManyHeaders) {
-        stats.downstream_rq_too_large().inc();
-    } else {
-        stats.downstream_cx_protocol_error().inc();
+    match error {
+        HeadError::TooLarge | HeadError::TooManyHeaders => stats.downstream_rq_too_large().inc(),
+        HeadError::Timeout => {}
+        _ => stats.downstream_cx_protocol_error().inc(),
     }
     let status = error.status();
     stats.response(status);
@@ -270,7 +279,9 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     let mut state = client.state(RequestHead::default(), 0, remote, local, chain.live.prepared.snapshot.generation);
     state.request.path = Bytes::new();
     state.response = Some(head);
-    state.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    if error != HeadError::Timeout {
+        state.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    }
     state.info.code_details = error.to_string().into();
     state.info.mark(outrigger_http::TimingPoint::ResponseComplete);
     for log in &chain.hcm.access_logs {
@@ -384,7 +395,8 @@ fn http2_exchange<'c>(
     let chain = client.chain()?;
     chain.stats.downstream_rq_http2_total().inc();
     let (parts, body) = request.into_parts();
-    let head = match h2::request_head(&parts) {
+    let headers_max = chain.hcm.limits.max_headers_count as usize;
+    let head = match h2::request_head(&parts, headers_max) {
         Ok(head) => head,
         Err(h2::Refused(status, details)) => {
             tracing::debug!(connection = client.id, "{details}");
@@ -400,11 +412,11 @@ fn http2_exchange<'c>(
     let stream = h2::Stream::new(body, respond, &head);
     let end = stream.request_complete();
     let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation);
-    let incoming = Incoming { end, upgrade: None, received: Instant::now() };
+    let incoming = Incoming { end, upgrade: None, expect_continue: false, received: Instant::now() };
     Some(async move {
         let mut timer = LazyTimer::default();
         let exchange =
-            Exchange::new(client.cx, chain, Downstream::H2(stream), Rc::new(RefCell::new(state)), &mut timer);
+            Exchange::new(client.cx, chain, Downstream::H2(Box::new(stream)), Rc::new(RefCell::new(state)), &mut timer);
         exchange.run(incoming).await;
     })
 }

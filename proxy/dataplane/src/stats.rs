@@ -1,6 +1,6 @@
 //! A worker's metric cells, with Envoy's names. A cell is made at its first use.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,24 +30,45 @@ impl Scope {
     }
 }
 
-/// Counters by class of status.
+/// Counters by class of status, and by status.
 #[derive(Debug, Default)]
-struct Classes([OnceCell<Counter>; 5]);
+struct Classes {
+    classes: [OnceCell<Counter>; 5],
+    /// Few statuses occur; a peer can make no more than 500.
+    codes: RefCell<Vec<(u16, Counter)>>,
+}
 
 impl Classes {
     fn inc(&self, scope: &Scope, stem: &str, status: u16) {
         let class = (status / 100).clamp(1, 5);
-        self.0[usize::from(class) - 1].get_or_init(|| scope.registry.counter(&scope.class(stem, class))).inc();
+        self.classes[usize::from(class) - 1].get_or_init(|| scope.registry.counter(&scope.class(stem, class))).inc();
+    }
+
+    fn inc_code(&self, scope: &Scope, stem: &str, status: u16) {
+        let mut codes = self.codes.borrow_mut();
+        if let Some((_, counter)) = codes.iter().find(|(code, _)| *code == status) {
+            counter.inc();
+            return;
+        }
+        let name = Name::new(scope.prefix, stem).tag(scope.tag.0, &*scope.tag.1).folded_tag(
+            "envoy_response_code",
+            status.to_string(),
+            format!("{stem}_{status}"),
+        );
+        let counter = scope.registry.counter(&name);
+        counter.inc();
+        codes.push((status, counter));
     }
 }
 
 macro_rules! cells {
-    ($(#[$doc:meta])* $name:ident { counters: $($counter:ident)*; gauges: $($gauge:ident)*; histograms: $($histogram:ident)*; }) => {
+    ($(#[$doc:meta])* $name:ident { $(by_class: $stem:literal;)? counters: $($counter:ident)*; gauges: $($gauge:ident)*; histograms: $($histogram:ident)*; }) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub(crate) struct $name {
             scope: Scope,
-            classes: Classes,
+            $(#[doc = $stem]
+            classes: Classes,)?
             $($counter: OnceCell<Counter>,)*
             $($gauge: OnceCell<Gauge>,)*
             $($histogram: OnceCell<Histogram>,)*
@@ -57,12 +78,18 @@ macro_rules! cells {
             fn with_scope(scope: Scope) -> Rc<$name> {
                 Rc::new($name {
                     scope,
-                    classes: Classes::default(),
+                    $(classes: { let _: &str = $stem; Classes::default() },)?
                     $($counter: OnceCell::new(),)*
                     $($gauge: OnceCell::new(),)*
                     $($histogram: OnceCell::new(),)*
                 })
             }
+            $(
+                /// Counts a response by the class of its status.
+                pub(crate) fn response(&self, status: u16) {
+                    self.classes.inc(&self.scope, $stem, status);
+                }
+            )?
             $(pub(crate) fn $counter(&self) -> &Counter {
                 self.$counter.get_or_init(|| self.scope.registry.counter(&self.scope.name(stringify!($counter))))
             })*
@@ -79,13 +106,14 @@ macro_rules! cells {
 cells! {
     /// `http.STAT_PREFIX.*`.
     HttpStats {
-        counters: downstream_cx_total downstream_cx_destroy downstream_cx_http1_total downstream_cx_http2_total
+        by_class: "downstream_rq";
+        counters: downstream_cx_total downstream_cx_destroy downstream_cx_destroy_remote_active_rq downstream_cx_http1_total downstream_cx_http2_total
             downstream_cx_protocol_error downstream_cx_idle_timeout downstream_cx_max_duration_reached downstream_cx_upgrades_total
             downstream_cx_rx_bytes_total downstream_cx_tx_bytes_total
             downstream_rq_total downstream_rq_http1_total downstream_rq_http2_total downstream_rq_completed
             downstream_rq_rx_reset downstream_rq_tx_reset downstream_rq_timeout downstream_rq_header_timeout
-            downstream_rq_idle_timeout downstream_rq_max_duration_reached downstream_rq_too_large rs_too_large
-            downstream_rq_redirected_with_normalized_path downstream_rq_ws_on_non_ws_route no_route no_cluster rq_direct_response rq_redirect rq_total;
+            downstream_rq_idle_timeout downstream_rq_max_duration_reached downstream_rq_too_large
+            downstream_rq_ws_on_non_ws_route no_route no_cluster rq_direct_response rq_redirect rq_total;
         gauges: downstream_cx_active downstream_cx_http1_active downstream_cx_http2_active downstream_cx_upgrades_active downstream_rq_active;
         histograms: downstream_rq_time downstream_cx_length_ms;
     }
@@ -94,14 +122,15 @@ cells! {
 cells! {
     /// `cluster.NAME.*`.
     ClusterStats {
+        by_class: "upstream_rq";
         counters: upstream_cx_total upstream_cx_http1_total upstream_cx_http2_total upstream_cx_connect_fail upstream_cx_connect_timeout
-            upstream_cx_idle_timeout upstream_cx_overflow upstream_cx_destroy upstream_cx_destroy_remote upstream_cx_none_healthy upstream_cx_protocol_error
-            upstream_cx_max_requests upstream_cx_rx_bytes_total upstream_cx_tx_bytes_total
-            upstream_rq_total upstream_rq_completed upstream_rq_timeout upstream_rq_per_try_timeout upstream_rq_pending_overflow upstream_rq_pending_total
-            upstream_rq_cancelled upstream_rq_rx_reset upstream_rq_tx_reset upstream_rq_retry upstream_rq_retry_success
-            upstream_rq_max_duration_reached membership_change update_success;
-        gauges: upstream_cx_active upstream_rq_active upstream_rq_pending_active;
-        histograms: upstream_cx_connect_ms upstream_rq_time upstream_cx_length_ms;
+            upstream_cx_idle_timeout upstream_cx_overflow upstream_cx_destroy upstream_cx_destroy_remote upstream_cx_destroy_remote_with_active_rq upstream_cx_none_healthy upstream_cx_protocol_error upstream_cx_rx_bytes_total upstream_cx_tx_bytes_total
+
+            upstream_rq_total upstream_rq_completed upstream_rq_timeout upstream_rq_pending_overflow upstream_rq_pending_total
+            upstream_rq_rx_reset upstream_rq_tx_reset
+            membership_change;
+        gauges: upstream_cx_active upstream_rq_active ;
+        histograms: upstream_cx_connect_ms upstream_rq_time;
     }
 }
 
@@ -118,9 +147,9 @@ cells! {
 cells! {
     /// `listener.ADDRESS.*`.
     ListenerStats {
-        counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow no_filter_chain_match;
+        counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow;
         gauges: downstream_cx_active;
-        histograms: downstream_cx_length_ms;
+        histograms: ;
     }
 }
 
@@ -129,20 +158,17 @@ impl HttpStats {
         let tag = ("envoy_http_conn_manager_prefix", stat_prefix.clone());
         HttpStats::with_scope(Scope { registry: registry.clone(), prefix: "http", tag })
     }
-
-    pub(crate) fn response(&self, status: u16) {
-        self.classes.inc(&self.scope, "downstream_rq", status);
-    }
 }
 
 impl ClusterStats {
+    /// Counts a response by its status, as `upstream_rq_200`.
+    pub(crate) fn response_code(&self, status: u16) {
+        self.classes.inc_code(&self.scope, "upstream_rq", status);
+    }
+
     pub(crate) fn new(registry: &Arc<Registry>, stat_name: &Arc<str>) -> Rc<ClusterStats> {
         let tag = ("envoy_cluster_name", stat_name.clone());
         ClusterStats::with_scope(Scope { registry: registry.clone(), prefix: "cluster", tag })
-    }
-
-    pub(crate) fn response(&self, status: u16) {
-        self.classes.inc(&self.scope, "upstream_rq", status);
     }
 }
 

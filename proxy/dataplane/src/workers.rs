@@ -80,7 +80,7 @@ impl Workers {
     /// Swaps all workers to a generation; resolves when the last one has. `vms`: one entry a worker.
     pub fn publish(
         &self,
-        prepared: Arc<Prepared>,
+        prepared: &Arc<Prepared>,
         vms: Vec<WorkerVms>,
     ) -> impl Future<Output = Result<(), PublishError>> + use<> {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared.clone());

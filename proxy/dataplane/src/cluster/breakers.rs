@@ -53,7 +53,9 @@ impl Drop for Permit {
 
 /// The breakers of all clusters that anybody uses.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct BreakerSet(Arc<Mutex<HashMap<Arc<str>, Weak<[AtomicU32; 3]>>>>);
+pub(crate) struct BreakerSet(Arc<Mutex<HashMap<Arc<str>, Weak<Counts>>>>);
+
+type Counts = [AtomicU32; 3];
 
 impl BreakerSet {
     /// The counts outlive a change of the maxima.

@@ -292,9 +292,9 @@ impl Drop for Turn {
 
 impl Picked {
     /// The exchange is complete: what can serve again goes back to its pool.
-    pub(crate) fn finish(self: Box<Self>) {
+    pub(crate) fn finish(self) {
         let max = self.cluster.cluster().http.max_requests_per_connection;
-        let Picked { stream, endpoint, connection, .. } = *self;
+        let Picked { stream, endpoint, connection, .. } = self;
         if let (Upstream::H1(stream), Some(guard)) = (stream, connection)
             && stream.reusable()
             && max.is_none_or(|max| stream.requests < max)
@@ -313,5 +313,6 @@ impl Picked {
         cell.set(cell.get() + 1);
         self.cluster.stats.upstream_rq_completed().inc();
         self.cluster.stats.response(status);
+        self.cluster.stats.response_code(status);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use outrigger_http::{Headers, Method, ResponseHead, Version};
 
 use crate::error::{ErrorKind, StreamError};
@@ -97,10 +97,6 @@ impl Connection {
     /// Another request may follow: both messages are complete and nobody wants to close.
     pub(crate) const fn reusable(&self) -> bool {
         self.keep_alive && !self.broken && self.decoder.is_done()
-    }
-
-    pub(crate) const fn request_complete(&self) -> bool {
-        self.decoder.is_done()
     }
 
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BodyEvent>, StreamError>> {
@@ -203,10 +199,5 @@ impl Connection {
         if self.encoder == BodyEncoder::UntilClose {
             self.transport.reset();
         }
-    }
-
-    /// The bytes that follow the head of an upgrade.
-    pub(crate) fn take_input(&mut self) -> BytesMut {
-        std::mem::take(&mut self.transport.input)
     }
 }

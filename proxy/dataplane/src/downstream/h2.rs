@@ -125,7 +125,10 @@ fn response(head: &ResponseHead) -> Option<http::Response<()>> {
 }
 
 /// The head of a request, or why it is refused (RFC 9113 §8.3; the crate has checked the syntax).
-pub(crate) fn request_head(request: &http::request::Parts) -> Result<RequestHead, Refused> {
+pub(crate) fn request_head(request: &http::request::Parts, headers_max: usize) -> Result<RequestHead, Refused> {
+    if request.headers.len() > headers_max {
+        return Err(Refused(431, "request_headers_count_exceeded"));
+    }
     let mut headers = headers_from(&request.headers);
     let method = Method::from_bytes(request.method.as_str().as_bytes()).ok_or(Refused(400, "http2.invalid_method"))?;
     let mut hosts = headers.get_all(&HeaderName::HOST);

@@ -9,7 +9,7 @@ use crate::filter::Way;
 use crate::http1::BodyEvent;
 use crate::iteration::{Iteration, Stop};
 use bytes::Bytes;
-use outrigger_http::{Method, TimingPoint};
+use outrigger_http::{HeaderName, Method, ResponseHead, TimingPoint};
 use tokio::time::Instant;
 
 /// What is queued for one side before the other one is no longer read.
@@ -31,13 +31,19 @@ impl Exchange<'_> {
         self.check_upgrade()?;
         self.chain.clone().start_filters(self);
         let end = incoming.end && self.upgrade.is_none();
+        if end {
+            // Before the filters run: an answer of theirs finds a request that is whole, and keeps the connection.
+            self.request_is_complete();
+        }
         if self.filters.len() == 0 {
             self.request.passed.head = Some(end);
         } else {
             self.request.head(&mut self.filters, end)?;
-        }
-        if end {
-            self.request_is_complete();
+            if incoming.expect_continue && self.request.is_paused() {
+                // A filter may be waiting for the body, and nobody else would ask the client for it.
+                self.stream.borrow_mut().request.headers.remove(&HeaderName::EXPECT);
+                self.down.send_informational(&ResponseHead::new(100));
+            }
         }
         Ok(())
     }
@@ -46,6 +52,7 @@ impl Exchange<'_> {
     pub(crate) fn set_filters(&mut self, list: Vec<Box<dyn crate::filter::StreamFilter>>, buffer_bytes_max: usize) {
         self.request = Iteration::new(Way::Request, list.len(), buffer_bytes_max);
         self.response = Iteration::new(Way::Response, list.len(), buffer_bytes_max);
+        self.filters.response_len = list.len();
         self.filters.list = list;
     }
 
@@ -172,6 +179,7 @@ impl Exchange<'_> {
         while let Some(bytes) = self.request.passed.data.pop() {
             progress = true;
             let last = self.request.passed.data.is_empty() && self.request.passed.end && !self.request.passed.trailers;
+            picked.cluster.stats.upstream_cx_tx_bytes_total().add(bytes.len() as u64);
             picked.stream.send_data(bytes, last)?;
             if last {
                 self.request.passed.end = false;

@@ -8,7 +8,9 @@ use outrigger_http::{HeaderName, Method, ResponseFlags, ResponseHead, TimingPoin
 use super::request::QUEUE_BYTES_MAX;
 use super::{Exchange, Origin, Sent};
 use crate::error::{ErrorKind, LocalReply, StreamError};
+use crate::filter::Way;
 use crate::http1::BodyEvent;
+use crate::iteration::Iteration;
 use crate::upstream::UpstreamHead;
 
 impl Exchange<'_> {
@@ -40,6 +42,7 @@ impl Exchange<'_> {
                 Poll::Ready(Ok(None)) => return Ok(progress),
                 Poll::Ready(Err(error)) => {
                     picked.cluster.stats.upstream_rq_rx_reset().inc();
+                    picked.cluster.stats.upstream_cx_destroy_remote_with_active_rq().inc();
                     let mut state = self.stream.borrow_mut();
                     state.info.flags.insert(error.flags());
                     state.info.code_details = "upstream_reset_after_response_started".into();
@@ -63,8 +66,9 @@ impl Exchange<'_> {
         }
         if let Origin::Connected(picked) = &self.origin {
             picked.cluster.stats.upstream_rq_rx_reset().inc();
-            if error.kind == ErrorKind::Protocol {
-                picked.cluster.stats.upstream_cx_protocol_error().inc();
+            match error.kind {
+                ErrorKind::Protocol => picked.cluster.stats.upstream_cx_protocol_error().inc(),
+                _ => picked.cluster.stats.upstream_cx_destroy_remote_with_active_rq().inc(),
             }
         }
         self.fail(error)
@@ -113,6 +117,9 @@ impl Exchange<'_> {
     fn response_event(&mut self, event: BodyEvent) -> Result<(), StreamError> {
         let result = match event {
             BodyEvent::Data { bytes, end } => {
+                if let Origin::Connected(picked) = &self.origin {
+                    picked.cluster.stats.upstream_cx_rx_bytes_total().add(bytes.len() as u64);
+                }
                 let mut state = self.stream.borrow_mut();
                 if end {
                     state.info.mark(TimingPoint::UpstreamResponseComplete);
@@ -217,16 +224,15 @@ impl Exchange<'_> {
         self.origin_is_done();
         let body = self.set_reply(reply, flags);
         let end = body.is_empty();
-        if direct || self.filters.len() == 0 {
-            // The answer of the origin was on its way: its place is taken without another walk.
-            self.response =
-                crate::iteration::Iteration::new(crate::filter::Way::Response, self.filters.len(), usize::MAX);
+        // Only filters that have seen the request see its answer, as in Envoy.
+        self.filters.response_len = self.request.reached();
+        self.response = Iteration::new(Way::Response, self.filters.response_len, usize::MAX);
+        if direct || self.filters.response_len == 0 {
+            // Where the origin's answer was on its way, its place is taken without another walk.
             self.response.passed.head = Some(end);
             self.response.passed.data.push(body);
             self.response.passed.end = !end;
         } else {
-            self.response =
-                crate::iteration::Iteration::new(crate::filter::Way::Response, self.filters.len(), usize::MAX);
             let mut result = self.response.head(&mut self.filters, end);
             if result.is_ok() && !end {
                 result = self.response.data(&mut self.filters, body, true);

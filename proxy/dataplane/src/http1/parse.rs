@@ -40,6 +40,9 @@ pub(crate) enum HeadError {
     LowVersion,
     #[error("http1.invalid_status")]
     InvalidStatus,
+    /// The head took too long to come.
+    #[error("request_header_timeout")]
+    Timeout,
 }
 
 impl HeadError {
@@ -49,6 +52,7 @@ impl HeadError {
             HeadError::TooLarge | HeadError::TooManyHeaders => 431,
             HeadError::UnsupportedTransferEncoding => 501,
             HeadError::LowVersion => 426,
+            HeadError::Timeout => 408,
             _ => 400,
         }
     }

@@ -84,7 +84,8 @@ async fn receive(picked: &mut Picked) -> Result<CallResponse, CallFailure> {
         }
     };
     let (mut body, mut trailers) = (BytesMut::new(), Headers::new());
-    while !head.end {
+    let mut complete = head.end;
+    while !complete {
         let event = poll_fn(|cx| {
             if let std::task::Poll::Ready(Err(error)) = stream.poll_flush(cx) {
                 return std::task::Poll::Ready(Err(error));
@@ -97,15 +98,13 @@ async fn receive(picked: &mut Picked) -> Result<CallResponse, CallFailure> {
                     return Err(CallFailure::TooLarge);
                 }
                 body.extend_from_slice(&bytes);
-                if end {
-                    break;
-                }
+                complete = end;
             }
             Some(BodyEvent::Trailers(found)) => {
                 trailers = found;
-                break;
+                complete = true;
             }
-            None => break,
+            None => complete = true,
         }
     }
     let body: Bytes = body.freeze();

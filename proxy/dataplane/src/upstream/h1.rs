@@ -103,6 +103,7 @@ impl Stream {
                 }
             }
             match ready!(self.transport.poll_fill(cx)) {
+                Ok(0) | Err(_) if !self.transport.input.is_empty() => return Poll::Ready(Err(self.protocol_error())),
                 Ok(0) | Err(_) => {
                     self.keep_alive = false;
                     return Poll::Ready(Err(StreamError::upstream(ErrorKind::Terminated)));

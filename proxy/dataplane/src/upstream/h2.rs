@@ -85,7 +85,7 @@ impl Stream {
             };
             return Poll::Ready(Ok(UpstreamHead { head, end: false, upgrade: None, head_bytes: 0 }));
         }
-        let response = ready!(Pin::new(response).poll(cx)).map_err(reset_kind)?;
+        let response = ready!(Pin::new(response).poll(cx)).map_err(|error| reset_kind(&error))?;
         self.response = None;
         let (parts, body) = response.into_parts();
         let reader = Reader::new(body);
@@ -108,7 +108,7 @@ impl Stream {
     }
 }
 
-fn reset_kind(error: h2::Error) -> StreamError {
+fn reset_kind(error: &h2::Error) -> StreamError {
     match error.reason() {
         Some(h2::Reason::PROTOCOL_ERROR) if !error.is_remote() => StreamError::upstream(ErrorKind::Protocol),
         _ => GONE,
