@@ -137,7 +137,9 @@ fn rubbish_is_rejected_by_name_and_the_good_part_is_taken() {
         assert!(names.contains(&"fine-1") && names.contains(&"fine-2"), "{names:?}");
         // The rejected ones show, with the reason.
         let dump = rig.plane.admin.get("/config_dump").expect("dump").text();
-        assert!(dump.contains("bad-policy") && dump.contains("no-address"), "rejected resources show in /config_dump");
+        for culprit in ["bad-policy", "no-address"] {
+            assert!(dump.contains(culprit), "{culprit} was rejected and doesn't show in /config_dump: {dump}");
+        }
     }
 }
 
