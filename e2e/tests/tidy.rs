@@ -1,5 +1,7 @@
 //! The rules of the house: which crate may know which (ARCHITECTURE.md, *Invariants*).
 
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
