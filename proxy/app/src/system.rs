@@ -118,23 +118,17 @@ pub(crate) fn limit_cpu_time(time: Duration) -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_CPU, &raw const limit) })
 }
 
-/// Runs only when nobody else wants the CPU, and is the first to be ended when memory is short.
+/// Leaves the CPU to the workers, and is the first to be ended when memory is short. Not the idle class: on a busy node a
+/// filter would wait for ever, and a listener with it.
 pub(crate) fn lowest_priority() -> io::Result<()> {
     // SAFETY: takes plain numbers; 0 is this process.
-    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) })?;
-    first_to_be_killed()?;
-    idle_scheduling()
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) })?;
+    first_to_be_killed()
 }
 
 /// The first to be ended when memory is short.
 pub(crate) fn first_to_be_killed() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "1000")
-}
-
-fn idle_scheduling() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 0 };
-    // SAFETY: `parameters` is valid for the call; 0 is this process.
-    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) })
 }
 
 /// Ends this process when the one that started it ends.

@@ -212,9 +212,6 @@ impl<'a> Exchange<'a> {
         let elapsed = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();
         stats.downstream_rq_completed().inc();
         stats.downstream_rq_time().record(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
-        if let Some(head) = &state.response {
-            stats.response(head.status);
-        }
         for log in &self.chain.hcm.access_logs {
             self.cx.access_log.write(log, &state);
         }

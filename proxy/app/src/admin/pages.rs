@@ -45,9 +45,7 @@ pub(crate) async fn answer(asked: &Asked, server: &Rc<Server>) -> Reply {
         return Reply::text(404, format!("invalid path. {}", help()));
     };
     let is_read = asked.method == Method::GET || asked.method == Method::HEAD;
-    // Levels may be read with GET, as the list of loggers.
-    let reads_logging = *path == "/logging" && is_read && asked.parameters().next().is_none();
-    if *changes && asked.method != Method::POST && !reads_logging {
+    if *changes && asked.method != Method::POST {
         return Reply::text(405, format!("Method {} not allowed, POST required.", asked.method));
     }
     if !changes && !is_read && asked.method != Method::POST {

@@ -312,6 +312,10 @@ impl Picked {
         let cell = if status >= 500 { &counts.rq_error } else { &counts.rq_success };
         cell.set(cell.get() + 1);
         self.cluster.stats.upstream_rq_completed().inc();
+    }
+
+    /// Counts an answer by its status.
+    pub(crate) fn count_status(&self, status: u16) {
         self.cluster.stats.response(status);
         self.cluster.stats.response_code(status);
     }

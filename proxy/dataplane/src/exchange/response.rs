@@ -41,8 +41,12 @@ impl Exchange<'_> {
                 Poll::Ready(Ok(Some(event))) => self.response_event(event)?,
                 Poll::Ready(Ok(None)) => return Ok(progress),
                 Poll::Ready(Err(error)) => {
-                    picked.cluster.stats.upstream_rq_rx_reset().inc();
-                    picked.cluster.stats.upstream_cx_destroy_remote_with_active_rq().inc();
+                    let stats = &picked.cluster.stats;
+                    stats.upstream_rq_rx_reset().inc();
+                    stats.upstream_cx_destroy_remote_with_active_rq().inc();
+                    if error.kind == ErrorKind::Protocol {
+                        stats.upstream_cx_protocol_error().inc();
+                    }
                     let mut state = self.stream.borrow_mut();
                     state.info.flags.insert(error.flags());
                     state.info.code_details = "upstream_reset_after_response_started".into();
@@ -82,6 +86,9 @@ impl Exchange<'_> {
             return Ok(());
         }
         self.answered = true;
+        if let Origin::Connected(picked) = &self.origin {
+            picked.count_status(head.status);
+        }
         {
             let mut state = self.stream.borrow_mut();
             state.info.mark(TimingPoint::UpstreamResponseStart);
@@ -208,6 +215,8 @@ impl Exchange<'_> {
         if self.cx.draining() {
             self.down.close_after();
         }
+        // Counted before the client can see it, so that whoever has an answer finds it in the statistics.
+        self.chain.stats.response(head.status);
         let upgrade = if self.upgraded { self.upgrade.as_ref() } else { None };
         self.down.send_head(head, end, upgrade)?;
         self.sent = if end { Sent::All } else { Sent::Head };
@@ -220,8 +229,8 @@ impl Exchange<'_> {
             return Err(StreamError::internal(ErrorKind::FilterFailed));
         }
         let direct = self.response.passed.head.is_some() || self.answered;
-        self.answered = true;
-        self.origin_is_done();
+        let was_answered = std::mem::replace(&mut self.answered, true);
+        self.origin_is_done(was_answered, reply.status);
         let body = self.set_reply(reply, flags);
         let end = body.is_empty();
         // Only filters that have seen the request see its answer, as in Envoy.
@@ -247,9 +256,12 @@ impl Exchange<'_> {
         self.forward_response().map(|_| ())
     }
 
-    fn origin_is_done(&mut self) {
+    fn origin_is_done(&mut self, was_answered: bool, status: u16) {
         if let Origin::Connected(picked) = &self.origin {
             picked.cluster.stats.upstream_rq_tx_reset().inc();
+            if !was_answered {
+                picked.count_status(status);
+            }
             let state = self.stream.borrow();
             picked.record(504, state.info.flags);
         }

@@ -42,6 +42,7 @@ async fn exchange(cx: &Rc<WorkerCx>, call: HttpCall) -> Result<CallResponse, Cal
     let answer = receive(&mut picked).await;
     match answer {
         Ok(answer) => {
+            picked.count_status(answer.head.as_ref().map_or(503, |head| head.status));
             picked.record(answer.head.as_ref().map_or(503, |head| head.status), outrigger_http::ResponseFlags::NONE);
             picked.finish();
             Ok(answer)

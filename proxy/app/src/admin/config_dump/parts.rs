@@ -8,6 +8,7 @@ use outrigger_config::ResourceKind;
 use outrigger_proto::pb::envoy::admin::v3 as admin;
 use outrigger_proto::pb::envoy::admin::v3::ClientResourceStatus;
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
+use outrigger_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrigger_proto::pb::envoy::config::listener::v3::{Listener, filter::ConfigType};
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use outrigger_proto::pb::google::protobuf::{Any, Timestamp};
@@ -236,7 +237,10 @@ fn clusters(status: &KindStatus, entries: &[Entry<'_>], statics: &Statics) -> ad
         let dynamic = |resource: Option<&AcceptedResource>| {
             let Fields { version_info, resource, last_updated } = fields(type_url::CLUSTER, resource);
             let (error_state, client_status) = (entry.error(), entry.client_status());
-            DynamicCluster { version_info, cluster: resource, last_updated, error_state, client_status }
+            // What was rejected and never accepted has nothing but its name.
+            let named = || any(type_url::CLUSTER, &Cluster { name: entry.name.to_string(), ..Default::default() });
+            let cluster = resource.or_else(|| Some(named()));
+            DynamicCluster { version_info, cluster, last_updated, error_state, client_status }
         };
         if entry.active.is_some() {
             dump.dynamic_active_clusters.push(dynamic(entry.active));
@@ -360,7 +364,12 @@ fn endpoints(
     let dynamic = |entry: &Entry<'_>| {
         let Fields { version_info, resource, last_updated } = fields(type_url::CLUSTER_LOAD_ASSIGNMENT, entry.shown());
         let (error_state, client_status) = (entry.error(), entry.client_status());
-        DynamicEndpointConfig { version_info, endpoint_config: resource, last_updated, error_state, client_status }
+        let named = || {
+            let assignment = ClusterLoadAssignment { cluster_name: entry.name.to_string(), ..Default::default() };
+            any(type_url::CLUSTER_LOAD_ASSIGNMENT, &assignment)
+        };
+        let endpoint_config = resource.or_else(|| Some(named()));
+        DynamicEndpointConfig { version_info, endpoint_config, last_updated, error_state, client_status }
     };
     let of_statics = statics.clusters.iter().map(|cluster| (cluster.load_assignment.clone(), statics.at));
     let of_others = clusters.accepted.values().filter_map(|accepted| {
