@@ -16,6 +16,8 @@ use tokio::process::{ChildStdout, Command};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
+use crate::allocator;
+
 /// The variable that tells a child who started it.
 pub(crate) const PARENT: &str = "OUTRIGGER_PARENT";
 
@@ -163,6 +165,13 @@ impl Running {
         }
         let status = tokio::time::timeout_at(self.deadline, self.child.wait()).await??;
         if status.success() { Ok(Bytes::new()) } else { Err(io::Error::other(format!("a child ended with {status}"))) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Its input may have been a whole configuration.
+        allocator::purge();
     }
 }
 
