@@ -27,8 +27,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     prepare(&progress, Purpose::Demo)?;
     progress.step("build the filters for Wasm", filters::build)?;
     progress.step("build the proxy and the control plane (several minutes the first time)", || {
-        // The whole workspace, as everywhere: fewer packages mean other features of the dependencies, built once more.
-        shell::run(shell::cargo().args(["build", "--workspace", "--bins"]))
+        // The whole workspace and its tests, as `cargo xtask test` builds them: fewer targets mean other features of the
+        // dependencies, which would then be built twice.
+        shell::run(shell::cargo().args(["build", "--workspace", "--all-targets"]))
     })?;
     let mut demo = Command::new(paths::target().join("debug/outrigger-demo"));
     demo.arg("--seconds").arg(args.seconds.to_string()).arg("--rate").arg(args.rate.to_string());
