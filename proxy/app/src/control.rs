@@ -31,8 +31,9 @@ use crate::server::{BootstrapDump, Exit, Node, Parts, Server, State};
 use crate::sink::Sink;
 use crate::{admin, allocator, bootstrap, node, system};
 
-/// How often it is looked whether everything that the start waits for is there.
-const SETTLE_INTERVAL: Duration = Duration::from_millis(20);
+/// How soon it is looked again whether everything that the start waits for is there; each time a little later.
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+const SETTLE_PAUSE_MAX: Duration = Duration::from_millis(250);
 /// For workers to end when nobody waits for streams.
 const EXIT_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -232,11 +233,11 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
 
 /// Watches for the moment when the first complete configuration serves.
 async fn settle(server: Rc<Server>) {
-    let mut interval = tokio::time::interval(SETTLE_INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pause = SETTLE_PAUSE;
     while server.state() == State::Initializing {
-        interval.tick().await;
         server.settle();
+        tokio::time::sleep(pause).await;
+        pause = (pause + pause / 8).min(SETTLE_PAUSE_MAX);
     }
     allocator::purge();
 }

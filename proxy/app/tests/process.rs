@@ -267,6 +267,31 @@ fn a_static_filter_that_fails_ends_the_start_unless_its_policy_is_open() {
     assert_eq!(front(&running), (200, "served".to_owned()));
 }
 
+#[test]
+fn a_filter_runs_without_a_cache_and_from_one() {
+    let folder = Folder::new();
+    let file = folder.write("plugin.wasm", wat::parse_str(PLUGIN).unwrap());
+    let config = bootstrap(&plugin(&file, "FAIL_CLOSED"));
+    // A file where the folder should be.
+    let cache = folder.write("cache", "");
+    let running = folder.serve(&config);
+    running.live();
+    assert_eq!(front(&running), (200, "served".to_owned()));
+    assert!(folder.log().contains("no cache for compiled filters"), "{}", folder.log());
+    drop(running);
+
+    std::fs::remove_file(cache).unwrap();
+    for (hits, misses) in [(0, 1), (1, 0)] {
+        std::fs::remove_file(folder.path("address")).unwrap();
+        let running = folder.serve(&config);
+        running.live();
+        assert_eq!(front(&running), (200, "served".to_owned()));
+        let (_, stats) = running.ask("GET", "/stats?filter=^wasm.compile_cache");
+        let expected = format!("wasm.compile_cache_hits: {hits}\nwasm.compile_cache_misses: {misses}\n");
+        assert_eq!(stats, expected);
+    }
+}
+
 fn front(running: &Running) -> (u16, String) {
     let listeners = running.json("/listeners?format=json");
     let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
@@ -375,9 +400,9 @@ dynamic_resources:
     let text = eventually(|| {
         let (status, text) = running.ask("GET", "/ready");
         assert_eq!(status, 503);
-        text.contains("Listener: no answer yet").then_some(text)
+        text.starts_with("INITIALIZING\n").then_some(text)
     });
-    assert!(text.starts_with("INITIALIZING\n"), "{text}");
+    assert!(text.contains("Listener: no answer yet"), "{text}");
     // What stands in the bootstrap serves meanwhile.
     assert_eq!(front(&running), (200, "served".to_owned()));
     assert!(running.ask("GET", "/stats?filter=control_plane").1.contains("control_plane.connected_state: 0\n"));
