@@ -5,6 +5,7 @@ mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,13 +45,31 @@ pub(crate) struct PluginHandle {
     vm: RefCell<Option<Vm>>,
     /// Counts the instances: a stream belongs to the one that it was created in.
     instance: Cell<u64>,
-    streams: RefCell<HashMap<ContextId, Registered>>,
+    streams: RefCell<HashMap<ContextId, Registered, BuildHasherDefault<IdHasher>>>,
     restarts: RefCell<VecDeque<Instant>>,
     tick: Cell<Option<Duration>>,
     ticker: Cell<u64>,
     calls: Cell<u32>,
     /// A newer generation doesn't have this plugin: no ticks, no new instance.
     retired: Cell<bool>,
+}
+
+/// Hashes context ids: the host numbers them itself, so nobody can make them collide.
+#[derive(Debug, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.0 = (self.0.rotate_left(5) ^ u64::from(number)).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
 }
 
 #[derive(Debug)]
