@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use outrigger_config::WasmPlugin;
 use outrigger_wasm::{
-    CallResponse, CompiledModule, ContextId, Direction, Effect, FailurePolicy, ReadyVm, StartMode, Trap, Vm, WorkerHost,
+    CallResponse, CompiledModule, ContextId, Direction, Effect, FailurePolicy, GrpcEvent, ReadyVm, StartMode, Trap, Vm,
+    WorkerHost,
 };
 use tokio::time::Instant;
 
@@ -148,9 +149,13 @@ impl PluginHandle {
             let Some(effect) = effect else { break };
             match effect {
                 Effect::HttpCall(call) => self.call(*call),
+                Effect::GrpcOpen(open) => self.refuse_grpc(open.token),
+                // Nothing is open.
+                Effect::GrpcSend { .. } | Effect::GrpcCancel { .. } => {}
                 Effect::Continue { context, .. }
                 | Effect::LocalReply { context, .. }
                 | Effect::Reset { context }
+                | Effect::CloseConnection { context }
                 | Effect::ClearRouteCache { context }
                 | Effect::BodyChanged { context, .. } => {
                     if current == Some(context) {
@@ -173,9 +178,13 @@ impl PluginHandle {
             Effect::Continue { direction: Direction::Request, .. } => FilterEvent::Resume(Way::Request),
             Effect::Continue { direction: Direction::Response, .. } => FilterEvent::Resume(Way::Response),
             Effect::LocalReply { reply, .. } => FilterEvent::Respond(local_reply(*reply)),
-            Effect::Reset { .. } => FilterEvent::Reset,
+            Effect::Reset { .. } | Effect::CloseConnection { .. } => FilterEvent::Reset,
             Effect::ClearRouteCache { .. } => FilterEvent::ClearRouteCache,
-            Effect::BodyChanged { .. } | Effect::HttpCall(_) => return,
+            Effect::BodyChanged { .. }
+            | Effect::HttpCall(_)
+            | Effect::GrpcOpen(_)
+            | Effect::GrpcSend { .. }
+            | Effect::GrpcCancel { .. } => return,
         };
         stream.slot.push(stream.index, event);
     }
@@ -278,6 +287,19 @@ impl PluginHandle {
             // A token belongs to its instance; a new one has never heard of it.
             if handle.instance.get() == instance {
                 handle.answer(token, response);
+            }
+        });
+    }
+
+    /// This data plane has no gRPC client yet: the call fails as one to a cluster without endpoints does.
+    fn refuse_grpc(self: &Rc<Self>, token: u32) {
+        let handle = self.clone();
+        let instance = self.instance.get();
+        tokio::task::spawn_local(async move {
+            if handle.instance.get() == instance {
+                let message = "no healthy upstream".to_owned();
+                handle.enter(|vm| vm.on_grpc(token, GrpcEvent::Close { status: 14, message }));
+                handle.run_effects(None);
             }
         });
     }

@@ -10,12 +10,16 @@ mod body;
 mod flags;
 mod head;
 mod headers;
+mod metadata;
 mod name;
 mod stream;
+mod tls;
 
 pub use body::BodyBuffer;
 pub use flags::ResponseFlags;
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Headers, InvalidValue, valid_value};
+pub use metadata::{Metadata, MetadataValue, StreamMetadata};
 pub use name::{HeaderName, InvalidName, Known, is_token_byte};
 pub use stream::{Direction, StreamInfo, StreamState, TimingPoint, Timings};
+pub use tls::{CertificateInfo, TlsInfo};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::{BodyBuffer, Headers, RequestHead, ResponseFlags, ResponseHead};
+use crate::{BodyBuffer, Headers, RequestHead, ResponseFlags, ResponseHead, StreamMetadata, TlsInfo};
 
 /// Everything of a stream that a filter may see. One per stream, owned by its worker.
 ///
@@ -96,11 +96,21 @@ pub struct StreamInfo {
     pub response_header_bytes: u64,
     pub response_body_bytes: u64,
     pub upstream_attempts: u32,
+    /// Endpoints of the cluster that was routed to.
+    pub upstream_endpoints: u32,
+    /// Region, zone and sub-zone of the endpoint.
+    pub upstream_locality: Option<Arc<[String; 3]>>,
+    pub downstream_tls: Option<Arc<TlsInfo>>,
+    pub upstream_tls: Option<Arc<TlsInfo>>,
+    /// Why the client's TLS handshake failed, as far as a stream can still tell.
+    pub downstream_transport_failure_reason: Cow<'static, str>,
+    /// `None`: nothing that the stream was routed by has any, and no filter set any.
+    pub metadata: Option<Box<StreamMetadata>>,
     /// The configuration's generation that this stream is pinned to.
     pub generation: u64,
     /// The path and authority before rewriting.
     pub original_path: Option<Bytes>,
-    /// What filters stored (`set_property`), by the path's segments joined with `.`.
+    /// Filter state by Envoy's keys. What `set_property` stores is `wasm.` and the path's segments, joined with `.`.
     pub filter_state: BTreeMap<String, Bytes>,
 }
 
@@ -130,6 +140,12 @@ impl Default for StreamInfo {
             response_header_bytes: 0,
             response_body_bytes: 0,
             upstream_attempts: 0,
+            upstream_endpoints: 0,
+            upstream_locality: None,
+            downstream_tls: None,
+            upstream_tls: None,
+            downstream_transport_failure_reason: Cow::Borrowed(""),
+            metadata: None,
             generation: 0,
             original_path: None,
             filter_state: BTreeMap::new(),

@@ -8,6 +8,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrigger_http::{Headers, RequestHead, ResponseHead};
 
+/// A root context's id within its VM: a plugin there. Never reused as long as the VM lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RootId {
+    pub(crate) id: u32,
+    /// Where the VM keeps it; reused.
+    pub(crate) slot: u32,
+}
+
+impl RootId {
+    /// The number that the guest sees.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.id
+    }
+}
+
 /// A stream context's id within its VM. Never reused as long as the VM lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContextId {
@@ -63,22 +79,47 @@ pub enum TrailersAction {
     StopIteration,
 }
 
+/// The answer of `proxy_on_new_connection`, `proxy_on_downstream_data` and `proxy_on_upstream_data`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkAction {
+    Continue,
+    /// Keep the bytes and read on; the next call sees them with what came since. Ends with an [`Effect::Continue`].
+    StopIteration,
+}
+
+/// Who closed a connection: the ABI's `PeerType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseType {
+    Unknown = 0,
+    /// This proxy.
+    Local = 1,
+    Remote = 2,
+}
+
 /// Something that a guest asked for, to be done now that its callback has returned.
 #[derive(Debug)]
 pub enum Effect {
-    /// `proxy_continue_stream`. May come for a stream that isn't paused (nothing to do then), and for one that pauses
+    /// `proxy_continue_stream`; for a connection the request is what the client sends. May come for a stream that isn't paused (nothing to do then), and for one that pauses
     /// with the very callback that asked for it (it goes on at once then).
     Continue { context: ContextId, direction: Direction },
     /// `proxy_send_local_response`: overrides the action that the callback returned.
     LocalReply { context: ContextId, reply: Box<LocalReply> },
     /// `proxy_close_stream`.
     Reset { context: ContextId },
+    /// `proxy_close_stream` of a connection's context, for either side: write what is queued, then close it.
+    CloseConnection { context: ContextId },
     /// Request headers were changed, or the guest asked for it: select the route again.
     ClearRouteCache { context: ContextId },
     /// The body was changed: `content-length` no longer holds.
     BodyChanged { context: ContextId, direction: Direction },
     /// `proxy_http_call`: answer by [`crate::Vm::on_http_call_response`], never within this call.
     HttpCall(Box<HttpCall>),
+    /// `proxy_grpc_call` and `proxy_grpc_stream`: answer by [`crate::Vm::on_grpc`], never within this call.
+    GrpcOpen(Box<GrpcOpen>),
+    /// `proxy_grpc_send`; without a message only the end: `proxy_grpc_close`.
+    GrpcSend { token: u32, message: Option<Bytes>, end: bool },
+    /// `proxy_grpc_cancel`: nothing more is told.
+    GrpcCancel { token: u32 },
 }
 
 /// An answer that a guest gives in place of the upstream.
@@ -117,6 +158,19 @@ pub struct CallResponse {
     pub failure: Option<CallFailure>,
 }
 
+/// Something that came of a gRPC call or stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GrpcEvent {
+    /// A stream's; a call doesn't show it.
+    InitialMetadata(Headers),
+    /// A message; of a call, its answer and end.
+    Message(Bytes),
+    /// A stream's; a call doesn't show it.
+    TrailingMetadata(Headers),
+    /// The end, with gRPC's status; of a call, only a failure.
+    Close { status: u32, message: String },
+}
+
 /// Why a call has no answer. Guests see what Envoy shows them: a 504, a 503, or an empty answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallFailure {
@@ -128,4 +182,21 @@ pub enum CallFailure {
     Reset,
     /// The answer was larger than the caller takes: as a reset.
     TooLarge,
+}
+
+/// A gRPC call or stream that a guest opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcOpen {
+    pub token: u32,
+    /// Whose it is.
+    pub root: RootId,
+    pub cluster: String,
+    pub authority: String,
+    pub service: String,
+    pub method: String,
+    pub metadata: Headers,
+    /// The only message of a call; `None` for a stream, whose messages come as [`Effect::GrpcSend`].
+    pub message: Option<Bytes>,
+    /// `None`: no timeout.
+    pub timeout: Option<Duration>,
 }

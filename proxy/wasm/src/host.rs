@@ -1,7 +1,7 @@
 //! The state behind a VM's hostcalls: the data of its wasmtime store.
 
 use std::cell::RefCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +9,15 @@ use std::time::Duration;
 use outrigger_http::StreamState;
 use wasmtime::{Memory, ResourceLimiter, TypedFunc};
 
-use crate::action::{ContextId, Direction, Effect};
-use crate::call_answer::CallAnswer;
+use crate::action::{ContextId, Direction, Effect, RootId};
+use crate::call_answer::{CallAnswer, GrpcAnswer};
 use crate::guest_log::GuestLog;
+use crate::hostcall::Expressions;
 use crate::metrics::GuestMetrics;
 use crate::module::Abi;
 use crate::plugin::Plugin;
+use crate::property::Declared;
+use crate::queues::QueueEvents;
 use crate::services::Services;
 use crate::shared::SharedVm;
 use crate::start::StartMode;
@@ -42,6 +45,24 @@ pub(crate) enum Phase {
     Delete,
     Tick,
     HttpCallResponse,
+    NewConnection,
+    DownstreamData,
+    UpstreamData,
+    DownstreamClose,
+    UpstreamClose,
+    GrpcInitialMetadata,
+    GrpcReceive,
+    GrpcTrailingMetadata,
+    GrpcClose,
+    QueueReady,
+}
+
+/// What was opened under a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallKind {
+    Http,
+    GrpcCall,
+    GrpcStream,
 }
 
 impl Phase {
@@ -63,6 +84,16 @@ impl Phase {
             Phase::Delete => "proxy_on_delete",
             Phase::Tick => "proxy_on_tick",
             Phase::HttpCallResponse => "proxy_on_http_call_response",
+            Phase::NewConnection => "proxy_on_new_connection",
+            Phase::DownstreamData => "proxy_on_downstream_data",
+            Phase::UpstreamData => "proxy_on_upstream_data",
+            Phase::DownstreamClose => "proxy_on_downstream_connection_close",
+            Phase::UpstreamClose => "proxy_on_upstream_connection_close",
+            Phase::GrpcInitialMetadata => "proxy_on_grpc_receive_initial_metadata",
+            Phase::GrpcReceive => "proxy_on_grpc_receive",
+            Phase::GrpcTrailingMetadata => "proxy_on_grpc_receive_trailing_metadata",
+            Phase::GrpcClose => "proxy_on_grpc_close",
+            Phase::QueueReady => "proxy_on_queue_ready",
         }
     }
 }
@@ -79,6 +110,8 @@ pub(crate) mod open {
     pub(crate) const LOG: u16 = 1 << 6;
     /// Done or being deleted: it takes no effects any more.
     pub(crate) const OVER: u16 = 1 << 7;
+    /// Not an HTTP stream but a connection: its two bodies are the bytes of its two sides, there are no heads.
+    pub(crate) const CONNECTION: u16 = 1 << 8;
 
     pub(crate) const REQUEST: u16 = REQUEST_HEADERS | REQUEST_BODY | REQUEST_TRAILERS;
     pub(crate) const RESPONSE: u16 = RESPONSE_HEADERS | RESPONSE_BODY | RESPONSE_TRAILERS;
@@ -105,6 +138,12 @@ pub(crate) struct StreamContext {
     pub(crate) replied: Option<Phase>,
 }
 
+impl StreamContext {
+    pub(crate) const fn is_connection(&self) -> bool {
+        self.open & open::CONNECTION != 0
+    }
+}
+
 /// Stream contexts in slots, so that the worker's calls look nothing up; ids are never reused.
 #[derive(Debug)]
 pub(crate) struct Contexts {
@@ -127,10 +166,10 @@ impl Contexts {
     }
 
     /// A new context; `None` once all ids of this VM are used up.
-    pub(crate) fn insert(&mut self, state: Rc<RefCell<StreamState>>) -> Option<ContextId> {
+    pub(crate) fn insert(&mut self, state: Rc<RefCell<StreamState>>, kind: u16) -> Option<ContextId> {
         let id = self.next_id;
         let next_id = id.checked_add(1)?;
-        let context = StreamContext { state, open: 0, queued: 0, replied: None };
+        let context = StreamContext { state, open: kind, queued: 0, replied: None };
         let slot = if let Some(slot) = self.free.pop() {
             self.ids[slot as usize] = id;
             self.streams[slot as usize] = Some(context);
@@ -265,11 +304,17 @@ pub(crate) struct Host {
     pub(crate) metrics: GuestMetrics,
     pub(crate) tick_period: Option<Duration>,
     next_token: u32,
-    pub(crate) calls: HashSet<u32>,
+    /// Calls and streams that wait for their answers, with the root context of each.
+    pub(crate) calls: HashMap<u32, (RootId, CallKind)>,
     pub(crate) call_answer: Option<Box<CallAnswer>>,
+    pub(crate) grpc_answer: Option<Box<GrpcAnswer>>,
+    pub(crate) queue_events: Arc<QueueEvents>,
     /// What `proxy_get_status` answers.
     pub(crate) call_status: (u32, &'static str),
     pub(crate) root_done: RootDone,
+    /// `declare_property`, by name.
+    pub(crate) declared: BTreeMap<String, Declared>,
+    pub(crate) expressions: Expressions,
 }
 
 /// The worker's part of the host; only there once the VM is on its worker.
@@ -319,10 +364,14 @@ impl Host {
             effect_bytes: 0,
             tick_period: None,
             next_token: 1,
-            calls: HashSet::new(),
+            calls: HashMap::new(),
             call_answer: None,
+            grpc_answer: None,
+            queue_events: Arc::default(),
             call_status: (0, ""),
             root_done: RootDone::Live,
+            declared: BTreeMap::new(),
+            expressions: Expressions::default(),
         }
     }
 
@@ -345,9 +394,8 @@ impl Host {
         }
     }
 
-    #[inline]
-    pub(crate) fn stream_id(&self) -> Option<ContextId> {
-        self.stream().map(|(id, _)| id)
+    pub(crate) const fn root_id(&self) -> RootId {
+        RootId { id: ROOT_ID, slot: 0 }
     }
 
     /// A token that no call of this VM ever had.
@@ -418,12 +466,12 @@ fn queued_bit(effect: &Effect) -> Option<(ContextId, u8)> {
     match effect {
         Effect::Continue { context, direction: Direction::Request } => Some((*context, queued::CONTINUE_REQUEST)),
         Effect::Continue { context, direction: Direction::Response } => Some((*context, queued::CONTINUE_RESPONSE)),
-        Effect::Reset { context } => Some((*context, queued::RESET)),
+        Effect::Reset { context } | Effect::CloseConnection { context } => Some((*context, queued::RESET)),
         Effect::ClearRouteCache { context } => Some((*context, queued::ROUTE)),
         Effect::BodyChanged { context, direction: Direction::Request } => Some((*context, queued::REQUEST_BODY)),
         Effect::BodyChanged { context, direction: Direction::Response } => Some((*context, queued::RESPONSE_BODY)),
         Effect::LocalReply { context, .. } => Some((*context, 0)),
-        Effect::HttpCall(_) => None,
+        Effect::HttpCall(_) | Effect::GrpcOpen(_) | Effect::GrpcSend { .. } | Effect::GrpcCancel { .. } => None,
     }
 }
 
@@ -435,10 +483,10 @@ mod tests {
     fn context_ids_are_never_reused_and_slots_are() {
         let mut contexts = Contexts::new();
         let state = || Rc::new(RefCell::new(StreamState::default()));
-        let a = contexts.insert(state()).expect("ids left");
-        let b = contexts.insert(state()).expect("ids left");
+        let a = contexts.insert(state(), 0).expect("ids left");
+        let b = contexts.insert(state(), 0).expect("ids left");
         contexts.remove(a);
-        let c = contexts.insert(state()).expect("ids left");
+        let c = contexts.insert(state(), 0).expect("ids left");
         assert_eq!((a.slot, a.id < b.id, b.id < c.id), (c.slot, true, true));
         assert!(contexts.get(a).is_none() && contexts.find(a.id).is_none());
         assert_eq!(contexts.find(c.id), Some(c));
@@ -448,7 +496,7 @@ mod tests {
             assert_eq!(contexts.find(number), None);
         }
         contexts.next_id = u32::MAX;
-        assert!(contexts.insert(state()).is_none());
+        assert!(contexts.insert(state(), 0).is_none());
     }
 
     #[test]

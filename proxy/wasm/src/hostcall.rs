@@ -24,9 +24,12 @@ mod http_call;
 mod logging;
 mod metric;
 mod properties;
+mod queues;
 mod shared_data;
 mod stream;
 mod wasi;
+
+pub(crate) use foreign::Expressions;
 
 /// Closed for this plugin: its capabilities don't name the hostcall.
 pub(crate) const GATE_DENIED: u8 = 1;
@@ -51,7 +54,6 @@ const LEGAL_IN_ALLOCATOR: &[&str] = &[
 
 /// Names that other hosts offer: a module that imports one is taken, and the call answers `Unimplemented`.
 const OFFERED_ELSEWHERE: &[&str] = &[
-    "envoy_resolve_dns",
     "proxy_redis_init",
     "proxy_redis_call",
     "proxy_inject_encoded_data_to_filter_chain",
@@ -194,6 +196,7 @@ impl HostcallTable {
         buffers::link(&mut table)?;
         properties::link(&mut table)?;
         shared_data::link(&mut table)?;
+        queues::link(&mut table)?;
         metric::link(&mut table)?;
         http_call::link(&mut table)?;
         grpc::link(&mut table)?;
@@ -237,7 +240,7 @@ impl HostcallTable {
                     Family::Env => UNIMPLEMENTED,
                     Family::Wasi => Errno::Notsup as i32,
                 },
-                None if import.module() == "env" && OFFERED_ELSEWHERE.contains(&import.name()) => UNIMPLEMENTED,
+                None if is_private(import.module(), import.name()) => UNIMPLEMENTED,
                 None => return Err(format!("imports {}.{}, which no host offers", import.module(), import.name())),
             };
             let found = signature(&ty);
@@ -315,6 +318,12 @@ fn count(host: &mut Host) -> wasmtime::Result<()> {
         }
         None => Err(HostTrap::HostcallQuota.into()),
     }
+}
+
+/// An import that some host may have: what other hosts are known to offer, and names of no family that we know. A name of
+/// the ABI that doesn't exist, or another module than hosts have, is a mistake.
+fn is_private(module: &str, name: &str) -> bool {
+    module == "env" && (OFFERED_ELSEWHERE.contains(&name) || !name.starts_with("proxy_"))
 }
 
 /// What a hostcall works with: the host's state and the guest's memory.

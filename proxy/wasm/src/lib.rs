@@ -22,6 +22,7 @@ mod module;
 mod pairs;
 mod plugin;
 mod property;
+mod queues;
 mod services;
 mod shared;
 mod start;
@@ -29,15 +30,17 @@ mod status;
 mod ticker;
 mod trap;
 mod vm;
+mod wire;
 
 pub use action::{
-    CallFailure, CallResponse, ContextId, DataAction, Direction, Effect, HeadersAction, HttpCall, LocalReply,
-    TrailersAction,
+    CallFailure, CallResponse, CloseType, ContextId, DataAction, Direction, Effect, GrpcEvent, GrpcOpen, HeadersAction,
+    HttpCall, LocalReply, NetworkAction, RootId, TrailersAction,
 };
 pub use engine::{Code, CompileError, Engine, EngineError};
 pub use module::{Abi, Callbacks, CompiledModule, LoadError};
 pub use plugin::{FailurePolicy, Limits, Plugin};
 pub use property::Property;
+pub use queues::QueueEvents;
 pub use services::{Node, Services};
 pub use start::{StartError, StartMode, start};
 pub use trap::{Trap, TrapKind};

@@ -27,6 +27,33 @@ enum Metric {
     Histogram(Histogram),
 }
 
+/// Tags of one metric; a name with more is taken as it stands.
+const TAGS_MAX: usize = 16;
+
+/// A metric's name with the tags that stand in it by the convention of Istio's filters: `key=.=value;.;`, as often as
+/// wanted. The flat name is the whole text, as in Envoy; what is left of it without the tags is the family.
+fn tagged(name: &str) -> Name {
+    let (mut rest, mut tags, mut left) = (String::new(), Vec::new(), name);
+    while let Some((before, after)) = left.split_once("=.=") {
+        let Some((value, next)) = after.split_once(";.;") else { break };
+        let is_key = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let key_at = before.rfind(|c| !is_key(c)).map_or(0, |at| at + 1);
+        if key_at == before.len() || tags.len() == TAGS_MAX {
+            break;
+        }
+        rest.push_str(&before[..key_at]);
+        tags.push((&before[key_at..], value));
+        left = next;
+    }
+    rest.push_str(left);
+    let family = rest.trim_matches(['.', '_']);
+    if tags.is_empty() || family.is_empty() {
+        return Name::new("wasmcustom", name);
+    }
+    tags.into_iter()
+        .fold(Name::new("wasmcustom", family), |name_so_far, (key, value)| name_so_far.folded_tag(key, value, name))
+}
+
 /// The metrics that one VM has defined.
 #[derive(Debug)]
 pub(crate) struct GuestMetrics {
@@ -58,7 +85,7 @@ impl GuestMetrics {
         if self.metrics.len() >= self.metrics_max {
             return Err(Status::InternalFailure);
         }
-        let metric_name = Name::new("wasmcustom", name);
+        let metric_name = tagged(name);
         let metric = match (kind, shown) {
             (MetricKind::Counter, true) => Metric::Counter(services.registry.counter(&metric_name)),
             (MetricKind::Counter, false) => Metric::Counter(Counter::detached()),
@@ -157,8 +184,39 @@ impl PluginStats {
         registry.counter(&plugin_metric(plugin, "log_lines_dropped"))
     }
 
+    pub(crate) fn queue_messages_dropped(registry: &Registry, plugin: &str) -> Counter {
+        registry.counter(&plugin_metric(plugin, "queue_messages_dropped"))
+    }
+
     pub(crate) fn count_trap(registry: &Registry, plugin: &str, trap: &Trap) {
         let name = plugin_metric(plugin, "traps").tag("kind", trap.kind.label());
         registry.counter(&name).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_taken_from_names() {
+        let check = |name: &str, family: &str, tags: &[(&str, &str)]| {
+            let found = tagged(name);
+            let found_tags: Vec<(&str, &str)> =
+                found.tags().iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            assert_eq!((found.family().as_str(), &found_tags[..]), (&*format!("wasmcustom.{family}"), tags), "{name}");
+            assert_eq!(found.flat(), format!("wasmcustom.{name}"));
+        };
+        check("plain_total", "plain_total", &[]);
+        check(
+            "reporter=.=source;.;code=.=200;.;_requests_total",
+            "requests_total",
+            &[("reporter", "source"), ("code", "200")],
+        );
+        check("stats.app=.=a=b;.;size", "stats.size", &[("app", "a=b")]);
+        check("empty=.=;.;x", "x", &[("empty", "")]);
+        check("=.=v;.;x", "=.=v;.;x", &[]);
+        check("open=.=v", "open=.=v", &[]);
+        check("only=.=v;.;", "only=.=v;.;", &[]);
     }
 }

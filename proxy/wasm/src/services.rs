@@ -7,6 +7,7 @@ use bytes::Bytes;
 use outrigger_stats::{Gauge, Name, Registry};
 
 use crate::property::Property;
+use crate::queues::Queues;
 use crate::shared::SharedVm;
 
 /// The node that `xds.node` shows.
@@ -26,6 +27,7 @@ pub struct Node {
 pub struct Services {
     pub(crate) registry: Arc<Registry>,
     pub(crate) node: Node,
+    pub(crate) queues: Arc<Queues>,
     shared: Mutex<HashMap<String, Weak<SharedVm>>>,
     /// A guest's gauge is one value for all workers, so it is one cell behind a lock.
     gauges: Mutex<HashMap<Name, Weak<Mutex<Gauge>>>>,
@@ -34,7 +36,13 @@ pub struct Services {
 impl Services {
     #[must_use]
     pub fn new(registry: Arc<Registry>, node: Node) -> Arc<Services> {
-        Arc::new(Services { registry, node, shared: Mutex::default(), gauges: Mutex::default() })
+        Arc::new(Services {
+            registry,
+            node,
+            queues: Arc::default(),
+            shared: Mutex::default(),
+            gauges: Mutex::default(),
+        })
     }
 
     /// The shared data of a `vm_id`; lives as long as somebody holds it.
@@ -44,7 +52,7 @@ impl Services {
             return shared;
         }
         all.retain(|_, shared| shared.strong_count() > 0);
-        let shared = Arc::new(SharedVm::default());
+        let shared = Arc::new(SharedVm::new(vm_id, &self.queues));
         all.insert(vm_id.to_owned(), Arc::downgrade(&shared));
         shared
     }

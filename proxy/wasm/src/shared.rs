@@ -1,9 +1,12 @@
-//! Shared data and shared queues of one `vm_id`: process-wide, bounded.
+//! Shared data of one `vm_id`: process-wide, bounded.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+
+use crate::queues::Queues;
 
 /// Bytes of keys and values of one `vm_id`; beyond it the entries that were used longest ago go.
 const DATA_BYTES_MAX: usize = 16 << 20;
@@ -11,15 +14,21 @@ const DATA_BYTES_MAX: usize = 16 << 20;
 const DATA_ENTRIES_MAX: usize = 100_000;
 /// What an entry costs besides its key and value.
 const ENTRY_OVERHEAD: usize = 128;
-const QUEUES_MAX: usize = 64;
-const QUEUE_BYTES_MAX: usize = 1 << 20;
-const QUEUE_MESSAGES_MAX: usize = 10_000;
 
 /// What the VMs of one `vm_id` share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SharedVm {
+    vm_id: String,
+    /// No two have the same, even of one `vm_id`.
+    number: u64,
     data: Mutex<Data>,
-    queues: Mutex<Queues>,
+    queues: Arc<Queues>,
+}
+
+impl Drop for SharedVm {
+    fn drop(&mut self) {
+        self.queues.remove_of(self.number);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +94,18 @@ impl Data {
 }
 
 impl SharedVm {
+    /// The queues of the `vm_id` go with this.
+    pub(crate) fn new(vm_id: &str, queues: &Arc<Queues>) -> SharedVm {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        SharedVm { vm_id: vm_id.to_owned(), number, data: Mutex::default(), queues: queues.clone() }
+    }
+
+    /// The `vm_id`, and what tells this from another of the same.
+    pub(crate) fn identity(&self) -> (&str, u64) {
+        (&self.vm_id, self.number)
+    }
+
     fn data(&self) -> MutexGuard<'_, Data> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,82 +130,13 @@ impl SharedVm {
     }
 }
 
-#[derive(Debug, Default)]
-struct Queues {
-    by_name: HashMap<Vec<u8>, u32>,
-    queues: Vec<Queue>,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    messages: VecDeque<Bytes>,
-    bytes: usize,
-}
-
-/// Why a queue gave or took nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum QueueError {
-    NotFound,
-    Empty,
-    Full,
-}
-
-impl SharedVm {
-    fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The queue of a name, made at its first registration; `None` past the bound. Numbers start at 1.
-    pub(crate) fn register_queue(&self, name: &[u8]) -> Option<u32> {
-        let mut queues = self.queues();
-        if let Some(id) = queues.by_name.get(name) {
-            return Some(*id);
-        }
-        if queues.queues.len() >= QUEUES_MAX {
-            return None;
-        }
-        queues.queues.push(Queue::default());
-        let id = u32::try_from(queues.queues.len()).ok()?;
-        queues.by_name.insert(name.to_vec(), id);
-        Some(id)
-    }
-
-    pub(crate) fn resolve_queue(&self, name: &[u8]) -> Option<u32> {
-        self.queues().by_name.get(name).copied()
-    }
-
-    fn with_queue<T>(&self, id: u32, run: impl FnOnce(&mut Queue) -> Result<T, QueueError>) -> Result<T, QueueError> {
-        let index = id.checked_sub(1).ok_or(QueueError::NotFound)? as usize;
-        run(self.queues().queues.get_mut(index).ok_or(QueueError::NotFound)?)
-    }
-
-    pub(crate) fn enqueue(&self, id: u32, message: Bytes) -> Result<(), QueueError> {
-        self.with_queue(id, |queue| {
-            if queue.messages.len() >= QUEUE_MESSAGES_MAX || queue.bytes + message.len() > QUEUE_BYTES_MAX {
-                return Err(QueueError::Full);
-            }
-            queue.bytes += message.len();
-            queue.messages.push_back(message);
-            Ok(())
-        })
-    }
-
-    pub(crate) fn dequeue(&self, id: u32) -> Result<Bytes, QueueError> {
-        self.with_queue(id, |queue| {
-            let message = queue.messages.pop_front().ok_or(QueueError::Empty)?;
-            queue.bytes -= message.len();
-            Ok(message)
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn writes_are_conditional_on_cas() {
-        let shared = SharedVm::default();
+        let shared = SharedVm::new("vm", &Arc::default());
         assert_eq!(shared.get(b"k"), None);
         assert_eq!(shared.set(b"k", Bytes::from_static(b"1"), 7), Ok(()), "cas on an absent key succeeds");
         let (value, cas) = shared.get(b"k").expect("written");
@@ -200,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_entries_used_longest_ago_go() {
-        let shared = SharedVm::default();
+        let shared = SharedVm::new("vm", &Arc::default());
         let value = Bytes::from(vec![0; DATA_BYTES_MAX / 4]);
         for key in [b"a", b"b", b"c"] {
             shared.set(key, value.clone(), 0).expect("unconditional");
@@ -212,23 +164,5 @@ mod tests {
         assert!(shared.get(b"huge").is_none());
         let data = shared.data();
         assert!(data.bytes <= DATA_BYTES_MAX && data.entries.len() == data.by_use.len());
-    }
-
-    #[test]
-    fn queues_are_bounded() {
-        let shared = SharedVm::default();
-        let id = shared.register_queue(b"q").expect("below the bound");
-        assert_eq!(shared.register_queue(b"q"), Some(id));
-        assert_eq!((shared.resolve_queue(b"q"), shared.resolve_queue(b"x")), (Some(id), None));
-        assert_eq!(shared.dequeue(id), Err(QueueError::Empty));
-        assert_eq!(shared.dequeue(id + 1), Err(QueueError::NotFound));
-        assert_eq!(shared.enqueue(0, Bytes::new()), Err(QueueError::NotFound));
-        shared.enqueue(id, Bytes::from_static(b"m")).expect("room");
-        assert_eq!(shared.enqueue(id, Bytes::from(vec![0; QUEUE_BYTES_MAX])), Err(QueueError::Full));
-        assert_eq!(shared.dequeue(id), Ok(Bytes::from_static(b"m")));
-        for index in 0..2 * QUEUES_MAX {
-            shared.register_queue(index.to_string().as_bytes());
-        }
-        assert_eq!(shared.queues().queues.len(), QUEUES_MAX);
     }
 }

@@ -1,5 +1,8 @@
 //! A VM: a guest with its memory, entered by one worker, one call at a time.
 
+mod grpc;
+mod network;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -184,10 +187,15 @@ impl Vm {
 
     /// A context for a stream: `proxy_on_context_create`. The state must not be borrowed while a callback runs.
     pub fn create_stream(&mut self, stream: Rc<RefCell<StreamState>>) -> Result<ContextId, Trap> {
+        self.create_context(stream, 0)
+    }
+
+    /// `kind`: [`open::CONNECTION`] for a connection, nothing for an HTTP stream.
+    fn create_context(&mut self, stream: Rc<RefCell<StreamState>>, kind: u16) -> Result<ContextId, Trap> {
         if let Some(trap) = &self.0.failed {
             return Err(trap.clone());
         }
-        let Some(id) = self.0.store.data_mut().contexts.insert(stream) else {
+        let Some(id) = self.0.store.data_mut().contexts.insert(stream, kind) else {
             self.0.store.data_mut().phase = Phase::ContextCreate;
             return Err(self.fail(&HostTrap::ContextIds.into()));
         };
@@ -355,14 +363,19 @@ impl Vm {
     }
 
     fn done_and_delete(&mut self, target: Target, id: u32) -> Result<(), Trap> {
-        if self.0.exports.done.is_some() {
-            // A stream cannot wait: what the guest answers is for root contexts only.
-            self.enter(Phase::Done, target, |exports, store| match &exports.done {
-                Some(function) => function.call(store, id).map(|_| ()),
-                None => Ok(()),
-            })?;
-        }
+        self.done(target, id)?;
         self.delete(target, id)
+    }
+
+    fn done(&mut self, target: Target, id: u32) -> Result<(), Trap> {
+        if self.0.exports.done.is_none() {
+            return self.skip(());
+        }
+        // A stream cannot wait: what the guest answers is for root contexts only.
+        self.enter(Phase::Done, target, |exports, store| match &exports.done {
+            Some(function) => function.call(store, id).map(|_| ()),
+            None => Ok(()),
+        })
     }
 
     fn delete(&mut self, target: Target, id: u32) -> Result<(), Trap> {
@@ -389,7 +402,7 @@ impl Vm {
 
     /// The answer to an [`Effect::HttpCall`]; a token that isn't awaited is ignored.
     pub fn on_http_call_response(&mut self, token: u32, response: CallResponse) -> Result<(), Trap> {
-        if !self.0.store.data_mut().calls.remove(&token) || self.0.exports.http_call_response.is_none() {
+        if self.0.store.data_mut().calls.remove(&token).is_none() || self.0.exports.http_call_response.is_none() {
             return self.skip(());
         }
         let (answer, status) = CallAnswer::new(response);

@@ -268,8 +268,7 @@ impl Operator {
             Operator::Fact(fact) => fact.value(state),
             Operator::Address { of, part } => address(info, *of, *part),
             Operator::FilterState { key } => {
-                let found = info.filter_state.get(key).or_else(|| info.filter_state.get(key.strip_prefix("wasm.")?));
-                found.map_or(Value::Absent, |bytes| Value::Bytes(bytes))
+                info.filter_state.get(key).map_or(Value::Absent, |bytes| Value::Bytes(bytes))
             }
             Operator::GrpcStatus(form) => grpc_status(state, *form),
             Operator::Nothing => Value::Absent,

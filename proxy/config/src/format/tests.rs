@@ -34,7 +34,7 @@ fn stream() -> StreamState {
     info.connection_id = 42;
     info.timings.set(TimingPoint::UpstreamResponseStart, Duration::from_micros(5_900));
     info.timings.set(TimingPoint::ResponseComplete, Duration::from_millis(8));
-    info.filter_state.insert("stamp".to_owned(), Bytes::from_static(b"v1"));
+    info.filter_state.insert("wasm.stamp".to_owned(), Bytes::from_static(b"v1"));
     state
 }
 
@@ -61,7 +61,7 @@ fn operators_evaluate() {
     check("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT%", "2001:db8::1 4711");
     check("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)%", "Unavailable UNAVAILABLE 14");
     check("%GRPC_STATUS_NUMBER% %TRAILER(grpc-status)%", "14 14");
-    check("%FILTER_STATE(stamp)% %FILTER_STATE(wasm.stamp:PLAIN)% %FILTER_STATE(no:TYPED:8)%", "v1 v1 -");
+    check("%FILTER_STATE(stamp)% %FILTER_STATE(wasm.stamp:PLAIN)% %FILTER_STATE(no:TYPED:8)%", "- v1 -");
     check("%REQUESTED_SERVER_NAME% %DYNAMIC_METADATA(a:b)% %VIRTUAL_CLUSTER_NAME%", "- - -");
     check("%UPSTREAM_CLUSTER:4%|%RESPONSE_FLAGS:2%|%CONNECTION_ID:1%", "shop|UF|4");
 }

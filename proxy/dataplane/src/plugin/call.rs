@@ -2,112 +2,155 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 
-use bytes::{Bytes, BytesMut};
-use outrigger_http::{Headers, Version};
+use bytes::BytesMut;
+use outrigger_http::{HeaderName, Headers, ResponseFlags, ResponseHead, Version};
 use outrigger_wasm::{CallFailure, CallResponse, HttpCall};
+use tokio::time::Instant;
 
-use crate::cluster::{Checkout, Picked};
+use crate::cluster::{Checkout, ClusterHandle, Picked};
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::BodyEvent;
+use crate::upstream::{Upstream, UpstreamHead};
 use crate::worker::WorkerCx;
 
 /// An answer larger than this isn't kept.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// The answer to a call that isn't made.
+/// The answer to a call that isn't made, because too many wait.
 pub(super) fn refused() -> CallResponse {
-    CallResponse { failure: Some(CallFailure::Connect), ..CallResponse::default() }
+    replied(StreamError::upstream(ErrorKind::Overflow))
 }
 
-/// Makes the call; every failure is an answer.
+/// What a client would be told: guests see it as an answer, as in Envoy, whose calls go through its router.
+fn replied(error: StreamError) -> CallResponse {
+    let reply = error.reply();
+    let mut head = ResponseHead::new(reply.status);
+    head.headers.append(HeaderName::CONTENT_LENGTH, reply.body.len().to_string().into());
+    head.headers.append(HeaderName::CONTENT_TYPE, "text/plain".into());
+    CallResponse { head: Some(head), body: reply.body, ..CallResponse::default() }
+}
+
+/// Makes the call; every failure is an answer. Before the origin's head it is what a client would be told, after it a reset.
 pub(super) async fn run(cx: &Rc<WorkerCx>, call: HttpCall) -> CallResponse {
-    let timeout = call.timeout;
-    let exchange = Box::pin(exchange(cx, call));
-    let result = match timeout {
-        Some(timeout) => tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(CallFailure::Timeout)),
+    let Some(cluster) = cx.live().cluster(cx, &call.cluster) else {
+        return replied(StreamError::upstream(ErrorKind::NoHealthyUpstream));
+    };
+    let deadline = call.timeout.map(|timeout| Instant::now() + timeout);
+    let mut answer = Answer::default();
+    let exchange = Box::pin(exchange(&cluster, call, &mut answer));
+    let result = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, exchange)
+            .await
+            .unwrap_or(Err(StreamError::upstream(ErrorKind::RouteTimeout))),
         None => exchange.await,
     };
-    result.unwrap_or_else(|failure| CallResponse { failure: Some(failure), ..CallResponse::default() })
+    let begun = answer.head.is_some();
+    match result {
+        Ok(()) => {
+            CallResponse { head: answer.head, body: answer.body.freeze(), trailers: answer.trailers, failure: None }
+        }
+        Err(error) if error.kind == ErrorKind::ResponseTooLarge => failed(CallFailure::TooLarge),
+        Err(_) if begun => failed(CallFailure::Reset),
+        Err(error) => replied(error),
+    }
 }
 
-async fn exchange(cx: &Rc<WorkerCx>, call: HttpCall) -> Result<CallResponse, CallFailure> {
-    let cluster = cx.live().cluster(cx, &call.cluster).ok_or(CallFailure::Connect)?;
-    let mut picked = match cluster.checkout(Version::Http11, false) {
-        Checkout::Ready(picked) => picked,
-        Checkout::Connecting(connecting) => connecting.await.map_err(|_| CallFailure::Connect)?,
-        Checkout::Failed(_) => return Err(CallFailure::Connect),
-    };
-    send(&mut picked, call).map_err(|_| CallFailure::Reset)?;
-    let answer = receive(&mut picked).await;
-    match answer {
-        Ok(answer) => {
-            picked.count_status(answer.head.as_ref().map_or(503, |head| head.status));
-            picked.record(answer.head.as_ref().map_or(503, |head| head.status), outrigger_http::ResponseFlags::NONE);
+fn failed(failure: CallFailure) -> CallResponse {
+    CallResponse { failure: Some(failure), ..CallResponse::default() }
+}
+
+/// What has come so far.
+#[derive(Debug, Default)]
+struct Answer {
+    head: Option<ResponseHead>,
+    body: BytesMut,
+    trailers: Headers,
+}
+
+/// A stream to an endpoint of a cluster.
+async fn checkout(cluster: &Rc<ClusterHandle>, version: Version) -> Result<Box<Picked>, StreamError> {
+    match cluster.checkout(version, false) {
+        Checkout::Ready(picked) => Ok(picked),
+        Checkout::Connecting(connecting) => connecting.await,
+        Checkout::Failed(error) => Err(error),
+    }
+}
+
+async fn exchange(cluster: &Rc<ClusterHandle>, call: HttpCall, answer: &mut Answer) -> Result<(), StreamError> {
+    let mut picked = checkout(cluster, Version::Http11).await?;
+    send(&mut picked.stream, call)?;
+    let received = receive(&mut picked.stream, answer).await;
+    let status = answer.head.as_ref().map_or(503, |head| head.status);
+    match received {
+        Ok(()) => {
+            picked.count_status(status);
+            picked.record(status, ResponseFlags::NONE);
             picked.finish();
-            Ok(answer)
+            Ok(())
         }
-        Err(failure) => {
-            picked.record(503, outrigger_http::ResponseFlags::NONE);
-            Err(failure)
+        Err(error) => {
+            picked.record(503, error.flags());
+            Err(error)
         }
     }
 }
 
-fn send(picked: &mut Picked, call: HttpCall) -> Result<(), StreamError> {
+fn send(stream: &mut Upstream, mut call: HttpCall) -> Result<(), StreamError> {
     let (has_body, has_trailers) = (!call.body.is_empty(), !call.trailers.is_empty());
-    picked.stream.send_head(&call.head, !has_body && !has_trailers, None)?;
+    if has_body && !has_trailers {
+        // With trailers the body's end is told otherwise: HTTP/1 has them only behind chunks.
+        let length = call.body.len().to_string().into();
+        call.head.headers.append(HeaderName::CONTENT_LENGTH, length);
+    }
+    stream.send_head(&call.head, !has_body && !has_trailers, None)?;
     if has_body {
-        picked.stream.send_data(call.body, !has_trailers)?;
+        stream.send_data(call.body, !has_trailers)?;
     }
     if has_trailers {
-        picked.stream.send_trailers(&call.trailers)?;
+        stream.send_trailers(&call.trailers)?;
     }
     Ok(())
 }
 
-async fn receive(picked: &mut Picked) -> Result<CallResponse, CallFailure> {
-    let reset = |error: StreamError| match error.kind {
-        ErrorKind::ConnectFailure => CallFailure::Connect,
-        _ => CallFailure::Reset,
-    };
-    let stream = &mut picked.stream;
-    let head = loop {
-        let answer = poll_fn(|cx| {
-            if let std::task::Poll::Ready(Err(error)) = stream.poll_flush(cx) {
-                return std::task::Poll::Ready(Err(error));
-            }
-            stream.poll_head(cx)
+/// The origin's final head, while the request goes out.
+async fn head(stream: &mut Upstream) -> Result<UpstreamHead, StreamError> {
+    loop {
+        let head = poll_fn(|cx| match stream.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => stream.poll_head(cx),
         });
-        let answer = answer.await.map_err(reset)?;
-        if answer.head.status >= 200 {
-            break answer;
+        let head = head.await?;
+        if head.head.status >= 200 {
+            return Ok(head);
         }
-    };
-    let (mut body, mut trailers) = (BytesMut::new(), Headers::new());
+    }
+}
+
+async fn receive(stream: &mut Upstream, answer: &mut Answer) -> Result<(), StreamError> {
+    let head = head(stream).await?;
+    answer.head = Some(head.head);
     let mut complete = head.end;
     while !complete {
-        let event = poll_fn(|cx| {
-            if let std::task::Poll::Ready(Err(error)) = stream.poll_flush(cx) {
-                return std::task::Poll::Ready(Err(error));
-            }
-            stream.poll_body(cx)
+        let event = poll_fn(|cx| match stream.poll_flush(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(ready!(stream.poll_body(cx))),
         });
-        match event.await.map_err(reset)? {
+        match event.await? {
             Some(BodyEvent::Data { bytes, end }) => {
-                if body.len() + bytes.len() > ANSWER_BYTES_MAX {
-                    return Err(CallFailure::TooLarge);
+                if answer.body.len() + bytes.len() > ANSWER_BYTES_MAX {
+                    return Err(StreamError::upstream(ErrorKind::ResponseTooLarge));
                 }
-                body.extend_from_slice(&bytes);
+                answer.body.extend_from_slice(&bytes);
                 complete = end;
             }
-            Some(BodyEvent::Trailers(found)) => {
-                trailers = found;
+            Some(BodyEvent::Trailers(trailers)) => {
+                answer.trailers = trailers;
                 complete = true;
             }
             None => complete = true,
         }
     }
-    let body: Bytes = body.freeze();
-    Ok(CallResponse { head: Some(head.head), body, trailers, failure: None })
+    Ok(())
 }

@@ -95,7 +95,12 @@ impl WasmFilter {
                         }
                     }
                 }
-                Effect::HttpCall(_) => {}
+                // None of them is for an HTTP stream.
+                Effect::CloseConnection { .. }
+                | Effect::HttpCall(_)
+                | Effect::GrpcOpen(_)
+                | Effect::GrpcSend { .. }
+                | Effect::GrpcCancel { .. } => {}
             }
         }
         match replied {

@@ -42,11 +42,16 @@ fn body(state: &StreamState, direction: Direction) -> &BodyBuffer {
 
 fn readable(host: &Host, buffer: Buffer) -> Option<Readable> {
     Some(match buffer {
-        Buffer::RequestBody => open_body(host, Direction::Request),
-        Buffer::ResponseBody => open_body(host, Direction::Response),
-        Buffer::DownstreamData | Buffer::UpstreamData | Buffer::GrpcMessage | Buffer::ForeignCallData => {
-            Readable::Empty
-        }
+        Buffer::RequestBody => open_body(host, Direction::Request, false),
+        Buffer::ResponseBody => open_body(host, Direction::Response, false),
+        Buffer::DownstreamData => open_body(host, Direction::Request, true),
+        Buffer::UpstreamData => open_body(host, Direction::Response, true),
+        Buffer::GrpcMessage => match host.grpc_answer.as_ref().and_then(|answer| answer.message.clone()) {
+            Some(message) => Readable::Bytes(message),
+            None => Readable::Empty,
+        },
+        // Only a guest's own foreign functions would have arguments here, and hosts call none.
+        Buffer::ForeignCallData => Readable::Empty,
         Buffer::CallBody => Readable::Bytes(host.call_answer.as_ref()?.body.clone()),
         Buffer::VmConfiguration if host.phase == Phase::VmStart => {
             Readable::Bytes(host.plugin.vm_configuration.clone())
@@ -60,9 +65,9 @@ fn readable(host: &Host, buffer: Buffer) -> Option<Readable> {
 }
 
 /// An absent body is an empty one.
-fn open_body(host: &Host, direction: Direction) -> Readable {
+fn open_body(host: &Host, direction: Direction, of_connection: bool) -> Readable {
     let Some((_, stream)) = host.stream() else { return Readable::Empty };
-    if stream.open & bit(direction) == 0 {
+    if stream.is_connection() != of_connection || stream.open & bit(direction) == 0 {
         return Readable::Empty;
     }
     stream.state.try_borrow().map_or(Readable::Empty, |state| Readable::Body(direction, body(&state, direction).len()))
@@ -109,15 +114,22 @@ fn status(cx: &mut Cx<'_>, buffer: u32, len_out: u32, flags_out: u32) -> Answer 
 }
 
 fn set(cx: &mut Cx<'_>, buffer: u32, start: u32, size: u32, ptr: u32, len: u32) -> Answer {
-    let direction = match Buffer::from_number(buffer) {
-        Some(Buffer::RequestBody) => Direction::Request,
-        Some(Buffer::ResponseBody) => Direction::Response,
+    let (direction, of_connection) = match Buffer::from_number(buffer) {
+        Some(Buffer::RequestBody) => (Direction::Request, false),
+        Some(Buffer::ResponseBody) => (Direction::Response, false),
+        Some(Buffer::DownstreamData) => (Direction::Request, true),
+        Some(Buffer::UpstreamData) => (Direction::Response, true),
         _ => return Err(Status::BadArgument.into()),
     };
     let (memory, host) = cx.split();
     let bytes = piece(memory, ptr, len)?;
+    if host.stream().is_none_or(|(_, stream)| stream.is_connection() != of_connection) {
+        return Err(Status::BadArgument.into());
+    }
     let id = edit(host, direction, start as usize, size as usize, bytes)?;
-    if let Some(id) = id {
+    if let Some(id) = id
+        && !of_connection
+    {
         host.push(Effect::BodyChanged { context: id, direction });
     }
     Ok(())

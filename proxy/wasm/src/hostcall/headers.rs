@@ -50,10 +50,11 @@ fn read<T>(host: &Host, map: Map, run: impl FnOnce(MapRef<'_>) -> T) -> Option<T
     match map {
         Map::CallHeaders => Some(run(MapRef::Response(host.call_answer.as_ref()?.head.as_ref()?))),
         Map::CallTrailers => Some(run(MapRef::Fields(&host.call_answer.as_ref()?.trailers))),
-        Map::GrpcInitialMetadata | Map::GrpcTrailingMetadata => None,
+        Map::GrpcInitialMetadata => Some(run(MapRef::Fields(host.grpc_answer.as_ref()?.initial_metadata.as_ref()?))),
+        Map::GrpcTrailingMetadata => Some(run(MapRef::Fields(host.grpc_answer.as_ref()?.trailing_metadata.as_ref()?))),
         _ => {
             let (_, stream) = host.stream()?;
-            if stream.open & (bit(map) | open::LOG) == 0 {
+            if stream.open & (bit(map) | open::LOG) == 0 || stream.is_connection() {
                 return None;
             }
             let state = stream.state.try_borrow().ok()?;

@@ -7,7 +7,7 @@ use outrigger_http::{RequestHead, Version};
 
 use super::{Answer, Cx, HostcallTable, Stop, hostcalls, piece};
 use crate::action::{Effect, HttpCall};
-use crate::host::Host;
+use crate::host::{CallKind, Host};
 use crate::maps::{MapMut, plain_fields};
 use crate::pairs;
 use crate::status::Status;
@@ -58,7 +58,7 @@ fn http_call(
     }
     let token = host.new_token().ok_or(Status::InternalFailure)?;
     if host.is_serving() {
-        host.calls.insert(token);
+        host.calls.insert(token, (host.root_id(), CallKind::Http));
         let call = HttpCall { token, cluster, head, body: Bytes::copy_from_slice(body), trailers, timeout };
         host.push(Effect::HttpCall(Box::new(call)));
     }

@@ -1,6 +1,9 @@
 //! Properties: reading and writing.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
+use outrigger_http::StreamState;
 
 use super::{Answer, Cx, HostcallTable, hostcalls, piece};
 use crate::host::open;
@@ -46,13 +49,24 @@ fn set(cx: &mut Cx<'_>, path: u32, path_len: u32, value: u32, value_len: u32) ->
     if stream.open & open::OVER != 0 {
         return Err(Status::NotFound.into());
     }
-    let mut state = stream.state.try_borrow_mut().map_err(|_| Status::BadArgument)?;
-    let entries = &mut state.info.filter_state;
-    let bytes: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if bytes + path.len() + value.len() > STATE_BYTES_MAX || entries.len() >= STATE_ENTRIES_MAX {
+    let readonly = host.declared.get(&path).is_some_and(|declared| declared.readonly);
+    let key = format!("wasm.{path}");
+    if readonly && stream.state.try_borrow().is_ok_and(|state| state.info.filter_state.contains_key(&key)) {
         return Err(Status::BadArgument.into());
     }
-    entries.insert(path, Bytes::copy_from_slice(value));
+    Ok(store(&stream.state, key, Bytes::copy_from_slice(value))?)
+}
+
+/// Stores filter state, within what one stream may hold of it.
+pub(super) fn store(stream: &RefCell<StreamState>, key: String, value: Bytes) -> Result<(), Status> {
+    let mut state = stream.try_borrow_mut().map_err(|_| Status::BadArgument)?;
+    let entries = &mut state.info.filter_state;
+    let others = || entries.iter().filter(|(other, _)| **other != key);
+    let bytes: usize = others().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes + key.len() + value.len() > STATE_BYTES_MAX || others().count() >= STATE_ENTRIES_MAX {
+        return Err(Status::BadArgument);
+    }
+    entries.insert(key, value);
     Ok(())
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Answer, Cx, HostcallTable, hostcalls, piece};
-use crate::action::{Direction, Effect, LocalReply};
-use crate::host::{Phase, ROOT_ID, RootDone, Target, open};
+use crate::action::{ContextId, Direction, Effect, LocalReply};
+use crate::host::{Host, Phase, ROOT_ID, RootDone, Target, open};
 use crate::status::Status;
 use crate::{maps, pairs};
 
@@ -48,8 +48,8 @@ fn send_local_response(
     let body = piece(memory, body, body_len)?;
     let headers = piece(memory, headers, headers_len)?;
     let status = u16::try_from(status).ok().filter(|status| (200..=599).contains(status)).ok_or(Status::BadArgument)?;
-    let Some((id, stream)) = host.stream() else {
-        // From the root context there is nobody to answer.
+    let Some((id, stream)) = host.stream().filter(|(_, stream)| !stream.is_connection()) else {
+        // From the root context and from a connection there is nobody to answer.
         return Ok(());
     };
     // The first reply counts, but one to the response's head replaces an earlier one.
@@ -89,9 +89,9 @@ fn details_text(details: &[u8]) -> String {
     text.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect()
 }
 
-fn go_on(cx: &mut Cx<'_>, direction: Direction) -> Answer {
+fn go_on(cx: &mut Cx<'_>, direction: Direction, of_connection: bool) -> Answer {
     let host = cx.host_mut();
-    if let Some(id) = host.stream_id() {
+    if let Some(id) = stream_of_kind(host, of_connection) {
         host.push(Effect::Continue { context: id, direction });
         let bits = match direction {
             Direction::Request => open::REQUEST,
@@ -107,20 +107,26 @@ fn go_on(cx: &mut Cx<'_>, direction: Direction) -> Answer {
     Ok(())
 }
 
+/// The stream that hostcalls act on, if it is of the kind that the guest names.
+fn stream_of_kind(host: &Host, connection: bool) -> Option<ContextId> {
+    host.stream().filter(|(_, stream)| stream.is_connection() == connection).map(|(id, _)| id)
+}
+
 fn continue_request(cx: &mut Cx<'_>) -> Answer {
-    go_on(cx, Direction::Request)
+    go_on(cx, Direction::Request, false)
 }
 
 fn continue_response(cx: &mut Cx<'_>) -> Answer {
-    go_on(cx, Direction::Response)
+    go_on(cx, Direction::Response, false)
 }
 
 fn continue_stream(cx: &mut Cx<'_>, stream: u32) -> Answer {
     match stream {
-        0 => go_on(cx, Direction::Request),
-        1 => go_on(cx, Direction::Response),
-        // Connections, which an HTTP filter has none of: nothing is paused there.
-        2 | 3 => Ok(()),
+        0 => go_on(cx, Direction::Request, false),
+        1 => go_on(cx, Direction::Response, false),
+        2 => go_on(cx, Direction::Request, true),
+        // Unimplemented in Envoy, which the Rust SDK doesn't survive.
+        3 => go_on(cx, Direction::Response, true),
         _ => Err(Status::BadArgument.into()),
     }
 }
@@ -129,20 +135,25 @@ fn close_stream(cx: &mut Cx<'_>, stream: u32) -> Answer {
     let host = cx.host_mut();
     match stream {
         0 | 1 => {
-            if let Some(id) = host.stream_id() {
-                host.push(Effect::Reset { context: id });
+            if let Some(context) = stream_of_kind(host, false) {
+                host.push(Effect::Reset { context });
             }
             Ok(())
         }
-        2 | 3 => Ok(()),
+        2 | 3 => {
+            if let Some(context) = stream_of_kind(host, true) {
+                host.push(Effect::CloseConnection { context });
+            }
+            Ok(())
+        }
         _ => Err(Status::BadArgument.into()),
     }
 }
 
 pub(super) fn clear_route_cache(cx: &mut Cx<'_>) -> Answer {
     let host = cx.host_mut();
-    if let Some(id) = host.stream_id() {
-        host.push(Effect::ClearRouteCache { context: id });
+    if let Some(context) = stream_of_kind(host, false) {
+        host.push(Effect::ClearRouteCache { context });
     }
     Ok(())
 }
@@ -173,7 +184,9 @@ fn set_tick_period(cx: &mut Cx<'_>, period: u32) -> Answer {
 }
 
 fn get_status(cx: &mut Cx<'_>, code_out: u32, message_out: u32, message_len_out: u32) -> Answer {
-    let (code, message) = cx.host().call_status;
+    let host = cx.host();
+    let of_grpc = host.grpc_answer.as_ref().and_then(|answer| answer.status.clone());
+    let (code, message) = of_grpc.unwrap_or_else(|| (host.call_status.0, host.call_status.1.to_owned()));
     cx.write_u32(code_out, code)?;
     cx.give(message.as_bytes(), message_out, message_len_out)
 }

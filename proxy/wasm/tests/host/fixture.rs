@@ -49,6 +49,10 @@ const PRELUDE: &str = r#"
   (func $http_call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_grpc_call"
   (func $grpc_call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_grpc_stream"
+  (func $grpc_stream (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+(import "env" "proxy_grpc_cancel" (func $grpc_cancel (param i32) (result i32)))
+(import "env" "proxy_grpc_close" (func $grpc_close (param i32) (result i32)))
 (import "env" "proxy_grpc_send" (func $grpc_send (param i32 i32 i32 i32) (result i32)))
 (import "env" "proxy_get_status" (func $get_status (param i32 i32 i32) (result i32)))
 (import "env" "proxy_call_foreign_function" (func $foreign (param i32 i32 i32 i32 i32 i32) (result i32)))
@@ -120,6 +124,12 @@ pub(crate) fn on(callback: &str, body: &str) -> String {
         "request_trailers" | "response_trailers" => ("i32 i32", "#0"),
         "tick" | "log" | "delete" => ("i32", ""),
         "done" => ("i32", "#1"),
+        "grpc_receive_initial_metadata" | "grpc_receive" | "grpc_receive_trailing_metadata" | "grpc_close" => {
+            ("i32 i32 i32", "")
+        }
+        "queue_ready" => ("i32 i32", ""),
+        "new_connection" => ("i32", "#0"),
+        "downstream_connection_close" | "upstream_connection_close" => ("i32 i32", ""),
         "http_call_response" => ("i32 i32 i32 i32 i32", ""),
         _ => ("i32 i32 i32", "#0"),
     };
@@ -213,6 +223,16 @@ pub(crate) fn plugin() -> Arc<Plugin> {
     })
 }
 
+/// The same under another `vm_id`.
+pub(crate) fn of_vm_id(vm_id: &str) -> Arc<Plugin> {
+    Arc::new(Plugin { vm_id: vm_id.to_owned(), ..(*plugin()).clone() })
+}
+
+/// The same with other limits.
+pub(crate) fn with_limits(limits: outrigger_wasm::Limits) -> Arc<Plugin> {
+    Arc::new(Plugin { limits, ..(*plugin()).clone() })
+}
+
 /// A stream and its context in a VM.
 pub(crate) struct Stream {
     pub(crate) state: Rc<RefCell<StreamState>>,
@@ -232,7 +252,21 @@ pub(crate) fn stream(vm: &mut Vm) -> Stream {
     Stream { state, id }
 }
 
+/// A connection and its context in a VM.
+pub(crate) fn connection(vm: &mut Vm) -> Stream {
+    let mut state = StreamState::default();
+    state.info.downstream_remote = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 4321)));
+    let state = Rc::new(RefCell::new(state));
+    let id = vm.create_connection(state.clone()).unwrap_or_else(|trap| panic!("{trap}"));
+    Stream { state, id }
+}
+
 impl Stream {
+    /// Bytes of the client of a connection.
+    pub(crate) fn receive(&self, bytes: &'static str) {
+        self.state.borrow_mut().request_body.push(Bytes::from_static(bytes.as_bytes()));
+    }
+
     pub(crate) fn respond(&self, status: u16) {
         let mut head = ResponseHead::new(status);
         head.headers.append(HeaderName::SERVER, Bytes::from_static(b"origin"));
@@ -242,7 +276,7 @@ impl Stream {
     /// What the guest kept under a letter.
     pub(crate) fn kept(&self, letter: &str) -> Option<String> {
         let state = self.state.borrow();
-        state.info.filter_state.get(letter).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        state.info.filter_state.get(&format!("wasm.{letter}")).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
     /// A request header, all values joined by `|`.
@@ -261,9 +295,13 @@ pub(crate) fn effects(vm: &mut Vm) -> Vec<String> {
         Effect::Continue { direction, .. } => format!("continue {direction:?}"),
         Effect::LocalReply { reply, .. } => format!("reply {} {}", reply.status, reply.details),
         Effect::Reset { .. } => "reset".to_owned(),
+        Effect::CloseConnection { .. } => "close".to_owned(),
         Effect::ClearRouteCache { .. } => "route".to_owned(),
         Effect::BodyChanged { direction, .. } => format!("body {direction:?}"),
         Effect::HttpCall(call) => format!("call {} {}", call.cluster, call.token),
+        Effect::GrpcOpen(open) => format!("grpc {} {}", open.cluster, open.token),
+        Effect::GrpcSend { token, message, end } => format!("send {token} {message:?} {end}"),
+        Effect::GrpcCancel { token } => format!("cancel {token}"),
     };
     vm.take_effects().into_iter().map(short).collect()
 }

@@ -66,7 +66,10 @@ fn plugins_announce_an_abi_and_export_memory_and_allocator() {
 
 #[test]
 fn imports_that_no_host_has_are_refused_by_name() {
-    assert_eq!(message(&format!(r#"(import "env" "foo" (func)) {REST}"#)), "imports env.foo, which no host offers");
+    assert_eq!(
+        message(&format!(r#"(import "env" "proxy_foo" (func)) {REST}"#)),
+        "imports env.proxy_foo, which no host offers"
+    );
     assert_eq!(
         message(&format!(r#"(import "wasi_snapshot_preview1" "foo" (func)) {REST}"#)),
         "imports wasi_snapshot_preview1.foo, which no host offers"
@@ -81,22 +84,24 @@ fn imports_that_no_host_has_are_refused_by_name() {
 #[test]
 fn imports_that_are_declared_otherwise_answer_unimplemented() {
     let fixture = Fixture::new();
-    // AssemblyScript's gRPC call, an import of another host, and a result of another type.
+    // AssemblyScript's gRPC call, imports of another host and of somebody's own, and a result of another type.
     let wasm = raw(&format!(
         r#"(import "env" "proxy_grpc_call"
              (func $grpc (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
            (import "env" "proxy_redis_call" (func $redis (param i32 f64) (result i32)))
+           (import "env" "our_own" (func $own (param i64) (result i32)))
            (import "env" "proxy_done" (func $done (result i64)))
            (import "wasi_unstable" "fd_close" (func $close (param i64) (result i32)))
            {REST}
            (func (export "proxy_on_configure") (param i32 i32) (result i32)
              (if (i32.ne (call $grpc #0 #0 #0 #0 #0 #0 #0 #0 #0 #0) #12) (then (return #0)))
              (if (i32.ne (call $redis #0 (f64.const 1)) #12) (then (return #0)))
+             (if (i32.ne (call $own (i64.const 1)) #12) (then (return #0)))
              (if (i64.ne (call $done) (i64.const 0)) (then (return #0)))
              (i32.eq (call $close (i64.const 1)) #58))"#
     ));
     let module = load(&wasm).expect("loads");
-    assert_eq!(module.warnings().len(), 4, "{:?}", module.warnings());
+    assert_eq!(module.warnings().len(), 5, "{:?}", module.warnings());
     assert!(module.warnings()[0].starts_with("env.proxy_grpc_call is imported as (i32, i32"));
     fixture.start(&wasm, &plugin()).unwrap_or_else(|error| panic!("{error}"));
 }

@@ -5,10 +5,14 @@
 mod buffers;
 mod contexts;
 mod fixture;
+mod foreign;
+mod grpc;
 mod headers;
 mod lifecycle;
 mod limits;
 mod loading;
+mod network;
 mod properties;
+mod queues;
 mod root;
 mod wasi;

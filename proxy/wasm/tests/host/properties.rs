@@ -45,7 +45,7 @@ fn properties_are_found_by_path() {
     ] {
         assert_eq!(stream.kept(letter).as_deref(), Some(expected), "{letter}");
     }
-    assert_eq!(stream.state.borrow().info.filter_state.get("own.state"), Some(&Bytes::from_static(b"value")));
+    assert_eq!(stream.state.borrow().info.filter_state.get("wasm.own.state"), Some(&Bytes::from_static(b"value")));
 }
 
 #[test]

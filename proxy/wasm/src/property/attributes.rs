@@ -1,0 +1,485 @@
+//! The tree of properties that guests read: attributes of request, response, connection, upstream and node.
+//!
+//! Names are Envoy's (attributes.rst). Request attributes stay readable after the request's callbacks, which Envoy doesn't
+//! do; names that it has dropped for `xds.*` are served as well, old filters ask for them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, UNIX_EPOCH};
+
+use bytes::Bytes;
+use outrigger_http::{
+    CertificateInfo, HeaderName, Headers, Metadata, StreamInfo, StreamMetadata, StreamState, TimingPoint, TlsInfo,
+};
+
+use super::{Lookup, Property, messages};
+use crate::host::Host;
+use crate::maps::MapRef;
+
+/// The groups of attributes with their members: what an expression can name.
+pub(crate) const ROOTS: &[(&str, &[&str])] = &[
+    (
+        "request",
+        &[
+            "path",
+            "url_path",
+            "host",
+            "scheme",
+            "method",
+            "headers",
+            "referer",
+            "useragent",
+            "time",
+            "id",
+            "protocol",
+            "query",
+            "duration",
+            "size",
+            "total_size",
+            "headers_bytes",
+        ],
+    ),
+    (
+        "response",
+        &[
+            "code",
+            "code_details",
+            "flags",
+            "grpc_status",
+            "headers",
+            "trailers",
+            "size",
+            "total_size",
+            "headers_bytes",
+            "backend_latency",
+        ],
+    ),
+    ("source", &["address", "port"]),
+    ("destination", &["address", "port"]),
+    (
+        "connection",
+        &[
+            "id",
+            "mtls",
+            "requested_server_name",
+            "tls_version",
+            "subject_local_certificate",
+            "subject_peer_certificate",
+            "dns_san_local_certificate",
+            "dns_san_peer_certificate",
+            "uri_san_local_certificate",
+            "uri_san_peer_certificate",
+            "sha256_peer_certificate_digest",
+            "peer_certificate",
+            "transport_failure_reason",
+            "termination_details",
+        ],
+    ),
+    (
+        "upstream",
+        &[
+            "address",
+            "port",
+            "tls_version",
+            "subject_local_certificate",
+            "subject_peer_certificate",
+            "dns_san_local_certificate",
+            "dns_san_peer_certificate",
+            "uri_san_local_certificate",
+            "uri_san_peer_certificate",
+            "sha256_peer_certificate_digest",
+            "peer_certificate",
+            "local_address",
+            "transport_failure_reason",
+            "request_attempt_count",
+            "cx_pool_ready_duration",
+            "num_endpoints",
+        ],
+    ),
+    ("xds", &["cluster_name", "route_name", "virtual_host_name", "filter_chain_name", "listener_direction"]),
+];
+
+fn found(value: Option<Property>) -> Lookup {
+    value.map_or(Lookup::Absent, Lookup::Found)
+}
+
+fn text(text: &str) -> Option<Property> {
+    Some(Property::string(text))
+}
+
+fn int(value: u64) -> Option<Property> {
+    Some(Property::Int(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+fn nanoseconds(duration: Duration) -> Option<Property> {
+    Some(Property::Int(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)))
+}
+
+fn header(headers: &Headers, name: &HeaderName) -> Option<Property> {
+    headers.get(name).cloned().map(Property::Bytes)
+}
+
+const XDS_METADATA: [&str; 6] = [
+    "listener_metadata",
+    "virtual_host_metadata",
+    "route_metadata",
+    "cluster_metadata",
+    "upstream_host_metadata",
+    "upstream_host_locality_metadata",
+];
+
+/// The value of a path, as the effective context sees it.
+pub(crate) fn lookup(host: &Host, path: &[&str]) -> Lookup {
+    match path {
+        [] | [""] | ["request" | "response" | "connection" | "source" | "destination" | "upstream" | "xds"] => {
+            Lookup::NotAValue
+        }
+        ["plugin_name"] => found(text(&host.plugin.name)),
+        ["plugin_root_id"] => found(text(&host.plugin.root_id)),
+        ["plugin_vm_id"] => found(text(&host.plugin.vm_id)),
+        ["xds", "node", rest @ ..] | ["node", rest @ ..] => node(host, rest),
+        _ => {
+            let Some((_, stream)) = host.stream() else { return Lookup::Absent };
+            let Ok(state) = stream.state.try_borrow() else { return Lookup::Absent };
+            if stream.is_connection() && !of_connections(path) {
+                return Lookup::Absent;
+            }
+            of_stream(&state, path)
+        }
+    }
+}
+
+/// A connection is no request, but has begun, has a duration and sizes.
+fn of_connections(path: &[&str]) -> bool {
+    match path {
+        ["request", name] => matches!(*name, "time" | "duration" | "size" | "total_size"),
+        ["response", name] => matches!(*name, "flags" | "size" | "total_size" | "code_details"),
+        ["request" | "response", ..] => false,
+        _ => true,
+    }
+}
+
+fn node(host: &Host, path: &[&str]) -> Lookup {
+    let node = &host.services.node;
+    match path {
+        [] => found(Some(Property::Bytes(node.encoded.clone()))),
+        ["id"] => found(text(&node.id)),
+        ["cluster"] => found(text(&node.cluster)),
+        ["metadata", rest @ ..] => node.metadata.walk(rest),
+        ["locality", rest @ ..] => messages::locality(&node.locality, rest),
+        _ => Lookup::Absent,
+    }
+}
+
+fn of_stream(state: &StreamState, path: &[&str]) -> Lookup {
+    let info = &state.info;
+    match path {
+        ["request", "headers", rest @ ..] => fields(Some(MapRef::Request(&state.request)), rest),
+        ["response", "headers", rest @ ..] => fields(state.response.as_ref().map(MapRef::Response), rest),
+        ["request", "trailers", rest @ ..] => fields(state.request_trailers.as_ref().map(MapRef::Fields), rest),
+        ["response", "trailers", rest @ ..] => fields(state.response_trailers.as_ref().map(MapRef::Fields), rest),
+        ["request", name] => found(request(state, name)),
+        ["response", name] => found(response(state, name)),
+        ["source", name] => found(address(info.downstream_remote, name)),
+        ["destination", name] => found(address(info.downstream_local, name)),
+        ["connection", name] => found(connection(info, name)),
+        ["connection_id"] => found(Some(Property::Uint(info.connection_id))),
+        ["upstream", "locality", rest @ ..] => {
+            info.upstream_locality.as_ref().map_or(Lookup::Absent, |locality| messages::locality(locality, rest))
+        }
+        ["upstream", name] => found(upstream(info, name)),
+        ["metadata", rest @ ..] => messages::metadata(info.metadata.as_ref().map(|all| &all.dynamic), rest),
+        ["xds", name, rest @ ..] | [name, rest @ ..] if XDS_METADATA.contains(name) => xds_metadata(info, name, rest),
+        ["xds", name]
+        | [name @ ("cluster_name" | "route_name" | "virtual_host_name" | "filter_chain_name" | "listener_direction")] => {
+            found(xds(info, name))
+        }
+        ["filter_state", rest @ ..] => found(filter_state(info, &rest.join("."))),
+        // What the upstream's connection would carry: nothing puts anything there.
+        ["upstream_filter_state", ..] => Lookup::Absent,
+        path => found(filter_state(info, &format!("wasm.{}", path.join(".")))),
+    }
+}
+
+fn filter_state(info: &StreamInfo, key: &str) -> Option<Property> {
+    info.filter_state.get(key).cloned().map(Property::Bytes)
+}
+
+/// An object's metadata; the metadata of what has none is an empty message.
+fn xds_metadata(info: &StreamInfo, name: &str, path: &[&str]) -> Lookup {
+    let of = |pick: fn(&StreamMetadata) -> Option<&Metadata>| info.metadata.as_deref().and_then(pick);
+    let found = match name {
+        "listener_metadata" => of(|all| all.listener.as_deref()),
+        "virtual_host_metadata" => of(|all| all.virtual_host.as_deref()),
+        "route_metadata" => of(|all| all.route.as_deref()),
+        "cluster_metadata" => of(|all| all.cluster.as_deref()),
+        "upstream_host_metadata" => of(|all| all.upstream_host.as_deref()),
+        "upstream_host_locality_metadata" => of(|all| all.upstream_locality.as_deref()),
+        _ => return Lookup::Absent,
+    };
+    let exists = match name {
+        "listener_metadata" => true,
+        "virtual_host_metadata" => info.virtual_host_name.is_some(),
+        "route_metadata" => info.route_name.is_some(),
+        "cluster_metadata" => info.cluster_name.is_some(),
+        _ => info.upstream_remote.is_some(),
+    };
+    if exists || found.is_some() { messages::metadata(found, path) } else { Lookup::Absent }
+}
+
+fn request(state: &StreamState, name: &str) -> Option<Property> {
+    let (head, info) = (&state.request, &state.info);
+    match name {
+        "path" => Some(Property::Bytes(head.path.clone())),
+        "url_path" => Some(Property::Bytes(Bytes::copy_from_slice(head.path_only()))),
+        "query" => Some(Property::Bytes(Bytes::copy_from_slice(head.query().unwrap_or_default()))),
+        "host" => Some(Property::Bytes(head.authority.clone())),
+        "scheme" => text(head.scheme.as_str()),
+        "method" => Some(Property::Bytes(Bytes::copy_from_slice(head.method.as_bytes()))),
+        "protocol" => text(head.version.as_str()),
+        "referer" => header(&head.headers, &HeaderName::REFERER),
+        "useragent" => header(&head.headers, &HeaderName::USER_AGENT),
+        "id" => header(&head.headers, &HeaderName::X_REQUEST_ID),
+        "time" => nanoseconds(info.start_time.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        "duration" => nanoseconds(info.timings.get(TimingPoint::ResponseComplete)?),
+        "size" => int(content_length(&head.headers).unwrap_or(info.request_body_bytes)),
+        "total_size" => int(info.request_header_bytes.saturating_add(info.request_body_bytes)),
+        "headers_bytes" => int(info.request_header_bytes),
+        _ => None,
+    }
+}
+
+fn content_length(headers: &Headers) -> Option<u64> {
+    std::str::from_utf8(headers.get(&HeaderName::CONTENT_LENGTH)?).ok()?.parse().ok()
+}
+
+fn response(state: &StreamState, name: &str) -> Option<Property> {
+    let info = &state.info;
+    match name {
+        "code" => int(u64::from(state.response.as_ref()?.status)),
+        "code_details" => (!info.code_details.is_empty()).then(|| Property::string(&info.code_details)),
+        "flags" => int(u64::from(info.flags.bits())),
+        "size" => int(info.response_body_bytes),
+        "total_size" => int(info.response_header_bytes.saturating_add(info.response_body_bytes)),
+        "headers_bytes" => int(info.response_header_bytes),
+        "grpc_status" => grpc_status(state),
+        "backend_latency" => {
+            let sent = info.timings.get(TimingPoint::UpstreamRequestSent)?;
+            nanoseconds(info.timings.get(TimingPoint::UpstreamResponseComplete)?.saturating_sub(sent))
+        }
+        _ => None,
+    }
+}
+
+/// From the trailers or the head; else what gRPC makes of the HTTP status.
+fn grpc_status(state: &StreamState) -> Option<Property> {
+    let head = state.response.as_ref()?;
+    let trailers = state.response_trailers.as_ref();
+    let given = trailers.and_then(|trailers| trailers.get(&HeaderName::GRPC_STATUS));
+    if let Some(given) = given.or_else(|| head.headers.get(&HeaderName::GRPC_STATUS)) {
+        return int(std::str::from_utf8(given).ok()?.parse().ok()?);
+    }
+    int(match head.status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    })
+}
+
+fn address(address: Option<SocketAddr>, name: &str) -> Option<Property> {
+    match name {
+        "address" => text(&address?.to_string()),
+        "port" => int(u64::from(address?.port())),
+        _ => None,
+    }
+}
+
+fn connection(info: &StreamInfo, name: &str) -> Option<Property> {
+    let tls = info.downstream_tls.as_deref();
+    match name {
+        "id" => Some(Property::Uint(info.connection_id)),
+        "mtls" => Some(Property::Bool(tls.is_some_and(|tls| tls.peer.is_some()))),
+        "requested_server_name" => text(tls.map_or("", |tls| &tls.server_name)),
+        "transport_failure_reason" => not_empty(&info.downstream_transport_failure_reason),
+        "termination_details" => not_empty(&info.connection_termination_details),
+        name => of_tls(tls?, name),
+    }
+}
+
+/// What both sides tell of TLS.
+fn of_tls(tls: &TlsInfo, name: &str) -> Option<Property> {
+    let (local, peer) = (tls.local.as_deref(), tls.peer.as_deref());
+    let subject = |certificate: Option<&CertificateInfo>| text(&certificate?.subject);
+    let first = |sans: &[String]| text(sans.first()?);
+    match name {
+        "tls_version" => text(tls.version),
+        "subject_local_certificate" => subject(local),
+        "subject_peer_certificate" => subject(peer),
+        "dns_san_local_certificate" => first(&local?.dns_sans),
+        "dns_san_peer_certificate" => first(&peer?.dns_sans),
+        "uri_san_local_certificate" => first(&local?.uri_sans),
+        "uri_san_peer_certificate" => first(&peer?.uri_sans),
+        "sha256_peer_certificate_digest" => text(&peer?.sha256),
+        "peer_certificate" => text(&peer?.url_encoded_pem),
+        _ => None,
+    }
+}
+
+fn not_empty(value: &str) -> Option<Property> {
+    (!value.is_empty()).then(|| Property::string(value))
+}
+
+fn upstream(info: &StreamInfo, name: &str) -> Option<Property> {
+    match name {
+        "address" | "port" => address(info.upstream_remote, name),
+        "local_address" => text(&info.upstream_local?.to_string()),
+        "transport_failure_reason" => not_empty(&info.upstream_transport_failure_reason),
+        "request_attempt_count" => Some(Property::Uint(u64::from(info.upstream_attempts))),
+        "num_endpoints" => (info.upstream_endpoints > 0).then_some(Property::Uint(u64::from(info.upstream_endpoints))),
+        "cx_pool_ready_duration" => nanoseconds(info.timings.get(TimingPoint::UpstreamReady)?),
+        name => of_tls(info.upstream_tls.as_deref()?, name),
+    }
+}
+
+fn xds(info: &StreamInfo, name: &str) -> Option<Property> {
+    match name {
+        "cluster_name" => text(info.cluster_name.as_deref()?),
+        "route_name" => text(info.route_name.as_deref()?),
+        "virtual_host_name" => text(info.virtual_host_name.as_deref()?),
+        "filter_chain_name" => text(&info.filter_chain_name),
+        "listener_direction" => int(info.listener_direction as u64),
+        _ => None,
+    }
+}
+
+/// A header map, whole (repeated fields joined by commas) or one name of it.
+fn fields(map: Option<MapRef<'_>>, path: &[&str]) -> Lookup {
+    let Some(map) = map else { return Lookup::Absent };
+    let mut all: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    let mut collect = |key: &[u8], value: &[u8]| match all.get_mut(key) {
+        Some(joined) => {
+            joined.push(b',');
+            joined.extend_from_slice(value);
+        }
+        None => {
+            all.insert(key.to_vec(), value.to_vec());
+        }
+    };
+    match path {
+        [] => {
+            map.for_each(&mut collect);
+            let name = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
+            let all = all.into_iter().map(|(key, value)| (name(key), Property::Bytes(value.into())));
+            Lookup::Found(Property::Map(all.collect()))
+        }
+        [name] => {
+            let wanted = name.to_ascii_lowercase();
+            map.for_each(&mut |key, value| {
+                if key == wanted.as_bytes() {
+                    collect(key, value);
+                }
+            });
+            found(all.into_values().next().map(|value| Property::Bytes(value.into())))
+        }
+        _ => Lookup::Absent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn stream_attributes() {
+        let mut state = StreamState::default();
+        state.request.path = Bytes::from_static(b"/a?b=c");
+        state.request.authority = Bytes::from_static(b"example");
+        state.request.headers.append(HeaderName::COOKIE, Bytes::from_static(b"a"));
+        state.request.headers.append(HeaderName::COOKIE, Bytes::from_static(b"b"));
+        state.info.downstream_remote = Some(SocketAddr::from(([127, 0, 0, 1], 4321)));
+        state.info.filter_state.insert("wasm.own.key".to_owned(), Bytes::from_static(b"v"));
+        let check = |path: &str, expected: Option<&[u8]>| {
+            let path: Vec<&str> = path.split('/').collect();
+            let encoded = match of_stream(&state, &path) {
+                Lookup::Found(value) => value.encode(),
+                Lookup::Absent | Lookup::NotAValue => None,
+            };
+            assert_eq!(encoded.as_deref(), expected, "{path:?}");
+        };
+        check("request/path", Some(b"/a?b=c"));
+        check("request/url_path", Some(b"/a"));
+        check("request/query", Some(b"b=c"));
+        check("request/method", Some(b"GET"));
+        check("request/protocol", Some(b"HTTP/1.1"));
+        check("request/headers/cookie", Some(b"a,b"));
+        check("request/headers/:path", Some(b"/a?b=c"));
+        check("request/headers/missing", None);
+        check("request/nothing", None);
+        check("response/code", None);
+        check("response/headers", None);
+        check("response/flags", Some(&[0; 8]));
+        check("source/address", Some(b"127.0.0.1:4321"));
+        check("source/port", Some(&4321i64.to_le_bytes()));
+        check("destination/address", None);
+        check("xds/listener_direction", Some(&[0; 8]));
+        check("own/key", Some(b"v"));
+        check("filter_state/wasm.own/key", Some(b"v"));
+        check("cluster_name", None);
+        check("connection/mtls", Some(&[0]));
+        check("connection/tls_version", None);
+        check("metadata", Some(b""));
+        check("xds/route_metadata", None);
+        check("xds/listener_metadata", Some(b""));
+        check("upstream/locality", None);
+        check("upstream_filter_state/x", None);
+    }
+
+    #[test]
+    fn tls_and_metadata() {
+        let mut state = StreamState::default();
+        let peer = CertificateInfo {
+            subject: "CN=peer".to_owned(),
+            dns_sans: vec!["a".to_owned(), "b".to_owned()],
+            sha256: "00ff".to_owned(),
+            ..CertificateInfo::default()
+        };
+        let tls = TlsInfo {
+            version: "TLSv1.3",
+            server_name: Arc::from("sni"),
+            peer: Some(Arc::new(peer)),
+            ..TlsInfo::default()
+        };
+        state.info.downstream_tls = Some(Arc::new(tls.clone()));
+        state.info.upstream_tls = Some(Arc::new(tls));
+        state.info.upstream_locality = Some(Arc::new(["r".to_owned(), "z".to_owned(), String::new()]));
+        let route = Metadata { filter_metadata: [("ns".to_owned(), outrigger_http::MetadataValue::Bool(true))].into() };
+        state.info.metadata =
+            Some(Box::new(StreamMetadata { route: Some(Arc::new(route)), ..StreamMetadata::default() }));
+        let check = |path: &str, expected: Option<&[u8]>| {
+            let path: Vec<&str> = path.split('/').collect();
+            let encoded = match of_stream(&state, &path) {
+                Lookup::Found(value) => value.encode(),
+                Lookup::Absent | Lookup::NotAValue => None,
+            };
+            assert_eq!(encoded.as_deref(), expected, "{path:?}");
+        };
+        check("connection/mtls", Some(&[1]));
+        check("connection/requested_server_name", Some(b"sni"));
+        for side in ["connection", "upstream"] {
+            check(&format!("{side}/tls_version"), Some(b"TLSv1.3"));
+            check(&format!("{side}/subject_peer_certificate"), Some(b"CN=peer"));
+            check(&format!("{side}/dns_san_peer_certificate"), Some(b"a"));
+            check(&format!("{side}/uri_san_peer_certificate"), None);
+            check(&format!("{side}/subject_local_certificate"), None);
+            check(&format!("{side}/sha256_peer_certificate_digest"), Some(b"00ff"));
+        }
+        check("upstream/locality/zone", Some(b"z"));
+        check("xds/route_metadata/filter_metadata/ns", Some(&[1]));
+        check("route_metadata/filter_metadata/ns", Some(&[1]));
+    }
+}

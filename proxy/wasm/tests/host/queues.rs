@@ -1,0 +1,102 @@
+//! Shared queues: between VMs and `vm_id`s, with `proxy_on_queue_ready`.
+
+use std::task::{Context, Poll, Waker};
+
+use outrigger_stats::{Name, Value};
+use outrigger_wasm::Vm;
+
+use crate::fixture::{Fixture, guest, of_vm_id, on, plugin};
+
+/// Runs what a VM is told of its queues.
+fn deliver(vm: &mut Vm) -> usize {
+    let events = vm.queue_events();
+    let mut delivered = 0;
+    while let Poll::Ready((root, queue)) = events.poll(&mut Context::from_waker(Waker::noop())) {
+        vm.on_queue_ready(root, queue).expect("no trap");
+        delivered += 1;
+    }
+    delivered
+}
+
+#[test]
+fn queues_are_written_and_read() {
+    let fixture = Fixture::new();
+    let _vm = fixture.vm(&on(
+        "vm_start",
+        r#"(call $s %a (call $resolve_queue @"vm" @"q" #40))
+           (call $s %b (call $register_queue @"q" #40))
+           (call $s %c (call $dequeue (i32.load #40) #32 #36))
+           (call $s %d (call $enqueue (i32.load #40) @"message"))
+           (call $s %k (call $dequeue (i32.load #40) #-1 #36)) (call $s %l (call $dequeue (i32.load #40) #32 #-1))
+           (call $s %e (call $dequeue (i32.load #40) #32 #36)) (call $s %f (i32.load #36))
+           (call $s %g (call $enqueue #999 @"message"))
+           (call $s %h (call $dequeue #999 #32 #36))
+           (call $s %i (call $resolve_queue @"other" @"q" #40))
+           (call $s %j (call $resolve_queue @"vm" @"q" #40))
+           (call $s %m (call $register_queue #-1 #1 #40)) (call $s %n (call $register_queue @"q" #-1))
+           (call $s %o (call $enqueue (i32.load #40) #0 #0))
+           (call $s %p (call $dequeue (i32.load #40) #32 #36)) (call $s %q (i32.or (i32.load #32) (i32.load #36)))"#,
+    ));
+    // A bad pointer loses no message; an empty message is one, for which nothing is allocated.
+    assert_eq!(fixture.statuses(), "a1 b0 c7 d0 e0 f7 g1 h1 i1 j0 k6 l6 m6 n6 o0 p0 q0");
+}
+
+fn consumer() -> Vec<u8> {
+    guest(
+        &[
+            on("configure", r#"(call $s %a (call $register_queue @"jobs" #40))"#),
+            on(
+                "queue_ready",
+                r#"(call $s %b (call $dequeue (local.get 1) #32 #36)) (call $s %c (i32.load #36))
+               (call $s %d (i32.eq (local.get 1) (i32.load #40)))"#,
+            ),
+        ]
+        .concat(),
+    )
+}
+
+#[test]
+fn the_registrant_is_told_whoever_writes() {
+    let fixture = Fixture::new();
+    let mut reader = fixture.start(&consumer(), &of_vm_id("reader")).expect("starts");
+    let writer = guest(&on(
+        "configure",
+        r#"(call $s %e (call $resolve_queue @"reader" @"jobs" #40)) (call $s %f (call $enqueue (i32.load #40) @"job"))"#,
+    ));
+    let _writer = fixture.start(&writer, &of_vm_id("writer")).expect("starts");
+    assert_eq!(deliver(&mut reader), 1);
+    assert_eq!(fixture.statuses(), "a0 b0 c3 d1 e0 f0");
+    // A newer instance takes the queue over, with what waits in it.
+    let _another = fixture.start(&writer, &of_vm_id("writer")).expect("starts");
+    let mut newer = fixture.start(&consumer(), &of_vm_id("reader")).expect("starts");
+    assert_eq!(deliver(&mut newer), 1);
+    assert_eq!(deliver(&mut reader), 1, "it was told before; it finds the queue empty");
+    assert!(fixture.statuses().contains("b7"), "{}", fixture.statuses());
+}
+
+#[test]
+fn queues_go_with_the_last_vm_of_their_vm_id() {
+    let fixture = Fixture::new();
+    let reader = fixture.start(&consumer(), &of_vm_id("reader")).expect("starts");
+    drop(reader);
+    let resolve = guest(&on("configure", r#"(call $s %z (call $resolve_queue @"reader" @"jobs" #40))"#));
+    let _vm = fixture.start(&resolve, &plugin()).expect("starts");
+    assert_eq!(fixture.statuses(), "a0 z1");
+}
+
+#[test]
+fn a_queue_that_nobody_reads_stays_small_and_a_canary_touches_none() {
+    let fixture = Fixture::new();
+    let flood = guest(&on(
+        "configure",
+        r#"(local i32) (drop (call $register_queue @"q" #40)) (local.set 2 #30)
+           (loop (drop (call $enqueue (i32.load #40) #0 #100000))
+             (br_if 0 (local.tee 2 (i32.sub (local.get 2) #1))))"#,
+    ));
+    let _canary = fixture.canary(&flood, &plugin()).expect("starts");
+    let dropped = Name::new("wasm", "queue_messages_dropped").tag("wasm_plugin", "tested");
+    assert_eq!(fixture.value(&dropped), None);
+    let vm = fixture.start(&flood, &plugin()).expect("starts");
+    assert_eq!(fixture.value(&dropped), Some(Value::Counter(20)), "a mebibyte holds ten");
+    drop(vm);
+}
