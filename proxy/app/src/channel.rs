@@ -81,7 +81,7 @@ fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) 
     let assignment = entry.assignment.iter();
     let usable = assignment
         .flat_map(|assignment| assignment.endpoints())
-        .filter(|endpoint| endpoint.health != Health::Unhealthy);
+        .filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded));
     (usable.map(|endpoint| endpoint.address).collect(), entry.cluster.connect_timeout)
 }
 

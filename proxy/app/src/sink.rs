@@ -323,7 +323,8 @@ impl Endpoints for Sink {
 /// Where a cluster's healthy endpoints are; `None`: there is none, or none yet.
 fn addresses(snapshot: &Snapshot, cluster: &str) -> Option<Vec<SocketAddr>> {
     let assignment = snapshot.clusters.get(cluster)?.assignment.as_ref()?;
-    let usable = assignment.endpoints().filter(|endpoint| endpoint.health != Health::Unhealthy);
+    let usable =
+        assignment.endpoints().filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded));
     let addresses: Vec<SocketAddr> = usable.map(|endpoint| endpoint.address).collect();
     (!addresses.is_empty()).then_some(addresses)
 }

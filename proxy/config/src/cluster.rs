@@ -16,6 +16,8 @@ pub struct Cluster {
     /// 5 s unless set.
     pub connect_timeout: Duration,
     pub breakers: CircuitBreakers,
+    /// Those of the priority `HIGH`, where they are not Envoy's defaults.
+    pub breakers_high: Option<Box<CircuitBreakers>>,
     pub http: UpstreamHttpOptions,
     /// Reading from a peer stops at about this much; 1 MiB unless set.
     pub per_connection_buffer_limit_bytes: u32,
@@ -45,20 +47,59 @@ pub enum LbPolicy {
     Random,
 }
 
-/// `circuit_breakers.thresholds` of the default priority. Envoy counts for the whole process; these are shared by the
-/// workers too.
+/// `circuit_breakers.thresholds` of one priority. Envoy counts for the whole process; these are shared by the workers
+/// too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitBreakers {
     pub max_connections: u32,
     pub max_pending_requests: u32,
     pub max_requests: u32,
     pub max_retries: u32,
+    /// In place of `max_retries`.
+    pub retry_budget: Option<RetryBudget>,
+    /// Gauges of what remains are kept.
+    pub track_remaining: bool,
 }
 
 impl Default for CircuitBreakers {
     /// Envoy's defaults.
     fn default() -> CircuitBreakers {
-        CircuitBreakers { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
+        CircuitBreakers {
+            max_connections: 1024,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 3,
+            retry_budget: None,
+            track_remaining: false,
+        }
+    }
+}
+
+/// Retries in proportion to what is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// `budget_percent` in thousandths of a percent of the active requests: 20 % unless set.
+    pub percent_millis: u32,
+    /// 3 unless set.
+    pub min_retry_concurrency: u32,
+}
+
+/// `envoy.config.core.v3.RoutingPriority`: whose circuit breakers a request counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RoutingPriority {
+    #[default]
+    Default = 0,
+    High = 1,
+}
+
+impl Cluster {
+    /// The circuit breakers of a priority.
+    #[must_use]
+    pub fn breakers_of(&self, priority: RoutingPriority) -> CircuitBreakers {
+        match priority {
+            RoutingPriority::Default => self.breakers,
+            RoutingPriority::High => self.breakers_high.as_deref().copied().unwrap_or_default(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::Origin;
+use crate::{Metadata, Origin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Assignment {
@@ -33,6 +33,8 @@ pub struct Endpoint {
     /// At least 1.
     pub weight: u32,
     pub health: Health,
+    /// `LbEndpoint.metadata`.
+    pub metadata: Option<Arc<Metadata>>,
 }
 
 /// `health_status`.
@@ -41,12 +43,14 @@ pub enum Health {
     /// Unknown counts as healthy.
     Healthy,
     Degraded,
-    /// Unhealthy, draining or timed out.
+    /// Unhealthy or timed out.
     Unhealthy,
+    /// Takes no new requests; what it has goes on.
+    Draining,
 }
 
 impl Assignment {
-    /// All endpoints of the lowest priority number that has a healthy one.
+    /// All endpoints, priority by priority.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.localities.iter().flat_map(|locality| &locality.endpoints)
     }

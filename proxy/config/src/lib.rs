@@ -15,6 +15,7 @@ mod filter;
 mod format;
 mod listener;
 mod matcher;
+mod metadata;
 mod mutation;
 mod origin;
 mod refs;
@@ -28,7 +29,8 @@ mod testing;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
 pub use cluster::{
-    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, UpstreamHttpOptions,
+    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, RetryBudget, RoutingPriority,
+    UpstreamHttpOptions,
 };
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{
@@ -44,6 +46,7 @@ pub use matcher::{
     HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex, StringMatch,
     StringMatcher,
 };
+pub use metadata::{LB_NAMESPACE, Metadata, MetadataMatch, MetadataStruct, MetadataValue};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use origin::{Origin, Source};
 pub use resources::{Changes, Dependency, Resource, ResourceKind, ResourceSet, Update};

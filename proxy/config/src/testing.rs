@@ -27,6 +27,7 @@ fn cluster_with(name: &str, discovery: Discovery, version: u32) -> Cluster {
         lb: LbPolicy::RoundRobin,
         connect_timeout: Duration::from_secs(5),
         breakers: CircuitBreakers::default(),
+        breakers_high: None,
         http: UpstreamHttpOptions::default(),
         per_connection_buffer_limit_bytes: version,
         tcp_keepalive: None,

@@ -4,6 +4,7 @@ mod balancer;
 mod breakers;
 mod connect;
 mod endpoint;
+mod pick;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,6 +17,7 @@ pub(crate) use breakers::{BreakerSet, Breakers};
 pub(crate) use connect::{Checkout, Picked};
 pub(crate) use endpoint::EndpointHandle;
 pub use endpoint::{ClusterStatus, EndpointStatus};
+pub(crate) use pick::PickKey;
 
 use crate::stats::ClusterStats;
 use balancer::Balancer;
@@ -76,9 +78,16 @@ impl ClusterHandle {
     }
 
     /// An endpoint for a new request; `None`: none is healthy.
-    pub(crate) fn pick(&self) -> Option<Rc<EndpointHandle>> {
-        let index = self.balancer.borrow_mut().pick(&self.endpoints)?;
-        self.endpoints.get(index).cloned()
+    pub(crate) fn pick(&self, key: &PickKey<'_>) -> Option<Rc<EndpointHandle>> {
+        let mut picked = None;
+        for _ in 0..key.rounds() {
+            let index = self.balancer.borrow_mut().pick(&self.endpoints)?;
+            picked = self.endpoints.get(index);
+            if picked.is_none_or(|endpoint| !key.avoid.contains(&endpoint.endpoint.address)) {
+                break;
+            }
+        }
+        picked.cloned()
     }
 
     /// Closes connections that were idle for too long; called about once a second.

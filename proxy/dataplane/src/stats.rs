@@ -127,7 +127,7 @@ cells! {
             upstream_cx_idle_timeout upstream_cx_overflow upstream_cx_destroy upstream_cx_destroy_remote upstream_cx_destroy_remote_with_active_rq upstream_cx_none_healthy upstream_cx_protocol_error upstream_cx_rx_bytes_total upstream_cx_tx_bytes_total
 
             upstream_rq_total upstream_rq_completed upstream_rq_timeout upstream_rq_pending_overflow upstream_rq_pending_total
-            upstream_rq_rx_reset upstream_rq_tx_reset
+            upstream_rq_rx_reset upstream_rq_tx_reset upstream_rq_retry_overflow
             membership_change;
         gauges: upstream_cx_active upstream_rq_active ;
         histograms: upstream_cx_connect_ms upstream_rq_time;

@@ -9,6 +9,7 @@ use rand::Rng;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::cluster::PickKey;
 use crate::error::{ErrorKind, StreamError};
 use crate::listener::ListenerSlot;
 use crate::live::TcpChain;
@@ -68,7 +69,7 @@ async fn run(
     let mut attempts = 0;
     let (mut up, _guard, _endpoint) = loop {
         attempts += 1;
-        match cluster.connect_raw().await {
+        match cluster.connect_raw(&PickKey::default()).await {
             Ok(connected) => break connected,
             Err(error) if attempts >= proxy.max_connect_attempts.max(1) => return Err(error),
             Err(_) => {}

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use outrigger_config::{CircuitBreakers, ClusterEntry, Health, Snapshot, Source};
+use outrigger_config::{CircuitBreakers, Cluster, ClusterEntry, Health, RoutingPriority, Snapshot, Source};
 use outrigger_dataplane::{BoundListener, ClusterStatus, EndpointStatus, Workers};
 use serde_json::{Value, json};
 
@@ -53,11 +53,15 @@ fn address(address: SocketAddr) -> Value {
 }
 
 /// What the configuration says of a cluster: Envoy's defaults where it is gone meanwhile.
-fn configured(snapshot: &Snapshot, name: &str) -> (CircuitBreakers, bool, String) {
+fn configured(snapshot: &Snapshot, name: &str) -> ([CircuitBreakers; 2], bool, String) {
     match snapshot.clusters.get(name).map(|entry: &std::sync::Arc<ClusterEntry>| &entry.cluster) {
-        Some(cluster) => (cluster.breakers, cluster.origin.source != Source::Static, cluster.stat_name.to_string()),
-        None => (CircuitBreakers::default(), true, name.to_owned()),
+        Some(cluster) => (breakers(cluster), cluster.origin.source != Source::Static, cluster.stat_name.to_string()),
+        None => (Default::default(), true, name.to_owned()),
     }
+}
+
+fn breakers(cluster: &Cluster) -> [CircuitBreakers; 2] {
+    [RoutingPriority::Default, RoutingPriority::High].map(|priority| cluster.breakers_of(priority))
 }
 
 fn thresholds(breakers: &CircuitBreakers) -> [(&'static str, u32); 4] {
@@ -88,16 +92,16 @@ const fn health_flags(health: Health) -> &'static str {
         Health::Healthy => "healthy",
         Health::Degraded => "/degraded_eds_health",
         Health::Unhealthy => "/failed_eds_health",
+        Health::Draining => "/eds_status_draining",
     }
 }
 
 fn cluster_text(text: &mut String, status: &ClusterStatus, snapshot: &Snapshot) {
     let name = &status.name;
-    let (breakers, added_via_api, observability) = configured(snapshot, name);
-    let high = CircuitBreakers::default();
+    let ([default, high], added_via_api, observability) = configured(snapshot, name);
     // Writing to a String cannot fail.
     _ = writeln!(text, "{name}::observability_name::{observability}");
-    for (priority, breakers) in [("default_priority", breakers), ("high_priority", high)] {
+    for (priority, breakers) in [("default_priority", default), ("high_priority", high)] {
         for (what, value) in thresholds(&breakers) {
             _ = writeln!(text, "{name}::{priority}::{what}::{value}");
         }
@@ -128,15 +132,18 @@ fn cluster_text(text: &mut String, status: &ClusterStatus, snapshot: &Snapshot) 
 
 fn cluster_json(status: &ClusterStatus, snapshot: &Snapshot) -> Value {
     let (breakers, added_via_api, observability) = configured(snapshot, &status.name);
-    let mut threshold = json!({"priority": "DEFAULT"});
-    for (what, value) in thresholds(&breakers) {
-        threshold[what] = value.into();
-    }
+    let all = ["DEFAULT", "HIGH"].into_iter().zip(&breakers).map(|(priority, breakers)| {
+        let mut threshold = json!({ "priority": priority });
+        for (what, value) in thresholds(breakers) {
+            threshold[what] = value.into();
+        }
+        threshold
+    });
     json!({
         "name": *status.name,
         "observability_name": observability,
         "added_via_api": added_via_api,
-        "circuit_breakers": {"thresholds": [threshold]},
+        "circuit_breakers": {"thresholds": all.collect::<Vec<_>>()},
         "host_statuses": status.endpoints.iter().map(endpoint_json).collect::<Vec<_>>(),
     })
 }
@@ -160,6 +167,7 @@ fn endpoint_json(endpoint: &EndpointStatus) -> Value {
         Health::Healthy => json!({"eds_health_status": "HEALTHY"}),
         Health::Degraded => json!({"eds_health_status": "DEGRADED"}),
         Health::Unhealthy => json!({"eds_health_status": "UNHEALTHY"}),
+        Health::Draining => json!({"eds_health_status": "DRAINING"}),
     };
     let (region, zone, sub_zone) = &endpoint.locality;
     json!({

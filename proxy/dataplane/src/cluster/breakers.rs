@@ -1,16 +1,16 @@
-//! Circuit breakers: how much of a cluster the whole process may use at a time.
+//! Circuit breakers: how much of a cluster the whole process may use at a time, by routing priority.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use outrigger_config::{CircuitBreakers, Cluster};
+use outrigger_config::{CircuitBreakers, Cluster, RoutingPriority};
 
 /// The counts of one cluster, shared by the workers.
 #[derive(Debug)]
 pub(crate) struct Breakers {
-    max: CircuitBreakers,
-    counts: Arc<[AtomicU32; 3]>,
+    max: [CircuitBreakers; 2],
+    counts: Arc<Counts>,
 }
 
 /// What is counted.
@@ -19,43 +19,92 @@ pub(crate) enum Breaker {
     Connections = 0,
     Pending = 1,
     Requests = 2,
+    Retries = 3,
 }
+
+const KINDS: usize = 4;
+
+/// By priority and kind.
+type Counts = [AtomicU32; 2 * KINDS];
 
 /// One counted use; gives it back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    counts: Arc<[AtomicU32; 3]>,
-    breaker: Breaker,
+    counts: Arc<Counts>,
+    index: u8,
+}
+
+/// A retry under way, as the breaker or the budget counts it.
+#[derive(Debug)]
+pub(crate) struct RetryGuard(#[allow(dead_code, reason = "given back when it is dropped")] Permit);
+
+const fn index(priority: RoutingPriority, breaker: Breaker) -> usize {
+    priority as usize * KINDS + breaker as usize
 }
 
 impl Breakers {
     /// `None`: the maximum is reached.
-    pub(crate) fn acquire(&self, breaker: Breaker) -> Option<Permit> {
-        let max = match breaker {
-            Breaker::Connections => self.max.max_connections,
-            Breaker::Pending => self.max.max_pending_requests,
-            Breaker::Requests => self.max.max_requests,
-        };
-        let count = &self.counts[breaker as usize];
-        if count.fetch_add(1, Ordering::Relaxed) >= max {
-            count.fetch_sub(1, Ordering::Relaxed);
-            return None;
+    pub(crate) fn acquire(&self, priority: RoutingPriority, breaker: Breaker) -> Option<Permit> {
+        self.acquire_below(priority, breaker, self.max(priority, breaker))
+    }
+
+    /// The same whatever the maximum: the use that keeps others from waiting for ever.
+    #[allow(dead_code, reason = "for pools that would wait")]
+    pub(crate) fn force(&self, priority: RoutingPriority, breaker: Breaker) -> Permit {
+        self.add(priority, breaker).0
+    }
+
+    /// A retry within `max_retries`, or within the budget where there is one.
+    pub(crate) fn acquire_retry(&self, priority: RoutingPriority) -> Option<RetryGuard> {
+        self.acquire_below(priority, Breaker::Retries, self.retries_max(priority)).map(RetryGuard)
+    }
+
+    fn acquire_below(&self, priority: RoutingPriority, breaker: Breaker, max: u32) -> Option<Permit> {
+        let (permit, before) = self.add(priority, breaker);
+        (before < max).then_some(permit)
+    }
+
+    fn add(&self, priority: RoutingPriority, breaker: Breaker) -> (Permit, u32) {
+        let index = index(priority, breaker);
+        let before = self.counts[index].fetch_add(1, Ordering::Relaxed);
+        (Permit { counts: self.counts.clone(), index: index as u8 }, before)
+    }
+
+    fn retries_max(&self, priority: RoutingPriority) -> u32 {
+        let max = &self.max[priority as usize];
+        let Some(budget) = max.retry_budget else { return max.max_retries };
+        let active = self.count(priority, Breaker::Requests).saturating_add(self.count(priority, Breaker::Pending));
+        let share = u64::from(active) * u64::from(budget.percent_millis) / 100_000;
+        u32::try_from(share).unwrap_or(u32::MAX).max(budget.min_retry_concurrency)
+    }
+
+    #[allow(dead_code, reason = "for gauges")]
+    pub(crate) fn count(&self, priority: RoutingPriority, breaker: Breaker) -> u32 {
+        self.counts[index(priority, breaker)].load(Ordering::Relaxed)
+    }
+
+    /// The maximum as it is now: a budget's grows with what is active.
+    #[allow(dead_code, reason = "for gauges")]
+    pub(crate) fn max(&self, priority: RoutingPriority, breaker: Breaker) -> u32 {
+        let max = &self.max[priority as usize];
+        match breaker {
+            Breaker::Connections => max.max_connections,
+            Breaker::Pending => max.max_pending_requests,
+            Breaker::Requests => max.max_requests,
+            Breaker::Retries => self.retries_max(priority),
         }
-        Some(Permit { counts: self.counts.clone(), breaker })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.counts[self.breaker as usize].fetch_sub(1, Ordering::Relaxed);
+        self.counts[usize::from(self.index)].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// The breakers of all clusters that anybody uses.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BreakerSet(Arc<Mutex<HashMap<Arc<str>, Weak<Counts>>>>);
-
-type Counts = [AtomicU32; 3];
 
 impl BreakerSet {
     /// The counts outlive a change of the maxima.
@@ -64,12 +113,54 @@ impl BreakerSet {
         let counts = match set.get(&cluster.name).and_then(Weak::upgrade) {
             Some(counts) => counts,
             None => {
-                let counts = Arc::new([AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(0)]);
-                set.retain(|_, counts| counts.strong_count() > 0);
+                let counts = Arc::<Counts>::default();
+                // Now and then, so that many clusters cost each no more than a few steps.
+                if set.len() == set.capacity() {
+                    set.retain(|_, counts| counts.strong_count() > 0);
+                }
                 set.insert(cluster.name.clone(), Arc::downgrade(&counts));
                 counts
             }
         };
-        Arc::new(Breakers { max: cluster.breakers, counts })
+        let max = [RoutingPriority::Default, RoutingPriority::High].map(|priority| cluster.breakers_of(priority));
+        Arc::new(Breakers { max, counts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outrigger_config::RetryBudget;
+
+    use super::*;
+
+    fn breakers(default: CircuitBreakers) -> Breakers {
+        Breakers { max: [default, CircuitBreakers::default()], counts: Arc::default() }
+    }
+
+    #[test]
+    fn a_maximum_holds_by_priority_and_is_given_back() {
+        let breakers = breakers(CircuitBreakers { max_requests: 2, ..CircuitBreakers::default() });
+        let get = |priority| breakers.acquire(priority, Breaker::Requests);
+        let (first, _second) = (get(RoutingPriority::Default), get(RoutingPriority::Default));
+        assert!(first.is_some() && get(RoutingPriority::Default).is_none());
+        assert!(get(RoutingPriority::High).is_some(), "the other priority has its own");
+        drop(first);
+        assert!(get(RoutingPriority::Default).is_some());
+        assert_eq!(breakers.count(RoutingPriority::Default, Breaker::Requests), 1);
+    }
+
+    #[test]
+    fn a_budget_grows_with_what_is_active() {
+        let retry_budget = Some(RetryBudget { percent_millis: 20_000, min_retry_concurrency: 1 });
+        let breakers = breakers(CircuitBreakers { retry_budget, max_retries: 0, ..CircuitBreakers::default() });
+        let priority = RoutingPriority::Default;
+        let first = breakers.acquire_retry(priority);
+        assert!(first.is_some(), "the least that is always allowed");
+        assert!(breakers.acquire_retry(priority).is_none());
+        let active: Vec<Option<Permit>> = (0..10).map(|_| breakers.acquire(priority, Breaker::Requests)).collect();
+        let second = breakers.acquire_retry(priority);
+        assert!(second.is_some() && breakers.acquire_retry(priority).is_none(), "20 % of ten");
+        drop((first, second, active));
+        assert_eq!(breakers.count(priority, Breaker::Retries), 0);
     }
 }

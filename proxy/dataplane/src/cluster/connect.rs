@@ -5,13 +5,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use outrigger_config::{Protocol, UpstreamHttpOptions};
+use outrigger_config::{Protocol, RoutingPriority, UpstreamHttpOptions};
 use outrigger_http::{ResponseFlags, Version};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::ClusterHandle;
-use super::breakers::{Breaker, Permit};
+use super::PickKey;
+use super::breakers::{Breaker, Permit, RetryGuard};
 use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection, Pools};
 use crate::error::{ErrorKind, StreamError};
 use crate::transport::Transport;
@@ -57,13 +58,13 @@ impl std::fmt::Debug for Checkout {
 }
 
 impl ClusterHandle {
-    /// A stream for a request that came by `downstream`. `fresh`: not on a pooled connection.
-    pub(crate) fn checkout(self: &Rc<Self>, downstream: Version, fresh: bool) -> Checkout {
-        let Some(endpoint) = self.pick() else {
+    /// A stream for a request that came by `downstream`.
+    pub(crate) fn checkout(self: &Rc<Self>, key: &PickKey<'_>, downstream: Version) -> Checkout {
+        let Some(endpoint) = self.pick(key) else {
             self.stats.upstream_cx_none_healthy().inc();
             return Checkout::Failed(StreamError::upstream(ErrorKind::NoHealthyUpstream));
         };
-        let Some(permit) = self.breakers.acquire(Breaker::Requests) else {
+        let Some(permit) = self.breakers.acquire(key.priority, Breaker::Requests) else {
             self.stats.upstream_rq_pending_overflow().inc();
             return Checkout::Failed(StreamError::upstream(ErrorKind::Overflow));
         };
@@ -78,22 +79,33 @@ impl ClusterHandle {
             Protocol::Downstream => downstream == Version::Http2,
         };
         if http2 {
-            return self.checkout_h2(endpoint, request);
+            return self.checkout_h2(endpoint, request, key.priority);
         }
-        match if fresh { None } else { endpoint.take_idle() } {
+        let priority = key.priority;
+        match if key.fresh { None } else { endpoint.take_idle() } {
             Some((stream, guard)) => {
                 Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
             }
             None => {
                 let cluster = self.clone();
                 Checkout::Connecting(Box::pin(async move {
-                    let (transport, guard) = cluster.connect(&endpoint).await?;
+                    let (transport, guard) = cluster.connect(&endpoint, priority).await?;
                     cluster.stats.upstream_cx_http1_total().inc();
                     let stream = Box::new(h1::Stream::new(transport, cluster.cluster().http.http1.enable_trailers));
                     Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
                 }))
             }
         }
+    }
+
+    /// The right to send a request once more; `None`: the breaker's maximum or the budget is reached.
+    #[allow(dead_code, reason = "for retries")]
+    pub(crate) fn retry(&self, priority: RoutingPriority) -> Option<RetryGuard> {
+        let guard = self.breakers.acquire_retry(priority);
+        if guard.is_none() {
+            self.stats.upstream_rq_retry_overflow().inc();
+        }
+        guard
     }
 
     fn picked(
@@ -107,10 +119,15 @@ impl ClusterHandle {
         Picked { stream, cluster: self.clone(), endpoint, connection, _request: request, _shared: shared }
     }
 
-    fn checkout_h2(self: &Rc<Self>, endpoint: Rc<EndpointHandle>, request: RequestGuard) -> Checkout {
+    fn checkout_h2(
+        self: &Rc<Self>,
+        endpoint: Rc<EndpointHandle>,
+        request: RequestGuard,
+        priority: RoutingPriority,
+    ) -> Checkout {
         let cluster = self.clone();
         Checkout::Connecting(Box::pin(async move {
-            let (connection, reused) = cluster.shared_h2(&endpoint).await?;
+            let (connection, reused) = cluster.shared_h2(&endpoint, priority).await?;
             let count = StreamCount::new(&connection);
             let sender = connection.sender.clone().ready().await.map_err(|_| {
                 connection.closed.set(true);
@@ -126,6 +143,7 @@ impl ClusterHandle {
     async fn shared_h2(
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
+        priority: RoutingPriority,
     ) -> Result<(Rc<H2Connection>, bool), StreamError> {
         let pools = endpoint.pools().clone();
         loop {
@@ -134,7 +152,7 @@ impl ClusterHandle {
                 return Ok((connection, true));
             }
             if pools.connecting.get() {
-                let _pending = self.breakers.acquire(Breaker::Pending).ok_or_else(|| {
+                let _pending = self.breakers.acquire(priority, Breaker::Pending).ok_or_else(|| {
                     self.stats.upstream_rq_pending_overflow().inc();
                     StreamError::upstream(ErrorKind::Overflow)
                 })?;
@@ -142,7 +160,7 @@ impl ClusterHandle {
                 continue;
             }
             let _turn = Turn::take(&pools);
-            return Ok((self.connect_h2(endpoint).await?, false));
+            return Ok((self.connect_h2(endpoint, priority).await?, false));
         }
     }
 
@@ -150,14 +168,15 @@ impl ClusterHandle {
     async fn connect(
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
+        priority: RoutingPriority,
     ) -> Result<(Transport, ConnectionGuard), StreamError> {
         let stats = &self.stats;
         let overflow = || {
             stats.upstream_rq_pending_overflow().inc();
             StreamError::upstream(ErrorKind::Overflow)
         };
-        let _pending = self.breakers.acquire(Breaker::Pending).ok_or_else(overflow)?;
-        let permit = self.breakers.acquire(Breaker::Connections).ok_or_else(|| {
+        let _pending = self.breakers.acquire(priority, Breaker::Pending).ok_or_else(overflow)?;
+        let permit = self.breakers.acquire(priority, Breaker::Connections).ok_or_else(|| {
             stats.upstream_cx_overflow().inc();
             overflow()
         })?;
@@ -198,17 +217,22 @@ impl ClusterHandle {
     /// A raw connection for `tcp_proxy`.
     pub(crate) async fn connect_raw(
         self: &Rc<Self>,
+        key: &PickKey<'_>,
     ) -> Result<(Transport, ConnectionGuard, Rc<EndpointHandle>), StreamError> {
-        let endpoint = self.pick().ok_or_else(|| {
+        let endpoint = self.pick(key).ok_or_else(|| {
             self.stats.upstream_cx_none_healthy().inc();
             StreamError::upstream(ErrorKind::NoHealthyUpstream)
         })?;
-        let (transport, guard) = self.connect(&endpoint).await?;
+        let (transport, guard) = self.connect(&endpoint, key.priority).await?;
         Ok((transport, guard, endpoint))
     }
 
-    async fn connect_h2(self: &Rc<Self>, endpoint: &Rc<EndpointHandle>) -> Result<Rc<H2Connection>, StreamError> {
-        let (transport, guard) = self.connect(endpoint).await?;
+    async fn connect_h2(
+        self: &Rc<Self>,
+        endpoint: &Rc<EndpointHandle>,
+        priority: RoutingPriority,
+    ) -> Result<Rc<H2Connection>, StreamError> {
+        let (transport, guard) = self.connect(endpoint, priority).await?;
         self.stats.upstream_cx_http2_total().inc();
         let addresses = (transport.remote, transport.local);
         let options = self.cluster().http.http2;

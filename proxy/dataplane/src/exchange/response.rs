@@ -7,6 +7,7 @@ use outrigger_http::{HeaderName, Method, ResponseFlags, ResponseHead, TimingPoin
 
 use super::request::QUEUE_BYTES_MAX;
 use super::{Exchange, Origin, Sent};
+use crate::cluster::PickKey;
 use crate::error::{ErrorKind, LocalReply, StreamError};
 use crate::filter::Way;
 use crate::http1::BodyEvent;
@@ -65,7 +66,8 @@ impl Exchange<'_> {
             self.retried = true;
             let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Done) else { return Ok(()) };
             let version = self.stream.borrow().request.version;
-            self.origin = Origin::Connecting(picked.cluster.checkout(version, true));
+            self.origin =
+                Origin::Connecting(picked.cluster.checkout(&PickKey { fresh: true, ..PickKey::default() }, version));
             return Ok(());
         }
         if let Origin::Connected(picked) = &self.origin {

@@ -12,7 +12,7 @@ use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags, Scheme, St
 use rand::Rng;
 
 use super::{Exchange, Origin};
-use crate::cluster::{Checkout, ClusterHandle};
+use crate::cluster::{Checkout, ClusterHandle, PickKey};
 use crate::error::{ErrorKind, LocalReply, StreamError};
 
 impl Exchange<'_> {
@@ -115,7 +115,7 @@ impl Exchange<'_> {
         self.request_headers_by_route();
         self.rewrite(route, forward);
         let version = self.stream.borrow().request.version;
-        self.origin = Origin::Connecting(cluster.checkout(version, false));
+        self.origin = Origin::Connecting(cluster.checkout(&PickKey::default(), version));
         if let Origin::Connecting(Checkout::Failed(error)) = &self.origin {
             let error = *error;
             self.origin = Origin::Done;

@@ -9,7 +9,7 @@ use outrigger_http::{HeaderName, Headers, ResponseFlags, ResponseHead, Version};
 use outrigger_wasm::{CallFailure, CallResponse, HttpCall};
 use tokio::time::Instant;
 
-use crate::cluster::{Checkout, ClusterHandle, Picked};
+use crate::cluster::{Checkout, ClusterHandle, PickKey, Picked};
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::BodyEvent;
 use crate::upstream::{Upstream, UpstreamHead};
@@ -71,7 +71,7 @@ struct Answer {
 
 /// A stream to an endpoint of a cluster.
 async fn checkout(cluster: &Rc<ClusterHandle>, version: Version) -> Result<Box<Picked>, StreamError> {
-    match cluster.checkout(version, false) {
+    match cluster.checkout(&PickKey::default(), version) {
         Checkout::Ready(picked) => Ok(picked),
         Checkout::Connecting(connecting) => connecting.await,
         Checkout::Failed(error) => Err(error),

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::{
-    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, Resource, UpstreamHttpOptions,
+    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, Resource, RetryBudget,
+    UpstreamHttpOptions,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
@@ -14,7 +15,7 @@ use pb::envoy::extensions::upstreams::http::v3 as upstream;
 use pb::google::protobuf::Any;
 
 use super::access_log::message;
-use super::common::{config_source, duration, name, number, origin, timeout_or, variant};
+use super::common::{config_source, duration, name, number, origin, percent_millis, timeout_or, variant};
 use super::{Rejection, XdsResource, endpoint};
 use crate::Diagnostics;
 
@@ -39,7 +40,7 @@ impl XdsResource for Cluster {
         }
         let discovery = discovery(&proto, &name, d);
         let lb = lb_policy(&proto, d);
-        let breakers = breakers(proto.circuit_breakers.as_ref(), d);
+        let [breakers, high] = breakers(proto.circuit_breakers.as_ref(), d);
         let http = http_options(&proto, d);
         raw_transport(proto.transport_socket.as_ref(), d);
         let buffer = number(
@@ -57,7 +58,8 @@ impl XdsResource for Cluster {
             discovery: discovery.ok_or(Rejection)?,
             lb: lb.ok_or(Rejection)?,
             connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
-            breakers,
+            breakers: breakers.unwrap_or_default(),
+            breakers_high: high.map(Box::new),
             http: http.ok_or(Rejection)?,
             per_connection_buffer_limit_bytes: buffer,
             tcp_keepalive: keepalive(proto.upstream_connection_options.as_ref()),
@@ -179,32 +181,42 @@ fn least_request(config: &Any, d: &mut Diagnostics) -> Option<LbPolicy> {
     })
 }
 
-fn breakers(proto: Option<&cluster::CircuitBreakers>, d: &mut Diagnostics) -> CircuitBreakers {
-    let mut breakers = CircuitBreakers::default();
-    let Some(proto) = proto else { return breakers };
-    let mut seen = false;
-    for (index, thresholds) in proto.thresholds.iter().enumerate() {
+/// The thresholds of the priorities DEFAULT and HIGH.
+fn breakers(proto: Option<&cluster::CircuitBreakers>, d: &mut Diagnostics) -> [Option<CircuitBreakers>; 2] {
+    let mut found = [None, None];
+    for (index, thresholds) in proto.map(|proto| proto.thresholds.iter()).into_iter().flatten().enumerate() {
         d.at("circuit_breakers", |d| {
             d.at_index("thresholds", index, |d| {
-                if thresholds.priority != core::RoutingPriority::Default as i32 {
-                    d.warn("are of a priority that no request has");
+                let Some(priority) = variant::<core::RoutingPriority>(thresholds.priority, "priority", d) else {
                     return;
-                }
-                if std::mem::replace(&mut seen, true) {
-                    d.error("the priority DEFAULT has thresholds already");
-                }
-                let value =
-                    |value: Option<pb::google::protobuf::UInt32Value>, default| value.map_or(default, |v| v.value);
-                breakers = CircuitBreakers {
-                    max_connections: value(thresholds.max_connections, breakers.max_connections),
-                    max_pending_requests: value(thresholds.max_pending_requests, breakers.max_pending_requests),
-                    max_requests: value(thresholds.max_requests, breakers.max_requests),
-                    max_retries: value(thresholds.max_retries, breakers.max_retries),
                 };
+                let slot = &mut found[usize::from(priority == core::RoutingPriority::High)];
+                if slot.is_some() {
+                    d.error(format!("the priority {} has thresholds already", priority.as_str_name()));
+                }
+                *slot = Some(breakers_of(thresholds, d));
             });
         });
     }
-    breakers
+    found
+}
+
+fn breakers_of(proto: &cluster::circuit_breakers::Thresholds, d: &mut Diagnostics) -> CircuitBreakers {
+    let default = CircuitBreakers::default();
+    let value = |value: Option<pb::google::protobuf::UInt32Value>, default| value.map_or(default, |v| v.value);
+    CircuitBreakers {
+        max_connections: value(proto.max_connections, default.max_connections),
+        max_pending_requests: value(proto.max_pending_requests, default.max_pending_requests),
+        max_requests: value(proto.max_requests, default.max_requests),
+        max_retries: value(proto.max_retries, default.max_retries),
+        retry_budget: proto.retry_budget.as_ref().map(|budget| {
+            d.at("retry_budget", |d| RetryBudget {
+                percent_millis: percent_millis(budget.budget_percent.as_ref(), 20.0, "budget_percent", d),
+                min_retry_concurrency: value(budget.min_retry_concurrency, 3),
+            })
+        }),
+        track_remaining: proto.track_remaining,
+    }
 }
 
 /// `typed_extension_protocol_options`, or the older fields of the cluster.

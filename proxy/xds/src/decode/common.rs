@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_config::{Origin, Source};
+use outrigger_config::{Metadata, MetadataStruct, MetadataValue, Origin, Source};
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::google::protobuf;
@@ -62,6 +62,23 @@ pub(crate) fn number(
         return default;
     }
     value
+}
+
+/// A percentage in thousandths of a percent.
+pub(crate) fn percent_millis(
+    value: Option<&pb::envoy::r#type::v3::Percent>,
+    default: f64,
+    field: &'static str,
+    diagnostics: &mut Diagnostics,
+) -> u32 {
+    let value = value.map_or(default, |value| value.value);
+    if !(0.0..=100.0).contains(&value) {
+        diagnostics.at(field, |d| d.error(format!("{value} is not between 0 and 100")));
+        return 0;
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 100,000")]
+    let millis = (value * 1000.0).round() as u32;
+    millis
 }
 
 pub(crate) fn flag(value: Option<protobuf::BoolValue>, default: bool) -> bool {
@@ -213,6 +230,30 @@ pub(crate) fn object(metadata: Option<&core::Metadata>) -> Arc<str> {
     let place = join(text("file"), ":", text("line"));
     let place = if place.is_empty() { place } else { format!("({place})") };
     Arc::from(join(join(text("kind"), " ", name), " ", place))
+}
+
+/// `filter_metadata`; `None` where there is none.
+pub(crate) fn metadata(proto: Option<&core::Metadata>) -> Option<Arc<Metadata>> {
+    let proto = proto.filter(|proto| !proto.filter_metadata.is_empty())?;
+    let namespaces =
+        proto.filter_metadata.iter().map(|(name, fields)| (Arc::from(name.as_str()), metadata_struct(fields)));
+    Some(Arc::new(Metadata::new(namespaces.collect())))
+}
+
+pub(crate) fn metadata_struct(proto: &protobuf::Struct) -> MetadataStruct {
+    proto.fields.iter().map(|(key, value)| (Arc::from(key.as_str()), metadata_value(value))).collect()
+}
+
+pub(crate) fn metadata_value(proto: &protobuf::Value) -> MetadataValue {
+    use protobuf::value::Kind;
+    match &proto.kind {
+        None | Some(Kind::NullValue(_)) => MetadataValue::Null,
+        Some(Kind::BoolValue(value)) => MetadataValue::Bool(*value),
+        Some(Kind::NumberValue(value)) => MetadataValue::number(*value),
+        Some(Kind::StringValue(value)) => MetadataValue::String(Arc::from(value.as_str())),
+        Some(Kind::ListValue(list)) => MetadataValue::List(list.values.iter().map(metadata_value).collect()),
+        Some(Kind::StructValue(fields)) => MetadataValue::Struct(metadata_struct(fields)),
+    }
 }
 
 /// The bytes of a data source, read now, at most `max` of them.

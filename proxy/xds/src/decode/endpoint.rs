@@ -7,7 +7,7 @@ use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::endpoint::v3 as endpoint;
 
-use super::common::{name, number, origin, socket_address, variant};
+use super::common::{metadata, name, number, origin, socket_address, variant};
 use super::{Rejection, XdsResource};
 use crate::Diagnostics;
 
@@ -88,11 +88,13 @@ fn lb_endpoint(proto: &endpoint::LbEndpoint, diagnostics: &mut Diagnostics) -> O
     let health = match variant::<Status>(proto.health_status, "health_status", diagnostics)? {
         Status::Unknown | Status::Healthy => Health::Healthy,
         Status::Degraded => Health::Degraded,
-        Status::Unhealthy | Status::Draining | Status::Timeout => Health::Unhealthy,
+        Status::Unhealthy | Status::Timeout => Health::Unhealthy,
+        Status::Draining => Health::Draining,
     };
     let (address, _) = address?;
     if address.port() == 0 {
         diagnostics.at("endpoint", |d| d.at("address", |d| d.error("port 0 cannot be connected to")));
     }
-    Some(Endpoint { address, hostname: Arc::from(host.hostname.as_str()), weight, health })
+    let metadata = metadata(proto.metadata.as_ref());
+    Some(Endpoint { address, hostname: Arc::from(host.hostname.as_str()), weight, health, metadata })
 }

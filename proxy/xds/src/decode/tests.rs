@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrigger_config::{
     AccessLogFormat, AccessLogSink, Assignment, Cluster, CodeSource, CodecType, Discovery, ExtensionConfig,
-    FailurePolicy, Health, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener, NetworkFilter, Protocol,
-    Resource, ResourceKind, RouteSource, Source,
+    FailurePolicy, Health, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener, MetadataValue, NetworkFilter,
+    Protocol, Resource, ResourceKind, RetryBudget, RouteSource, RoutingPriority, Source,
 };
 
 use crate::testing::{cluster_yaml, decode_yaml};
@@ -79,13 +79,17 @@ fn clusters() {
     let found = cluster(
         "{name: a, alt_stat_name: s, type: EDS, connect_timeout: 0.25s, lb_policy: LEAST_REQUEST, \
          least_request_lb_config: {choice_count: 3}, eds_cluster_config: {service_name: x, eds_config: {ads: {}, \
-         initial_fetch_timeout: 3s}}, circuit_breakers: {thresholds: [{max_connections: 5}, {priority: HIGH}]}, \
+         initial_fetch_timeout: 3s}}, circuit_breakers: {thresholds: [{max_connections: 5}, {priority: HIGH, \
+         max_requests: 7, retry_budget: {budget_percent: {value: 12.5}}}]}, \
          upstream_connection_options: {tcp_keepalive: {keepalive_time: 9}}, metadata: {filter_metadata: \
          {outrigger.dev: {kind: HTTPRoute, namespace: shop, name: api, file: a.yaml, line: 12}}}}",
     );
     assert_eq!((&*found.stat_name, found.connect_timeout), ("s", Duration::from_millis(250)));
     assert_eq!(found.lb, LbPolicy::LeastRequest { choices: 3 });
     assert_eq!((found.breakers.max_connections, found.breakers.max_retries), (5, 3));
+    let high = found.breakers_of(RoutingPriority::High);
+    assert_eq!((high.max_connections, high.max_requests), (1024, 7));
+    assert_eq!(high.retry_budget, Some(RetryBudget { percent_millis: 12_500, min_retry_concurrency: 3 }));
     assert_eq!(found.tcp_keepalive, Some((9, 75, 9)));
     assert_eq!(&*found.origin.object, "HTTPRoute shop/api (a.yaml:12)");
     let Discovery::Eds { service, initial_fetch_timeout, from } = &found.discovery else { panic!() };
@@ -178,7 +182,7 @@ fn assignments() {
         "{cluster_name: a, policy: {overprovisioning_factor: 200}, endpoints: [\
          {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 80}}}}]},\
          {locality: {zone: z}, load_balancing_weight: 3, lb_endpoints: [\
-         {health_status: DRAINING, load_balancing_weight: 7, endpoint: {hostname: h, address: {socket_address: \
+         {health_status: DRAINING, load_balancing_weight: 7, metadata: {filter_metadata: {envoy.lb: {v: 2, c: true}}}, endpoint: {hostname: h, address: {socket_address: \
          {address: 'fd00::1', port_value: 80}}}}]}]}",
     );
     assert_eq!(found.overprovisioning_percent, 200);
@@ -186,7 +190,10 @@ fn assignments() {
     assert_eq!((first.priority, &*first.zone, first.weight), (0, "z", Some(3)));
     assert_eq!((second.priority, second.endpoints.len()), (1, 1));
     let endpoint = &first.endpoints[0];
-    assert_eq!((endpoint.health, endpoint.weight, &*endpoint.hostname), (Health::Unhealthy, 7, "h"));
+    assert_eq!((endpoint.health, endpoint.weight, &*endpoint.hostname), (Health::Draining, 7, "h"));
+    let metadata = endpoint.metadata.as_ref().unwrap();
+    assert_eq!(metadata.get("envoy.lb", "v"), Some(&MetadataValue::number(2.0)));
+    assert_eq!(metadata.get("envoy.lb", "c"), Some(&MetadataValue::Bool(true)));
     assert_eq!(endpoint.address, "[fd00::1]:80".parse::<SocketAddr>().unwrap());
     assert_eq!(bad(ResourceKind::Endpoints, "{endpoints: [{priority: 200}]}").lines().count(), 2);
 }

@@ -1,0 +1,33 @@
+//! What a request asks of the balancer.
+
+use std::net::SocketAddr;
+
+use outrigger_config::{MetadataMatch, RoutingPriority};
+
+/// How an endpoint is to be chosen. The default: any, for a request of the default priority.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(dead_code, reason = "retries and hash policies fill it in")]
+pub(crate) struct PickKey<'a> {
+    /// What the route's hash policies make of the request; `None`: a random one. Ring hash and Maglev choose by it.
+    pub(crate) hash: Option<u64>,
+    /// `metadata_match`: the subset.
+    pub(crate) metadata: Option<&'a MetadataMatch>,
+    /// Endpoints that were tried already (`previous_hosts`): another one is taken, where one turns up within
+    /// `attempts_max` further picks.
+    pub(crate) avoid: &'a [SocketAddr],
+    /// `host_selection_retry_max_attempts`; 0 counts as Envoy's default of 1 where there is something to avoid.
+    pub(crate) attempts_max: u32,
+    /// Priorities that were tried already (`previous_priorities`): load goes to the others, while one of them can serve.
+    pub(crate) avoid_priorities: &'a [u32],
+    /// Whose circuit breakers the request counts for.
+    pub(crate) priority: RoutingPriority,
+    /// Not on a pooled connection.
+    pub(crate) fresh: bool,
+}
+
+impl PickKey<'_> {
+    /// How many picks there are at most.
+    pub(super) fn rounds(&self) -> u32 {
+        if self.avoid.is_empty() { 1 } else { self.attempts_max.clamp(1, 64) + 1 }
+    }
+}
