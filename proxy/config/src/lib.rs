@@ -9,9 +9,11 @@
 //! Every part is `Eq`, so that a balancer, a pool or a VM survives an update that didn't change its part.
 
 mod access_log;
+mod cidr;
 mod cluster;
 mod endpoint;
 mod filter;
+mod filter_chain;
 mod format;
 mod listener;
 mod matcher;
@@ -28,6 +30,7 @@ mod snapshot;
 mod testing;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
+pub use cidr::Cidr;
 pub use cluster::{
     CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, RetryBudget, RoutingPriority,
     UpstreamHttpOptions,
@@ -37,10 +40,13 @@ pub use filter::{
     CodeSource, ExtensionConfig, FailurePolicy, FilterOverride, HttpFilter, HttpFilterKind, Limits, ModuleCode,
     WasmPlugin,
 };
+pub use filter_chain::{
+    ConnectionFacts, DownstreamTransport, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
+};
 pub use format::{Format, FormatError, FormatValue, set_hostname};
 pub use listener::{
-    CodecType, EscapedSlashes, FilterChain, HttpConnectionManager, HttpLimits, Listener, NetworkFilter,
-    PathNormalization, RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
+    CodecType, EscapedSlashes, HttpConnectionManager, HttpLimits, Listener, NetworkFilter, PathNormalization,
+    RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
 };
 pub use matcher::{
     HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex, StringMatch,

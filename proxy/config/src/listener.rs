@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use outrigger_http::Direction;
 
-use crate::{AccessLog, Http1Options, Http2Options, HttpFilter, Origin, RouteConfig, Source};
+use crate::{
+    AccessLog, FilterChain, FilterChainTable, Http1Options, Http2Options, HttpFilter, Origin, RouteConfig, Source,
+};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -19,18 +21,14 @@ pub struct Listener {
     /// `ipv4_compat` of an IPv6 address.
     pub ipv4_compat: bool,
     pub direction: Direction,
-    /// One chain for now, which takes every connection; the last of [`Listener::chains`] may be the default chain.
+    /// In order; the default chain, where there is one, is the last.
     pub chains: Vec<FilterChain>,
+    /// Finds a connection's chain among [`Listener::chains`].
+    pub table: FilterChainTable,
     pub per_connection_buffer_limit_bytes: u32,
     /// `tcp_backlog_size`: 1024 unless set.
     pub backlog: u32,
     pub access_logs: Vec<AccessLog>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub struct FilterChain {
-    pub name: Arc<str>,
-    pub filter: NetworkFilter,
 }
 
 /// The terminal network filter of a chain.

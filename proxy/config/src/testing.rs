@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use crate::{
     Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, ExtensionConfig,
-    FailurePolicy, FilterChain, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager, HttpFilter,
-    HttpFilterKind, HttpLimits, LbPolicy, Limits, Listener, ModuleCode, NetworkFilter, Origin, PathMatcher,
+    FailurePolicy, FilterChain, FilterChainTable, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager,
+    HttpFilter, HttpFilterKind, HttpLimits, LbPolicy, Limits, Listener, ModuleCode, NetworkFilter, Origin, PathMatcher,
     PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward, RouteSource, RouteTable, Source,
     UpstreamHttpOptions, VirtualHost, WasmPlugin,
 };
@@ -170,6 +170,7 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         path: PathNormalization::default(),
         upgrades: Vec::new(),
     };
+    let chains = vec![FilterChain::new(NetworkFilter::Http(Arc::new(manager)))];
     Resource::Listener(Arc::new(Listener {
         name: name.into(),
         stat_prefix: name.into(),
@@ -177,7 +178,8 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         address: "127.0.0.1:0".parse().unwrap(),
         ipv4_compat: false,
         direction: outrigger_http::Direction::Unspecified,
-        chains: vec![FilterChain { name: "".into(), filter: NetworkFilter::Http(Arc::new(manager)) }],
+        table: FilterChainTable::new(&chains, None).unwrap(),
+        chains,
         per_connection_buffer_limit_bytes: 1 << 20,
         backlog: version,
         access_logs: Vec::new(),

@@ -1,4 +1,6 @@
-//! A worker's listeners: accepting, and what their connections do in the newest generation.
+//! A worker's listeners: accepting, and finding the filter chain of a connection.
+
+mod chain;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -7,57 +9,69 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use outrigger_config::Listener;
-use outrigger_http::Direction;
-use outrigger_stats::Registry;
+use outrigger_config::{ConnectionFacts, DownstreamTransport, Listener};
+use outrigger_http::{ConnectionInfo, Direction};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::live::LiveChain;
+pub(crate) use chain::ChainSlot;
+
+use crate::live::{LiveChain, LiveConfig};
 use crate::serve;
 use crate::stats::{ActiveGuard, ListenerStats};
 use crate::tcp;
+use crate::transport::Transport;
 use crate::worker::WorkerCx;
 
-/// A listener as its connections see it: the chain changes under them with each generation.
+/// `transport_protocol` of a connection that no inspector said anything of.
+const RAW_BUFFER: &str = "raw_buffer";
+
+/// A connection that has found its filter chain.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) chain: Rc<ChainSlot>,
+    /// What inspectors have read is in its input.
+    pub(crate) transport: Transport,
+    pub(crate) info: Option<Arc<ConnectionInfo>>,
+}
+
+/// A listener of a worker: its chains, and the socket that it accepts on.
 #[derive(Debug)]
 pub(crate) struct ListenerSlot {
     pub(crate) name: Arc<str>,
     pub(crate) stats: Rc<ListenerStats>,
     listener: RefCell<Arc<Listener>>,
-    chain: RefCell<LiveChain>,
+    /// As in [`Listener::chains`].
+    chains: RefCell<Vec<Rc<ChainSlot>>>,
     /// The listener is gone or drains: connections close when they have answered.
-    closing: Cell<bool>,
+    closing: Rc<Cell<bool>>,
     stop: RefCell<Option<Rc<Notify>>>,
 }
 
 impl ListenerSlot {
-    pub(crate) fn new(listener: Arc<Listener>, chain: LiveChain, registry: &Arc<Registry>) -> Rc<ListenerSlot> {
+    pub(crate) fn new(listener: &Arc<Listener>, live: &Rc<LiveConfig>, cx: &WorkerCx) -> Rc<ListenerSlot> {
+        let closing = Rc::default();
         Rc::new(ListenerSlot {
             name: listener.name.clone(),
-            stats: ListenerStats::new(registry, &listener.stat_prefix),
-            listener: RefCell::new(listener),
-            chain: RefCell::new(chain),
-            closing: Cell::new(false),
+            stats: ListenerStats::new(&cx.registry, &listener.stat_prefix),
+            chains: RefCell::new(chain::build(listener, None, &closing, live, cx)),
+            listener: RefCell::new(listener.clone()),
+            closing,
             stop: RefCell::new(None),
         })
     }
 
-    pub(crate) fn update(&self, listener: Arc<Listener>, chain: LiveChain) {
-        *self.listener.borrow_mut() = listener;
-        *self.chain.borrow_mut() = chain;
+    pub(crate) fn update(&self, listener: &Arc<Listener>, live: &Rc<LiveConfig>, cx: &WorkerCx) {
+        let before = self.listener.replace(listener.clone());
+        let slots = self.chains.take();
+        let chains = chain::build(listener, Some((&before, &slots)), &self.closing, live, cx);
+        *self.chains.borrow_mut() = chains;
     }
 
-    pub(crate) fn listener(&self) -> Arc<Listener> {
-        self.listener.borrow().clone()
-    }
-
-    pub(crate) fn chain(&self) -> LiveChain {
-        self.chain.borrow().clone()
-    }
-
-    pub(crate) fn is_closing(&self) -> bool {
-        self.closing.get()
+    /// The chain of a connection; `None`: none matches.
+    fn find(&self, facts: &ConnectionFacts<'_>) -> Option<Rc<ChainSlot>> {
+        let index = self.listener.borrow().table.find(facts)?;
+        self.chains.borrow().get(index).cloned()
     }
 
     pub(crate) fn is_inbound(&self) -> bool {
@@ -140,11 +154,43 @@ fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStrea
     let active = ActiveGuard::new(&slot.stats, ListenerStats::downstream_cx_active);
     let (cx, slot) = (cx.clone(), slot.clone());
     tokio::task::spawn_local(async move {
-        match slot.chain() {
-            LiveChain::Http(_) => serve::http(&cx, &slot, socket).await,
-            LiveChain::Tcp(chain) => tcp::proxy(&cx, &slot, &chain, socket).await,
+        if let Some(accepted) = accept(&slot, socket).await {
+            serve_chain(&cx, accepted).await;
         }
         slot.stats.downstream_cx_destroy().inc();
         drop((count, active));
     });
+}
+
+async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted) {
+    match accepted.chain.live() {
+        LiveChain::Http(_) => serve::http(cx, accepted).await,
+        LiveChain::Tcp(chain) => tcp::proxy(cx, &chain, accepted).await,
+    }
+}
+
+/// Finds a connection's filter chain and brings its transport up.
+async fn accept(slot: &ListenerSlot, socket: TcpStream) -> Option<Accepted> {
+    let transport = Transport::new(socket).ok()?;
+    let facts = ConnectionFacts {
+        destination: transport.local,
+        source: transport.remote,
+        direct_source: transport.remote,
+        server_name: "",
+        transport_protocol: RAW_BUFFER,
+        application_protocols: &[],
+    };
+    let Some(chain) = slot.find(&facts) else {
+        slot.stats.no_filter_chain_match().inc();
+        return None;
+    };
+    secure(Accepted { chain, transport, info: None }).await
+}
+
+/// Shakes hands as the chain's transport socket has it; `None`: the connection is over.
+#[expect(clippy::unused_async, reason = "the handshakes of transport sockets belong here")]
+async fn secure(accepted: Accepted) -> Option<Accepted> {
+    match accepted.chain.config(|chain| chain.transport.clone())? {
+        DownstreamTransport::Raw => Some(accepted),
+    }
 }

@@ -3,21 +3,21 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use outrigger_config::{CodecType, HttpConnectionManager};
-use outrigger_http::{HeaderName, RequestHead, ResponseFlags, ResponseHead, StreamInfo, StreamState};
-use tokio::net::TcpStream;
+use outrigger_http::{ConnectionInfo, HeaderName, RequestHead, ResponseFlags, ResponseHead, StreamInfo, StreamState};
 use tokio::time::Instant;
 
 use crate::downstream::h1::{Connection, NoRequest};
 use crate::downstream::{Downstream, h2};
 use crate::exchange::{Exchange, Incoming, Outcome};
 use crate::http1::{BodyLength, HeadError, HeadLimits};
-use crate::listener::ListenerSlot;
+use crate::listener::{Accepted, ChainSlot};
 use crate::live::{HttpChain, LiveChain};
 use crate::stats::{ActiveGuard, HttpStats};
 use crate::timer::{LazyTimer, earlier};
@@ -35,7 +35,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// A connection's own facts.
 struct Client<'a> {
     cx: &'a Rc<WorkerCx>,
-    slot: &'a Rc<ListenerSlot>,
+    slot: Rc<ChainSlot>,
+    info: Option<Arc<ConnectionInfo>>,
     id: u64,
     opened: Instant,
     stats: Rc<HttpStats>,
@@ -53,9 +54,9 @@ impl Drop for Client<'_> {
 
 impl Client<'_> {
     fn chain(&self) -> Option<Rc<HttpChain>> {
-        match self.slot.chain() {
+        match self.slot.live() {
             LiveChain::Http(chain) => Some(chain),
-            // The listener does something else now: what was accepted as HTTP ends.
+            // The chain does something else now: what was accepted as HTTP ends.
             LiveChain::Tcp(_) => None,
         }
     }
@@ -72,31 +73,27 @@ impl Client<'_> {
         local: Option<std::net::SocketAddr>,
         generation: u64,
     ) -> StreamState {
-        let listener = self.slot.listener();
-        StreamState {
-            request: head,
-            info: StreamInfo {
-                connection_id: self.id,
-                downstream_remote: remote,
-                downstream_local: local,
-                listener_name: listener.name.clone(),
-                listener_direction: listener.direction,
-                request_header_bytes: head_bytes as u64,
-                generation,
-                ..StreamInfo::default()
-            },
-            ..StreamState::default()
-        }
+        let mut info = StreamInfo {
+            connection_id: self.id,
+            downstream_remote: remote,
+            downstream_local: local,
+            connection: self.info.clone(),
+            request_header_bytes: head_bytes as u64,
+            generation,
+            ..StreamInfo::default()
+        };
+        self.slot.describe(&mut info);
+        StreamState { request: head, info, ..StreamState::default() }
     }
 }
 
 /// Serves a connection.
-pub(crate) async fn http(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStream) {
-    let LiveChain::Http(chain) = slot.chain() else { return };
-    let Ok(mut transport) = Transport::new(socket) else { return };
+pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
+    let Accepted { chain: slot, mut transport, info } = accepted;
+    let LiveChain::Http(chain) = slot.live() else { return };
     chain.stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_active);
-    let client = Client { cx, slot, id: cx.connection_id(), opened: Instant::now(), stats: chain.stats.clone() };
+    let client = Client { cx, slot, info, id: cx.connection_id(), opened: Instant::now(), stats: chain.stats.clone() };
     let http2 = match chain.hcm.codec {
         CodecType::Http1 => false,
         CodecType::Http2 => true,

@@ -147,7 +147,7 @@ cells! {
 cells! {
     /// `listener.ADDRESS.*`.
     ListenerStats {
-        counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow;
+        counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow no_filter_chain_match;
         gauges: downstream_cx_active;
         histograms: ;
     }

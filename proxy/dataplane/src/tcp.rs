@@ -6,12 +6,11 @@ use std::sync::Arc;
 use outrigger_config::TcpProxy;
 use outrigger_http::{ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use rand::Rng;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cluster::PickKey;
 use crate::error::{ErrorKind, StreamError};
-use crate::listener::ListenerSlot;
+use crate::listener::Accepted;
 use crate::live::TcpChain;
 use crate::stats::{ActiveGuard, TcpStats};
 use crate::transport::Transport;
@@ -19,24 +18,21 @@ use crate::tunnel::{self, End};
 use crate::worker::WorkerCx;
 
 /// Passes a client's bytes to a cluster and back.
-pub(crate) async fn proxy(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, chain: &Rc<TcpChain>, socket: TcpStream) {
-    let Ok(mut down) = Transport::new(socket) else { return };
+pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Accepted) {
+    let Accepted { chain: slot, transport: mut down, info } = accepted;
     let stats = &chain.stats;
     stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(stats, TcpStats::downstream_cx_active);
     let started = Instant::now();
-    let listener = slot.listener();
-    let mut state = StreamState {
-        info: StreamInfo {
-            connection_id: cx.connection_id(),
-            downstream_remote: down.remote,
-            downstream_local: down.local,
-            listener_name: listener.name.clone(),
-            listener_direction: listener.direction,
-            ..StreamInfo::default()
-        },
-        ..StreamState::default()
+    let mut info = StreamInfo {
+        connection_id: cx.connection_id(),
+        downstream_remote: down.remote,
+        downstream_local: down.local,
+        connection: info,
+        ..StreamInfo::default()
     };
+    slot.describe(&mut info);
+    let mut state = StreamState { info, ..StreamState::default() };
     state.request.path = bytes::Bytes::new();
     if let Err(error) = run(cx, chain, &mut down, &mut state).await {
         state.info.flags.insert(error.flags());

@@ -192,14 +192,9 @@ impl WorkerCx {
             kept
         });
         for (name, listener) in &snapshot.listeners {
-            let Some(chain) = listener.chains.first() else { continue };
-            let chain = live.chain(&chain.filter, self);
             match listeners.get(name) {
-                Some(slot) => slot.update(listener.clone(), chain),
-                None => {
-                    let slot = ListenerSlot::new(listener.clone(), chain, &self.registry);
-                    listeners.insert(name.clone(), slot);
-                }
+                Some(slot) => slot.update(listener, &live, self),
+                None => _ = listeners.insert(name.clone(), ListenerSlot::new(listener, &live, self)),
             }
             if let (Some(slot), Some(sockets)) = (listeners.get(name), live.prepared.sockets.get(name))
                 && let Some(socket) = sockets.take(self.index)

@@ -66,6 +66,15 @@ impl Timings {
     }
 }
 
+/// What all streams of a downstream connection share beyond its addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// The peer of the socket, where the PROXY protocol told of another client.
+    pub direct_remote: Option<SocketAddr>,
+    /// SNI, in lower case.
+    pub requested_server_name: Option<Arc<str>>,
+}
+
 /// Facts of a stream for access logs, properties and metrics.
 #[derive(Debug, Clone)]
 pub struct StreamInfo {
@@ -77,6 +86,8 @@ pub struct StreamInfo {
     pub connection_id: u64,
     pub downstream_remote: Option<SocketAddr>,
     pub downstream_local: Option<SocketAddr>,
+    /// `None`: there is nothing to tell, as of most connections in cleartext.
+    pub connection: Option<Arc<ConnectionInfo>>,
     pub upstream_remote: Option<SocketAddr>,
     pub upstream_local: Option<SocketAddr>,
     pub listener_name: Arc<str>,
@@ -123,11 +134,12 @@ impl Default for StreamInfo {
             connection_id: 0,
             downstream_remote: None,
             downstream_local: None,
+            connection: None,
             upstream_remote: None,
             upstream_local: None,
-            listener_name: Arc::from(""),
+            listener_name: Arc::default(),
             listener_direction: Direction::default(),
-            filter_chain_name: Arc::from(""),
+            filter_chain_name: Arc::default(),
             virtual_host_name: None,
             route_name: None,
             cluster_name: None,

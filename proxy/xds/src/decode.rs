@@ -6,6 +6,7 @@ mod action;
 mod cluster;
 mod common;
 mod endpoint;
+mod filter_chain;
 mod http;
 mod listener;
 mod matcher;

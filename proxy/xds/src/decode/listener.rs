@@ -1,10 +1,10 @@
-//! `Listener`, its filter chains, and `TcpProxy`.
+//! `Listener`, its network filters, and `TcpProxy`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::{FilterChain, Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy};
+use outrigger_config::{Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy};
 use outrigger_http::Direction;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
@@ -13,8 +13,8 @@ use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 
 use super::access_log::{access_logs, message};
-use super::cluster::raw_transport;
 use super::common::{name, number, origin, socket_address, timeout_or, variant};
+use super::filter_chain::chains;
 use super::{Rejection, XdsResource, http};
 use crate::Diagnostics;
 
@@ -53,6 +53,7 @@ impl XdsResource for Listener {
         let backlog = number(proto.tcp_backlog_size, 1024, 1..=65_535, "tcp_backlog_size", d);
         let origin = origin(&name, proto.metadata.as_ref(), d);
         let (address, ipv4_compat) = address.ok_or(Rejection)?;
+        let (chains, table) = chains.ok_or(Rejection)?;
         Ok(Listener {
             name,
             stat_prefix: stat_prefix(&proto.stat_prefix, address),
@@ -60,7 +61,8 @@ impl XdsResource for Listener {
             address,
             ipv4_compat,
             direction,
-            chains: chains.ok_or(Rejection)?,
+            chains,
+            table,
             per_connection_buffer_limit_bytes: buffer,
             backlog,
             access_logs,
@@ -77,49 +79,7 @@ fn stat_prefix(given: &str, address: SocketAddr) -> Arc<str> {
     if given.is_empty() { Arc::from(address.to_string().replace(':', "_")) } else { Arc::from(given) }
 }
 
-fn chains(proto: &listener::Listener, d: &mut Diagnostics) -> Option<Vec<FilterChain>> {
-    let chain = match (&proto.filter_chains[..], &proto.default_filter_chain) {
-        ([chain], default) => {
-            if default.is_some() {
-                d.at("default_filter_chain", |d| d.ignore("takes no connection: the filter chain before it takes all"));
-            }
-            d.at_index("filter_chains", 0, |d| filter_chain(chain, d))
-        }
-        ([], Some(chain)) => d.at("default_filter_chain", |d| filter_chain(chain, d)),
-        ([], None) => {
-            d.at("filter_chains", |d| d.error("is required"));
-            None
-        }
-        (several, _) => {
-            let text =
-                format!("{} filter chains: choosing by filter_chain_match is not supported, only one", several.len());
-            d.at("filter_chains", |d| d.error(text));
-            None
-        }
-    };
-    Some(vec![chain?])
-}
-
-fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<FilterChain> {
-    raw_transport(proto.transport_socket.as_ref(), d);
-    let before = d.errors().len();
-    let mut terminal = None;
-    let last = proto.filters.len().saturating_sub(1);
-    for (index, filter) in proto.filters.iter().enumerate() {
-        let found = d.at_index("filters", index, |d| network_filter(filter, d));
-        match found {
-            Some(filter) if index == last => terminal = Some(filter),
-            Some(_) => d.at_index("filters", index, |d| d.error("is terminal, and not the last filter")),
-            None => {}
-        }
-    }
-    if terminal.is_none() && d.errors().len() == before {
-        d.at("filters", |d| d.error("don't end with an http_connection_manager or a tcp_proxy"));
-    }
-    Some(FilterChain { name: Arc::from(proto.name.as_str()), filter: terminal? })
-}
-
-fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> Option<NetworkFilter> {
+pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> Option<NetworkFilter> {
     let Some(listener::filter::ConfigType::TypedConfig(config)) = &proto.config_type else {
         d.at("typed_config", |d| d.error("is required"));
         return None;

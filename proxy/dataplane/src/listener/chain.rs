@@ -1,0 +1,95 @@
+//! A filter chain as its connections see it: what it does changes under them with each generation.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::{FilterChain, FilterChainMatch, Listener};
+use outrigger_http::StreamInfo;
+
+use crate::live::{LiveChain, LiveConfig};
+use crate::worker::WorkerCx;
+
+/// A chain of a listener. It outlives generations that have a chain which takes the same connections in the same way; the
+/// connections of a chain that has none close when they have answered.
+#[derive(Debug)]
+pub(crate) struct ChainSlot {
+    current: RefCell<Current>,
+    /// The listener is gone or drains.
+    listener_closing: Rc<Cell<bool>>,
+    gone: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Current {
+    listener: Arc<Listener>,
+    index: usize,
+    live: LiveChain,
+}
+
+/// What tells the chains of a listener apart.
+type Key<'a> = (&'a FilterChainMatch, bool);
+
+impl ChainSlot {
+    pub(crate) fn live(&self) -> LiveChain {
+        self.current.borrow().live.clone()
+    }
+
+    /// Notes whose stream it is.
+    pub(crate) fn describe(&self, info: &mut StreamInfo) {
+        let current = self.current.borrow();
+        info.listener_name = current.listener.name.clone();
+        info.listener_direction = current.listener.direction;
+        if let Some(chain) = current.listener.chains.get(current.index) {
+            info.filter_chain_name = chain.name.clone();
+        }
+    }
+
+    /// Its configuration.
+    pub(crate) fn config<T>(&self, read: impl FnOnce(&FilterChain) -> T) -> Option<T> {
+        let current = self.current.borrow();
+        current.listener.chains.get(current.index).map(read)
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.listener_closing.get() || self.gone.get()
+    }
+}
+
+/// The chains of a listener, in its order. Those of `previous` that go on are the same objects; the others are gone.
+pub(super) fn build(
+    listener: &Arc<Listener>,
+    previous: Option<(&Arc<Listener>, &[Rc<ChainSlot>])>,
+    closing: &Rc<Cell<bool>>,
+    live: &Rc<LiveConfig>,
+    cx: &WorkerCx,
+) -> Vec<Rc<ChainSlot>> {
+    let mut known: HashMap<Key<'_>, (&FilterChain, &Rc<ChainSlot>)> = HashMap::new();
+    if let Some((before, slots)) = previous {
+        known.extend(before.chains.iter().zip(slots).enumerate().map(|(index, (chain, slot))| {
+            let key = (&chain.criteria, before.table.default_chain() == Some(index));
+            (key, (chain, slot))
+        }));
+    }
+    let chains = listener.chains.iter().enumerate().map(|(index, chain)| {
+        let current = Current { listener: listener.clone(), index, live: live.chain(&chain.filter, cx) };
+        let key = (&chain.criteria, listener.table.default_chain() == Some(index));
+        match known.remove(&key) {
+            Some((before, slot)) if before.takes_as(chain) => {
+                *slot.current.borrow_mut() = current;
+                slot.clone()
+            }
+            other => {
+                if let Some((_, slot)) = other {
+                    slot.gone.set(true);
+                }
+                let current = RefCell::new(current);
+                Rc::new(ChainSlot { current, listener_closing: closing.clone(), gone: Cell::new(false) })
+            }
+        }
+    });
+    let chains = chains.collect();
+    known.values().for_each(|(_, slot)| slot.gone.set(true));
+    chains
+}
