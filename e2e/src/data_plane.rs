@@ -85,11 +85,13 @@ impl DataPlane {
         let here = dir.path().to_string_lossy().into_owned();
         std::fs::write(&config, bootstrap.yaml().replace("@DIR@", &here))?;
         let admin_file = dir.path().join("admin-address");
+        // One for all tests: a module is compiled once a run, as on a node.
+        let cache = workspace::binaries()?.join("e2e-wasm-cache");
         let process = Process::spawn(peer.name(), &peer.program()?, dir.path(), |command| {
             arrange(command, peer, &config, options.concurrency);
             command.arg("--admin-address-path").arg(&admin_file).args(&options.arguments);
             if peer == Peer::Outrigger {
-                command.arg("--wasm-cache-dir").arg(dir.path().join("wasm-cache"));
+                command.arg("--wasm-cache-dir").arg(&cache);
             }
         })?;
         let mut process = process;

@@ -9,7 +9,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a test waits for what normally takes milliseconds. Long, because two cores may be shared by everything else.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Polls `attempt` until it answers `Ok`, and returns that. After `deadline` the last error is returned as the reason.
 pub fn eventually<T, E: Debug>(deadline: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T> {

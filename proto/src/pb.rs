@@ -11,6 +11,13 @@ pub use envoy_types::pb::*;
 
 /// Our own messages.
 pub mod outrigger {
+    /// Traces for a collector.
+    pub mod otlp {
+        /// `proto/outrigger/otlp/v1/trace.proto`.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/outrigger.otlp.v1.rs"));
+        }
+    }
     /// Filters.
     pub mod filters {
         /// HTTP filters.

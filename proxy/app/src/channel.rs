@@ -76,7 +76,8 @@ impl Connector {
     }
 }
 
-fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) {
+/// The usable endpoints of a cluster, and how long a connection to one may take.
+pub(crate) fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) {
     let Some(entry) = snapshot.clusters.get(cluster) else { return (Vec::new(), Duration::ZERO) };
     let assignment = entry.assignment.iter();
     let usable = assignment

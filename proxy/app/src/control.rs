@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::{CodeSource, ResourceKind};
-use outrigger_dataplane::Workers;
+use outrigger_dataplane::{Workers, span_queue};
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
 use outrigger_xds::{
@@ -29,7 +29,7 @@ use crate::plugins::{Plugins, of_resource};
 use crate::render_child::Children;
 use crate::server::{BootstrapDump, Exit, Node, Parts, Server, State};
 use crate::sink::Sink;
-use crate::{admin, allocator, bootstrap, node, system};
+use crate::{admin, allocator, bootstrap, node, otlp, overload, system};
 
 /// How soon it is looked again whether everything that the start waits for is there; each time a little later.
 const SETTLE_PAUSE: Duration = Duration::from_millis(10);
@@ -147,10 +147,12 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     set_hostname();
     let registry = Arc::new(Registry::default());
     let services = Services::new(Arc::clone(&registry), node::to_host(&bootstrap.node));
+    let (span_sink, span_queue) = span_queue();
     let workers = Workers::start(outrigger_dataplane::Options {
         concurrency,
         stats: Arc::clone(&registry),
         services: Arc::clone(&services),
+        spans: span_sink,
     })?;
     let wasm_metrics = Rc::new(WasmMetrics::new(&registry));
     let modules = Modules::new(open_cache(&options), Rc::clone(&wasm_metrics));
@@ -175,6 +177,8 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
         tracing::info!("admin listening on {}", listener.local_addr()?);
         tokio::task::spawn_local(admin::serve(listener, Rc::clone(&server)));
     }
+    let registry = Arc::clone(server.metrics.registry());
+    let exporter = tokio::task::spawn_local(otlp::export(span_queue, Rc::clone(&server), registry));
     let signals = Signals::new()?;
     let sink = Rc::new(Sink::new(Rc::clone(&server), plugins));
     let ending = tokio::task::spawn_local(until_asked(signals, Rc::clone(&server)));
@@ -188,6 +192,8 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     }
     let exit = *asked.wait_for(|exit| *exit != Exit::No).await?;
     end(&server, exit).await;
+    // The workers are gone, and with them the queue's other end: the last spans go out within a moment.
+    _ = tokio::time::timeout(EXIT_TIME_MAX, exporter).await;
     ending.abort();
     Ok(())
 }
@@ -208,6 +214,10 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
         let (sink, server) = own;
         run_files(files, &Children, &*sink, sink.needed(), &server.status).await;
     });
+    if let Some(workers) = &*server.workers.borrow() {
+        let (overload, registry) = (Arc::clone(workers.overload()), Arc::clone(server.metrics.registry()));
+        tokio::task::spawn_local(overload::watch(bootstrap.overload, overload, registry));
+    }
     if let Some(ads) = bootstrap.ads {
         let options = AdsOptions {
             node: bootstrap.node,

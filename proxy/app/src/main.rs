@@ -21,6 +21,8 @@ mod logging;
 mod metrics;
 mod modules;
 mod node;
+mod otlp;
+mod overload;
 mod plugins;
 mod render_child;
 mod server;

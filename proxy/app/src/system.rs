@@ -30,12 +30,38 @@ fn meminfo(text: &str, key: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least room of the cgroup and its ancestors, for both cgroup versions.
+/// What a cgroup with a memory limit may use, and what it uses, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CgroupMemory {
+    pub(crate) limit: u64,
+    /// Without the page cache that is given back when somebody needs it.
+    pub(crate) used: u64,
+}
+
+impl CgroupMemory {
+    const fn room(&self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
+}
+
+/// The cgroup that is fullest, of this process's own and its ancestors; `None`: none has a limit.
+pub(crate) fn cgroup_memory() -> Option<CgroupMemory> {
+    let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let limited = limited_cgroups(&membership, Path::new("/sys/fs/cgroup"));
+    limited.into_iter().min_by_key(|memory| u128::from(memory.room()) * 1_000_000 / u128::from(memory.limit.max(1)))
+}
+
+/// The least room of the cgroup and its ancestors.
 fn cgroup_room(membership: &str, root: &Path) -> Option<u64> {
-    let mut rooms = Vec::new();
+    limited_cgroups(membership, root).iter().map(CgroupMemory::room).min()
+}
+
+/// The cgroup and its ancestors as far as they have a memory limit, for both cgroup versions.
+fn limited_cgroups(membership: &str, root: &Path) -> Vec<CgroupMemory> {
+    let mut limited = Vec::new();
     for line in membership.lines() {
         let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next(), parts.next()?, parts.next()?);
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
         let unified = controllers.is_empty();
         if !unified && !controllers.split(',').any(|name| name == "memory") {
             continue;
@@ -49,16 +75,16 @@ fn cgroup_room(membership: &str, root: &Path) -> Option<u64> {
             folder.clone_from(&base);
         }
         while folder.starts_with(&base) {
-            rooms.extend(room_of(&folder, limit, usage));
+            limited.extend(memory_of(&folder, limit, usage));
             if !folder.pop() {
                 break;
             }
         }
     }
-    rooms.into_iter().min()
+    limited
 }
 
-fn room_of(folder: &Path, limit: &str, usage: &str) -> Option<u64> {
+fn memory_of(folder: &Path, limit: &str, usage: &str) -> Option<CgroupMemory> {
     let number = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     let limit = number(limit)?;
     // Version 1 says "no limit" with a number near 2^63.
@@ -70,7 +96,7 @@ fn room_of(folder: &Path, limit: &str, usage: &str) -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix("inactive_file "))?;
         line.trim().parse::<u64>().ok()
     });
-    Some(limit.saturating_sub(number(usage)?.saturating_sub(cache.unwrap_or(0))))
+    Some(CgroupMemory { limit, used: number(usage)?.saturating_sub(cache.unwrap_or(0)) })
 }
 
 /// What this process holds, in bytes.

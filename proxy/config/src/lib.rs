@@ -20,6 +20,7 @@ mod matcher;
 mod metadata;
 mod mutation;
 mod origin;
+mod overload;
 mod refs;
 mod resources;
 mod route;
@@ -28,6 +29,7 @@ mod shared;
 mod snapshot;
 #[cfg(test)]
 mod testing;
+mod tracing;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
 pub use cidr::Cidr;
@@ -55,6 +57,9 @@ pub use matcher::{
 pub use metadata::{LB_NAMESPACE, Metadata, MetadataMatch, MetadataStruct, MetadataValue};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use origin::{Origin, Source};
+pub use overload::{
+    Action, OverloadAction, OverloadManager, ResourceMonitor, Threshold, Trigger as OverloadTrigger, monitored,
+};
 pub use resources::{Changes, Dependency, Resource, ResourceKind, ResourceSet, Update};
 pub use route::{
     ClusterSpec, DirectResponse, HostRewrite, PathRewrite, Redirect, RedirectPath, Route, RouteAction, RouteConfig,
@@ -63,3 +68,4 @@ pub use route::{
 pub use select::RouteTable;
 pub use shared::{Iter, SharedMap};
 pub use snapshot::{ClusterEntry, FilterConfig, Needed, Snapshot, Warming};
+pub use tracing::{CustomTag, OtlpTransport, Share, TagValue, Tracer, Tracing};

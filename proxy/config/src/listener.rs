@@ -8,6 +8,7 @@ use outrigger_http::Direction;
 
 use crate::{
     AccessLog, FilterChain, FilterChainTable, Http1Options, Http2Options, HttpFilter, Origin, RouteConfig, Source,
+    Tracing,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub struct Listener {
     /// `tcp_backlog_size`: 1024 unless set.
     pub backlog: u32,
     pub access_logs: Vec<AccessLog>,
+    /// `ignore_global_conn_limit`: connections here are not refused for the limit of the whole process.
+    pub ignores_connection_limit: bool,
+    /// `bypass_overload_manager`: nothing is shed here.
+    pub bypasses_overload: bool,
 }
 
 /// The terminal network filter of a chain.
@@ -47,6 +52,8 @@ pub struct HttpConnectionManager {
     /// In order; the router is last and not in here.
     pub filters: Vec<HttpFilter>,
     pub access_logs: Vec<AccessLog>,
+    /// `None`: nothing is traced.
+    pub tracing: Option<Arc<Tracing>>,
     /// `server_name`: `envoy` unless set, as filters and tests of Envoy's users expect.
     pub server_name: bytes::Bytes,
     pub http1: Http1Options,

@@ -149,6 +149,7 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         routes: RouteSource::Rds { name: route.into(), initial_fetch_timeout: None, from: Source::Ads },
         filters: filters.collect(),
         access_logs: Vec::new(),
+        tracing: None,
         server_name: Bytes::from_static(b"envoy"),
         http1: Http1Options::default(),
         http2: Http2Options::default(),
@@ -182,6 +183,8 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         chains,
         per_connection_buffer_limit_bytes: 1 << 20,
         backlog: version,
+        ignores_connection_limit: false,
+        bypasses_overload: false,
         access_logs: Vec::new(),
     }))
 }

@@ -27,6 +27,7 @@ use crate::iteration::{Iteration, Stop};
 use crate::live::HttpChain;
 use crate::stats::{ActiveGuard, HttpStats};
 use crate::timer::{LazyTimer, earlier};
+use crate::trace::Trace;
 use crate::worker::WorkerCx;
 
 /// How the connection goes on after an exchange.
@@ -81,6 +82,7 @@ pub(crate) struct Exchange<'a> {
     /// The origin's head has come.
     answered: bool,
     retried: bool,
+    trace: Option<Box<Trace>>,
     deadlines: Deadlines,
     _active: ActiveGuard<HttpStats>,
 }
@@ -112,6 +114,8 @@ pub(crate) struct Incoming {
     /// The client waits for a 100 before it sends the body.
     pub(crate) expect_continue: bool,
     pub(crate) received: Instant,
+    /// Memory is short: the request is refused.
+    pub(crate) shed: bool,
 }
 
 impl<'a> Exchange<'a> {
@@ -146,6 +150,7 @@ impl<'a> Exchange<'a> {
             upgraded: false,
             answered: false,
             retried: false,
+            trace: None,
             deadlines: Deadlines::default(),
             _active: active,
         }
@@ -212,6 +217,9 @@ impl<'a> Exchange<'a> {
         let elapsed = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();
         stats.downstream_rq_completed().inc();
         stats.downstream_rq_time().record(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+        if let Some(trace) = &self.trace {
+            trace.finish(&state, &self.cx.spans);
+        }
         for log in &self.chain.hcm.access_logs {
             self.cx.access_log.write(log, &state);
         }

@@ -23,12 +23,14 @@ mod iteration;
 mod listener;
 mod live;
 mod normalize;
+mod overload;
 mod plugin;
 mod prepared;
 mod serve;
 mod stats;
 mod tcp;
 mod timer;
+mod trace;
 mod transport;
 mod tunnel;
 mod upstream;
@@ -37,6 +39,9 @@ mod workers;
 mod write_queue;
 
 pub use cluster::{ClusterStatus, EndpointStatus};
+pub use overload::Overload;
 pub use plugin::PreparedPlugin;
+
 pub use prepared::{BoundListener, ListenerFailure, Prepared, WorkerVms};
+pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
 pub use workers::{Options, PublishError, Workers};

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use outrigger_config::{ConnectionFacts, DownstreamTransport, Listener};
+use outrigger_config::{Action, ConnectionFacts, DownstreamTransport, Listener};
 use outrigger_http::{ConnectionInfo, Direction};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -22,6 +22,9 @@ use crate::stats::{ActiveGuard, ListenerStats};
 use crate::tcp;
 use crate::transport::Transport;
 use crate::worker::WorkerCx;
+
+/// How long nothing is accepted before it is tried again, while descriptors or memory are short.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// `transport_protocol` of a connection that no inspector said anything of.
 const RAW_BUFFER: &str = "raw_buffer";
@@ -93,6 +96,27 @@ impl ListenerSlot {
         tokio::task::spawn_local(accept_loop(cx.clone(), self.clone(), socket, stop));
     }
 
+    /// Whether a connection that was accepted may stay.
+    fn admits(&self, cx: &WorkerCx) -> bool {
+        let listener = self.listener.borrow();
+        if !listener.ignores_connection_limit && cx.connections() >= cx.overload.connections_max() {
+            self.stats.downstream_global_cx_overflow().inc();
+            return false;
+        }
+        if !listener.bypasses_overload && cx.overloaded(Action::RejectIncomingConnections) {
+            self.stats.downstream_cx_overload_reject().inc();
+            return false;
+        }
+        true
+    }
+
+    /// Leaves connections in the kernel's queue while nothing more is accepted.
+    async fn wait_for_room(&self, cx: &WorkerCx) {
+        while !self.listener.borrow().bypasses_overload && cx.overload.saturated(Action::StopAcceptingConnections) {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     pub(crate) fn stop_accepting(&self) {
         if let Some(stop) = self.stop.borrow_mut().take() {
             stop.notify_one();
@@ -120,12 +144,17 @@ async fn accept_loop(cx: Rc<WorkerCx>, slot: Rc<ListenerSlot>, socket: TcpListen
         });
         match accepted.await {
             None => return,
-            Some(Ok((socket, _))) => dispatch(&cx, &slot, socket),
+            Some(Ok((socket, _))) => {
+                if slot.admits(&cx) {
+                    dispatch(&cx, &slot, socket);
+                }
+                slot.wait_for_room(&cx).await;
+            }
             Some(Err(error)) => {
                 // Out of descriptors or memory: the queue waits, the process goes on.
                 slot.stats.downstream_cx_overflow().inc();
                 tracing::warn!(listener = %slot.name, "accept: {error}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }

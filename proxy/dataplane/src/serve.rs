@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use outrigger_config::{CodecType, HttpConnectionManager};
+use outrigger_config::{Action, CodecType, HttpConnectionManager};
 use outrigger_http::{ConnectionInfo, HeaderName, RequestHead, ResponseFlags, ResponseHead, StreamInfo, StreamState};
 use tokio::time::Instant;
 
@@ -63,6 +63,20 @@ impl Client<'_> {
 
     fn closing(&self) -> bool {
         self.slot.is_closing() || self.cx.draining()
+    }
+
+    /// Whether a new stream is shed.
+    fn sheds(&self) -> bool {
+        !self.slot.bypasses_overload() && self.cx.overloaded(Action::StopAcceptingRequests)
+    }
+
+    /// Whether the connection closes with its next answer, to shed load.
+    fn disables_keepalive(&self) -> bool {
+        let disables = !self.slot.bypasses_overload() && self.cx.overloaded(Action::DisableHttpKeepalive);
+        if disables {
+            self.stats.downstream_cx_overload_disable_keepalive().inc();
+        }
+        disables
     }
 
     fn state(
@@ -175,7 +189,7 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
             chain.stats.downstream_cx_max_duration_reached().inc();
         }
         let over = expired || chain.hcm.max_requests_per_connection.is_some_and(|max| requests >= max);
-        if over || client.closing() {
+        if over || client.closing() || client.disables_keepalive() {
             connection.close_after();
         }
         let (remote, local) = (connection.transport.remote, connection.transport.local);
@@ -186,6 +200,7 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
             upgrade: parsed.upgrade,
             expect_continue: parsed.expect_continue,
             received: Instant::now(),
+            shed: client.sheds(),
         };
         let stats = chain.stats.clone();
         let idle = chain.hcm.stream_idle_timeout;
@@ -339,7 +354,7 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
                 idle_since = Instant::now();
             }
             client.cx.register_idle(client.id, task.waker());
-            if client.closing() && !going_away {
+            if !going_away && (client.closing() || client.disables_keepalive()) {
                 going_away = true;
                 connection.graceful_shutdown();
             }
@@ -409,7 +424,8 @@ fn http2_exchange<'c>(
     let stream = h2::Stream::new(body, respond, &head);
     let end = stream.request_complete();
     let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation);
-    let incoming = Incoming { end, upgrade: None, expect_continue: false, received: Instant::now() };
+    let incoming =
+        Incoming { end, upgrade: None, expect_continue: false, received: Instant::now(), shed: client.sheds() };
     Some(async move {
         let mut timer = LazyTimer::default();
         let exchange =

@@ -9,6 +9,7 @@ use std::task::Waker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use outrigger_config::Action;
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
 use rand::rngs::SmallRng;
@@ -19,7 +20,9 @@ use crate::access_log::AccessLogWriter;
 use crate::cluster::{BreakerSet, ClusterStatus};
 use crate::listener::{self, ListenerSlot};
 use crate::live::LiveConfig;
+use crate::overload::Overload;
 use crate::prepared::{Prepared, WorkerVms};
+use crate::trace::{SpanSink, Spans};
 
 /// What the control side asks of a worker.
 pub(crate) enum Command {
@@ -43,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) services: Arc<Services>,
     pub(crate) access_log: AccessLogWriter,
     pub(crate) breakers: BreakerSet,
+    pub(crate) overload: Arc<Overload>,
+    pub(crate) spans: SpanSink,
     /// Open connections of each worker.
     pub(crate) connections: Arc<[AtomicUsize]>,
 }
@@ -55,6 +60,8 @@ pub(crate) struct WorkerCx {
     pub(crate) services: Arc<Services>,
     pub(crate) access_log: AccessLogWriter,
     pub(crate) breakers: BreakerSet,
+    pub(crate) overload: Arc<Overload>,
+    pub(crate) spans: Spans,
     connections: Arc<[AtomicUsize]>,
     peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
     live: RefCell<Rc<LiveConfig>>,
@@ -72,10 +79,12 @@ impl WorkerCx {
     fn new(index: usize, shared: Shared, peers: Vec<mpsc::UnboundedSender<Command>>) -> Rc<WorkerCx> {
         Rc::new(WorkerCx {
             index,
+            spans: Spans::new(shared.spans, &shared.registry),
             registry: shared.registry,
             services: shared.services,
             access_log: shared.access_log,
             breakers: shared.breakers,
+            overload: shared.overload,
             connections: shared.connections,
             peers: RefCell::new(peers),
             live: RefCell::new(LiveConfig::empty()),
@@ -142,6 +151,17 @@ impl WorkerCx {
         self.active.set(self.active.get() + 1);
         self.connections[self.index].fetch_add(1, Ordering::Relaxed);
         ConnectionCount(self.clone())
+    }
+
+    /// Open connections of the whole process.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.iter().map(|count| count.load(Ordering::Relaxed) as u64).sum()
+    }
+
+    /// Whether an overload action holds for the stream or connection that asks.
+    #[inline]
+    pub(crate) fn overloaded(&self, action: Action) -> bool {
+        self.overload.applies(action, || self.random().next_u32())
     }
 
     /// The worker that should have a new connection: this one, unless another has clearly fewer.

@@ -15,7 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::access_log::AccessLogWriter;
 use crate::cluster::{BreakerSet, ClusterStatus, EndpointStatus};
+use crate::overload::Overload;
 use crate::prepared::{BoundListener, Prepared, WorkerVms};
+use crate::trace::SpanSink;
 use crate::worker::{self, Command, Shared};
 
 /// How the data plane runs.
@@ -25,6 +27,8 @@ pub struct Options {
     pub concurrency: usize,
     pub stats: Arc<Registry>,
     pub services: Arc<Services>,
+    /// Where finished spans are left.
+    pub spans: SpanSink,
 }
 
 /// A worker has died: it panicked, or the process is shutting down.
@@ -38,6 +42,7 @@ pub struct Workers {
     commands: Vec<mpsc::UnboundedSender<Command>>,
     threads: Vec<JoinHandle<()>>,
     access_log: AccessLogWriter,
+    overload: Arc<Overload>,
     published: Mutex<Option<Arc<Prepared>>>,
 }
 
@@ -45,11 +50,14 @@ impl Workers {
     pub fn start(options: Options) -> io::Result<Workers> {
         let concurrency = options.concurrency.max(1);
         let access_log = AccessLogWriter::start()?;
+        let overload = Arc::<Overload>::default();
         let shared = Shared {
             registry: options.stats,
             services: options.services,
             access_log: access_log.clone(),
             breakers: BreakerSet::default(),
+            overload: overload.clone(),
+            spans: options.spans,
             connections: (0..concurrency).map(|_| AtomicUsize::new(0)).collect(),
         };
         let (commands, receivers): (Vec<_>, Vec<_>) = (0..concurrency).map(|_| mpsc::unbounded_channel()).unzip();
@@ -69,7 +77,7 @@ impl Workers {
             })?;
             threads.push(thread);
         }
-        Ok(Workers { commands, threads, access_log, published: Mutex::new(None) })
+        Ok(Workers { commands, threads, access_log, overload, published: Mutex::new(None) })
     }
 
     #[must_use]
@@ -141,6 +149,12 @@ impl Workers {
         for worker in &self.commands {
             _ = worker.send(Command::Drain { inbound_only, graceful });
         }
+    }
+
+    /// What the workers shed; for the one who watches the resources.
+    #[must_use]
+    pub const fn overload(&self) -> &Arc<Overload> {
+        &self.overload
     }
 
     /// Access-log files are opened anew.

@@ -97,6 +97,13 @@ known! {
     X_FORWARDED_PROTO XForwardedProto "x-forwarded-proto"
     X_REQUEST_ID XRequestId "x-request-id"
     TRACEPARENT Traceparent "traceparent"
+    TRACESTATE Tracestate "tracestate"
+    B3 B3 "b3"
+    X_B3_FLAGS XB3Flags "x-b3-flags"
+    X_B3_PARENTSPANID XB3ParentSpanId "x-b3-parentspanid"
+    X_B3_SAMPLED XB3Sampled "x-b3-sampled"
+    X_B3_SPANID XB3SpanId "x-b3-spanid"
+    X_CLIENT_TRACE_ID XClientTraceId "x-client-trace-id"
 }
 
 /// A byte that may stand in a token (RFC 9110 §5.6.2).

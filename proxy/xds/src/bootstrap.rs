@@ -1,10 +1,12 @@
 //! The file that a proxy starts from (`envoy.config.bootstrap.v3.Bootstrap`).
 
+mod overload;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_config::{Cluster, Listener, Resource, ResourceKind, Source, Update};
+use outrigger_config::{Cluster, Listener, OverloadManager, Resource, ResourceKind, Source, Update};
 use outrigger_proto::audit::audit;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::bootstrap::v3 as bootstrap;
@@ -37,6 +39,8 @@ pub struct Bootstrap {
     pub ads: Option<AdsServer>,
     pub cds: Option<ResourceSource>,
     pub lds: Option<ResourceSource>,
+    /// What is shed when memory or connections run short; our own default where the bootstrap names none.
+    pub overload: OverloadManager,
     /// Fields that are set and without effect.
     pub warnings: Vec<Problem>,
     /// Folders to watch, by file: for [`Status`](crate::Status).
@@ -122,7 +126,10 @@ fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagn
     if dynamic.ads_config.is_some() && node.id.is_empty() {
         d.at("node", |d| d.at("id", |d| d.error("is required with ads_config (or --service-node)")));
     }
-    Bootstrap { node, admin, static_resources, ads, cds, lds, warnings: Vec::new(), watched: Vec::new() }
+    let overload = proto.overload_manager.as_ref();
+    let overload = overload
+        .map_or_else(OverloadManager::default, |proto| d.at("overload_manager", |d| overload::decode(proto, d)));
+    Bootstrap { node, admin, static_resources, ads, cds, lds, overload, warnings: Vec::new(), watched: Vec::new() }
 }
 
 fn node(mut node: core::Node, options: &BootstrapOptions) -> core::Node {

@@ -12,6 +12,7 @@ mod listener;
 mod matcher;
 mod mutation;
 mod route;
+mod tracing;
 mod wasm;
 
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use outrigger_proto::audit::{Finding, Severity, audit};
 use outrigger_proto::type_url;
 use prost::Message;
 
-pub(crate) use common::{config_source, is_v2, socket_address};
+pub(crate) use access_log::message;
+pub(crate) use common::{config_source, duration, is_v2, socket_address};
 
 use crate::{Diagnostics, Problem};
 

@@ -8,6 +8,7 @@ use crate::error::{ErrorKind, ErrorSource, StreamError};
 use crate::filter::Way;
 use crate::http1::BodyEvent;
 use crate::iteration::{Iteration, Stop};
+use crate::trace::Trace;
 use bytes::Bytes;
 use outrigger_http::{HeaderName, Method, ResponseHead, TimingPoint};
 use tokio::time::Instant;
@@ -20,12 +21,19 @@ impl Exchange<'_> {
     pub(super) fn begin(&mut self, incoming: Incoming) -> Result<(), Stop> {
         let hcm = self.chain.hcm.clone();
         self.upgrade = incoming.upgrade;
+        if incoming.shed {
+            self.chain.stats.downstream_rq_overload_close().inc();
+            return Err(Stop::Error(StreamError::internal(ErrorKind::Overload)));
+        }
         self.deadlines.idle_timeout = hcm.stream_idle_timeout.filter(|timeout| !timeout.is_zero());
         self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| incoming.received + timeout);
         self.deadlines.request =
             hcm.request_timeout.filter(|t| !t.is_zero() && !incoming.end).map(|t| incoming.received + t);
         if let Err(reply) = crate::normalize::prepare(&mut self.stream.borrow_mut(), &hcm, self.cx) {
             return Err(Stop::Reply(*reply));
+        }
+        if let Some(tracing) = &hcm.tracing {
+            self.trace = Some(Trace::start(tracing, &self.stream.borrow(), &mut *self.cx.random()));
         }
         self.select_route();
         self.check_upgrade()?;

@@ -114,6 +114,9 @@ impl Exchange<'_> {
         self.chain.stats.rq_total().inc();
         self.request_headers_by_route();
         self.rewrite(route, forward);
+        if let Some(trace) = &self.trace {
+            trace.inject(&mut self.stream.borrow_mut());
+        }
         let version = self.stream.borrow().request.version;
         self.origin = Origin::Connecting(cluster.checkout(&PickKey::default(), version));
         if let Origin::Connecting(Checkout::Failed(error)) = &self.origin {

@@ -52,6 +52,11 @@ impl ChainSlot {
         current.listener.chains.get(current.index).map(read)
     }
 
+    /// Whether nothing is shed here while memory is short.
+    pub(crate) fn bypasses_overload(&self) -> bool {
+        self.current.borrow().listener.bypasses_overload
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.listener_closing.get() || self.gone.get()
     }

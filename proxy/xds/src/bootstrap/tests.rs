@@ -117,3 +117,43 @@ fn ten_thousand_clusters_and_routes_decode() {
     assert_eq!(found.static_resources[0].upserts.len(), 10_000);
     assert_eq!(found.warnings, []);
 }
+
+const MONITORS: &str = "resource_monitors: [{name: heap, typed_config: {'@type': \
+    type.googleapis.com/envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig, max_heap_size_bytes: 1000}}, \
+    {name: cx, typed_config: {'@type': \
+    type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig, \
+    max_active_downstream_connections: 7}}]";
+
+#[test]
+fn an_overload_manager_says_what_is_shed() {
+    use outrigger_config::{Action, OverloadManager};
+    let yaml = format!(
+        "{{overload_manager: {{refresh_interval: 0.5s, {MONITORS}, actions: [{{name: \
+         envoy.overload_actions.stop_accepting_requests, triggers: [{{name: heap, scaled: {{scaling_threshold: 0.8, \
+         saturation_threshold: 0.9}}}}]}}]}}}}"
+    );
+    let overload = decode(&yaml).unwrap().overload;
+    assert_eq!((overload.refresh_interval.as_millis(), overload.max_downstream_connections), (500, Some(7)));
+    let [action] = &overload.actions[..] else { panic!("{overload:?}") };
+    assert_eq!(action.action, Action::StopAcceptingRequests);
+    assert!((action.state(&[0.85]) - 0.5).abs() < 1e-9);
+    assert_eq!(decode("{}").unwrap().overload, OverloadManager::default());
+}
+
+#[test]
+fn an_overload_manager_that_would_not_act_is_refused() {
+    let check = |fields: &str, expected: &str| {
+        let problems = decode(&format!("{{overload_manager: {{{MONITORS}, {fields}}}}}")).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.contains(expected)), "{fields}: {problems:?}");
+    };
+    check("actions: [{name: envoy.overload_actions.reset_high_memory_stream}]", "actions[0].name:");
+    let action =
+        |trigger: &str| format!("actions: [{{name: envoy.overload_actions.shrink_heap, triggers: [{trigger}]}}]");
+    check(&action("{name: other, threshold: {value: 0.5}}"), "triggers[0].name: \"other\" is no resource monitor");
+    check(&action("{name: heap, threshold: {value: 1.5}}"), "triggers[0].threshold.value: is not between 0 and 1");
+    check(&action("{name: heap}"), "triggers[0]: needs threshold or scaled");
+    check(
+        &action("{name: heap, scaled: {scaling_threshold: 0.9, saturation_threshold: 0.9}}"),
+        "triggers[0].scaled: needs",
+    );
+}

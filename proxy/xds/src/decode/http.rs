@@ -53,6 +53,7 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         routes: routes?,
         filters: filters?,
         access_logs: access_logs(&proto.access_log, d),
+        tracing: super::tracing::tracing(proto.tracing.as_ref(), d),
         server_name: header_text(server_name, "server_name", d),
         http1: http1_options(proto.http_protocol_options.as_ref()),
         http2: d.at("http2_protocol_options", |d| http2_options(proto.http2_protocol_options.as_ref(), d)),

@@ -65,6 +65,8 @@ impl XdsResource for Listener {
             table,
             per_connection_buffer_limit_bytes: buffer,
             backlog,
+            ignores_connection_limit: proto.ignore_global_conn_limit,
+            bypasses_overload: proto.bypass_overload_manager,
             access_logs,
         })
     }

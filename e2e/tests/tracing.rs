@@ -1,0 +1,192 @@
+//! Traces: what the origin gets to go on with, and what a collector is told, as from Envoy.
+
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
+use std::collections::BTreeMap;
+
+use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, with};
+use outrigger_e2e::data_plane::{DataPlane, Peer};
+use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
+use outrigger_proto::pb::outrigger::otlp::v1::{ExportTraceServiceRequest, KeyValue, Span, any_value};
+use prost::Message;
+use serde_json::{Value, json};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const PARENT: &str = "00f067aa0ba902b7";
+
+/// How the collector is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Grpc,
+    Http,
+}
+
+fn bootstrap(origin: &Origin, collector: &Origin, transport: Transport, tracing: Value) -> Bootstrap {
+    let target = match transport {
+        // The origin answers as a collector does that took everything.
+        Transport::Grpc => json!({"grpc_service": {
+            "envoy_grpc": {"cluster_name": "otlp"}, "timeout": "2s",
+            "initial_metadata": [{"key": "x-origin", "value": "header=grpc-status:0;body=0"}],
+        }}),
+        Transport::Http => json!({"http_service": {"http_uri": {
+            "uri": "http://collector.test/v1/traces", "cluster": "otlp", "timeout": "2s",
+        }}}),
+    };
+    let config = with(
+        json!({
+            "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig", "service_name": "shop",
+        }),
+        target,
+    );
+    let provider = json!({"provider": {"name": "envoy.tracers.opentelemetry", "typed_config": config}});
+    let mut listener: Value = HttpListener::new("main", &json!([route("/", "o")])).into();
+    listener["traffic_direction"] = json!("INBOUND");
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    manager["tracing"] = with(provider, tracing);
+    // Envoy decides by the request's id.
+    manager["generate_request_id"] = json!(true);
+    let otlp = cluster("otlp", &[collector.address()]);
+    Bootstrap::new()
+        .cluster(cluster("o", &[origin.address()]))
+        .cluster(if transport == Transport::Grpc { http2(otlp) } else { otlp })
+        .listener(listener)
+        // Envoy waits for five spans or this long.
+        .set(
+            "layered_runtime",
+            json!({"layers": [{"name": "static", "static_layer": {
+                "tracing": {"opentelemetry": {"min_flush_spans": 1, "flush_interval_ms": 100}},
+            }}]}),
+        )
+}
+
+/// The spans that a collector was told of, with the attributes of their resources.
+fn spans(collector: &Origin, transport: Transport) -> Vec<(BTreeMap<String, String>, Span)> {
+    let mut all = Vec::new();
+    for seen in collector.seen() {
+        let (path, body) = match transport {
+            Transport::Grpc => {
+                ("/opentelemetry.proto.collector.trace.v1.TraceService/Export", seen.body.get(5..).unwrap_or_default())
+            }
+            Transport::Http => ("/v1/traces", &seen.body[..]),
+        };
+        assert_eq!((seen.method.as_str(), seen.path.as_str()), ("POST", path));
+        let request = ExportTraceServiceRequest::decode(body).expect("an export");
+        for resource in request.resource_spans {
+            let of = attributes(&resource.resource.unwrap_or_default().attributes);
+            all.extend(resource.scope_spans.into_iter().flat_map(|s| s.spans).map(|span| (of.clone(), span)));
+        }
+    }
+    all
+}
+
+fn attributes(list: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |value: Option<&any_value::Value>| match value {
+        Some(any_value::Value::StringValue(text)) => text.clone(),
+        Some(any_value::Value::IntValue(number)) => number.to_string(),
+        None => String::new(),
+    };
+    let text = |pair: &KeyValue| text(pair.value.as_ref().and_then(|value| value.value.as_ref()));
+    list.iter().map(|pair| (pair.key.clone(), text(pair))).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_context_goes_through_and_its_span_is_told() {
+    for (peer, transport) in Peer::all().into_iter().flat_map(|p| [(p, Transport::Http), (p, Transport::Grpc)]) {
+        let name = format!("{} {transport:?}", peer.name());
+        let (origin, collector) = (Origin::start("o").expect("origin"), Origin::start("otlp").expect("collector"));
+        let tags = json!({"custom_tags": [
+            {"tag": "team", "literal": {"value": "cart"}},
+            {"tag": "tenant", "request_header": {"name": "x-tenant", "default_value": "none"}},
+        ]});
+        let plane = DataPlane::start(peer, &bootstrap(&origin, &collector, transport, tags)).expect("the proxy starts");
+        let address = plane.listener("main").expect("listener");
+        let request = Request::get("/cart?id=1")
+            .with("traceparent", &format!("00-{TRACE}-{PARENT}-01"))
+            .with("tracestate", "vendor=1")
+            .with("x-tenant", "blue");
+        assert_eq!(request.send(address).expect("answer").status, 200, "{name}");
+
+        let told = eventually(DEADLINE, || {
+            spans(&collector, transport).into_iter().next().ok_or_else(|| format!("{name}: no span yet"))
+        });
+        let (resource, span) = told.expect("a span");
+        assert_eq!(resource.get("service.name").map(String::as_str), Some("shop"), "{name}");
+        assert_eq!((hex(&span.trace_id), hex(&span.parent_span_id)), (TRACE.to_owned(), PARENT.to_owned()), "{name}");
+        assert_eq!((span.name.as_str(), span.kind, span.trace_state.as_str()), ("ingress", 2, "vendor=1"), "{name}");
+        assert!(span.start_time_unix_nano < span.end_time_unix_nano, "{name}");
+        let found = attributes(&span.attributes);
+        for (key, value) in [
+            ("http.method", "GET"),
+            ("http.status_code", "200"),
+            ("http.protocol", "HTTP/1.1"),
+            ("component", "proxy"),
+            ("upstream_cluster", "o"),
+            ("upstream_cluster.name", "o"),
+            ("peer.address", "127.0.0.1"),
+            ("response_flags", "-"),
+            ("team", "cart"),
+            ("tenant", "blue"),
+        ] {
+            assert_eq!(found.get(key).map(String::as_str), Some(value), "{name}: {key} in {found:?}");
+        }
+        assert!(found.get("http.url").is_some_and(|url| url.ends_with("/cart?id=1")), "{name}: {found:?}");
+        // The origin goes on from the proxy's span.
+        let seen = origin.seen().pop().expect("the request at the origin");
+        let parent = seen.headers.iter().find(|(name, _)| name == "traceparent").map(|(_, value)| value.clone());
+        assert_eq!(parent, Some(format!("00-{TRACE}-{}-01", hex(&span.span_id))), "{name}");
+    }
+}
+
+#[test]
+fn the_parent_decides_and_only_what_is_sampled_is_told() {
+    let (origin, collector) = (Origin::start("o").expect("origin"), Origin::start("otlp").expect("collector"));
+    let none = json!({"random_sampling": {"value": 0}});
+    let bootstrap = bootstrap(&origin, &collector, Transport::Http, none);
+    let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+    let address = plane.listener("main").expect("listener");
+    let parents = [None, Some(format!("00-{TRACE}-{PARENT}-00")), Some(format!("00-{TRACE}-{PARENT}-01"))];
+    for (path, parent) in ["/a", "/b", "/c"].into_iter().zip(parents) {
+        let request = Request::get(path);
+        let request = parent.iter().fold(request, |request, parent| request.with("traceparent", parent));
+        assert_eq!(request.send(address).expect("answer").status, 200);
+    }
+    let told = eventually(DEADLINE, || {
+        let told = spans(&collector, Transport::Http);
+        if told.is_empty() { Err("no span yet") } else { Ok(told) }
+    });
+    let urls: Vec<_> =
+        told.expect("spans").iter().map(|(_, span)| attributes(&span.attributes)["http.url"].clone()).collect();
+    assert!(matches!(&urls[..], [url] if url.ends_with("/c")), "{urls:?}");
+    // A context goes on whether it is sampled or not.
+    let seen = origin.seen();
+    let flags: Vec<_> = seen
+        .iter()
+        .filter_map(|seen| seen.headers.iter().find(|(name, _)| name == "traceparent"))
+        .map(|(_, value)| value[value.len() - 2..].to_owned())
+        .collect();
+    assert_eq!(flags, ["00", "00", "01"]);
+}
+
+#[test]
+fn b3_comes_and_goes_and_a_dead_collector_costs_nothing() {
+    let origin = Origin::start("o").expect("origin");
+    let gone = {
+        let collector = Origin::start("otlp").expect("collector");
+        bootstrap(&origin, &collector, Transport::Grpc, json!({}))
+    };
+    let plane = DataPlane::start(Peer::Outrigger, &gone).expect("the proxy starts");
+    let address = plane.listener("main").expect("listener");
+    let request = Request::get("/").with("x-b3-traceid", TRACE).with("x-b3-spanid", PARENT).with("x-b3-sampled", "1");
+    assert_eq!(request.send(address).expect("answer").status, 200);
+    let seen = origin.seen().pop().expect("the request");
+    let header = |wanted: &str| seen.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    assert_eq!((header("x-b3-traceid"), header("x-b3-parentspanid")), (Some(TRACE), Some(PARENT)));
+    assert_ne!(header("x-b3-spanid"), Some(PARENT));
+    plane.admin.stat_reaches("tracing.opentelemetry.spans_dropped", 1, DEADLINE).expect("the lost span is counted");
+    assert_eq!(Request::get("/").send(address).expect("answer").status, 200);
+}

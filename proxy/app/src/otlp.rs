@@ -1,0 +1,289 @@
+//! Tells spans to OTLP collectors: batches by tracer, over gRPC or HTTP, to the endpoints of a cluster.
+//!
+//! A collector that is slow or gone costs spans, never requests or memory: what waits is bounded by the tracer's
+//! `max_cache_size`, the rest is dropped and counted.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use outrigger_config::{OtlpTransport, Tracer};
+use outrigger_dataplane::{Attribute, Span, SpanQueue};
+use outrigger_proto::pb::outrigger::otlp::v1 as pb;
+use outrigger_stats::{Counter, Name, Registry};
+use prost::Message;
+use tokio::time::Instant;
+
+use crate::channel::endpoints;
+use crate::server::Server;
+
+/// A batch goes out when it is full, or this long after its first span.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+const BATCH_SPANS_MAX: usize = 512;
+/// Tracers that configuration may name at one time; beyond it the one that was idle longest is forgotten.
+const TRACERS_MAX: usize = 64;
+const RESPONSE_BYTES_MAX: usize = 64 * 1024;
+const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+
+type HttpClient = Client<HttpConnector, Full<Bytes>>;
+
+/// What became of spans.
+#[derive(Debug)]
+struct Metrics {
+    sent: Counter,
+    dropped: Counter,
+    export_failures: Counter,
+}
+
+/// Spans of one tracer on their way.
+struct Batch {
+    spans: Vec<Span>,
+    due: Instant,
+    /// One export at a time; the next batch gathers meanwhile.
+    exporting: Option<tokio::task::JoinHandle<()>>,
+    client: HttpClient,
+}
+
+/// Takes spans from the workers until they are gone.
+pub(crate) async fn export(mut queue: SpanQueue, server: Rc<Server>, registry: Arc<Registry>) {
+    let counter = |name: &str| registry.counter(&Name::new("tracing.opentelemetry", name));
+    let metrics = Rc::new(Metrics {
+        sent: counter("spans_sent"),
+        dropped: counter("spans_dropped"),
+        export_failures: counter("export_failures"),
+    });
+    let mut batches: HashMap<Arc<Tracer>, Batch> = HashMap::new();
+    loop {
+        let due = batches.values().filter(|batch| !batch.spans.is_empty()).map(|batch| batch.due).min();
+        let timer = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            span = queue.recv() => match span {
+                Some(span) => take(span, &mut batches, &metrics),
+                None => break,
+            },
+            () = timer => {}
+        }
+        let now = Instant::now();
+        for (tracer, batch) in &mut batches {
+            let ready = batch.spans.len() >= BATCH_SPANS_MAX || (!batch.spans.is_empty() && batch.due <= now);
+            let busy = batch.exporting.as_ref().is_some_and(|export| !export.is_finished());
+            if ready && !busy {
+                batch.send(tracer, &server, &metrics);
+            } else if ready {
+                batch.due = now + FLUSH_INTERVAL;
+            }
+        }
+    }
+    // The workers have ended: what is left goes out before the process does.
+    for (tracer, batch) in &mut batches {
+        batch.finish(tracer, &server, &metrics).await;
+    }
+}
+
+fn take(span: Span, batches: &mut HashMap<Arc<Tracer>, Batch>, metrics: &Rc<Metrics>) {
+    let tracer = Arc::clone(&span.tracer);
+    if batches.len() >= TRACERS_MAX && !batches.contains_key(&tracer) {
+        let idle = batches.iter().filter(|(_, batch)| batch.spans.is_empty()).min_by_key(|(_, batch)| batch.due);
+        match idle.map(|(tracer, _)| Arc::clone(tracer)) {
+            Some(idle) => _ = batches.remove(&idle),
+            None => return metrics.dropped.inc(),
+        }
+    }
+    let spans_max = tracer.spans_max;
+    let batch = batches.entry(tracer).or_insert_with_key(|tracer| Batch::new(tracer));
+    if batch.spans.len() >= spans_max {
+        return metrics.dropped.inc();
+    }
+    if batch.spans.is_empty() {
+        batch.due = Instant::now() + FLUSH_INTERVAL;
+    }
+    batch.spans.push(span);
+}
+
+impl Batch {
+    fn new(tracer: &Tracer) -> Batch {
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(matches!(tracer.transport, OtlpTransport::Grpc { .. }))
+            .pool_timer(TokioTimer::new())
+            .build_http();
+        Batch { spans: Vec::new(), due: Instant::now(), exporting: None, client }
+    }
+
+    fn send(&mut self, tracer: &Arc<Tracer>, server: &Rc<Server>, metrics: &Rc<Metrics>) {
+        let spans = std::mem::take(&mut self.spans);
+        let snapshot = server.snapshot.borrow().clone();
+        let (addresses, _) = endpoints(&snapshot, &tracer.cluster);
+        let (client, tracer, metrics) = (self.client.clone(), Arc::clone(tracer), Rc::clone(metrics));
+        self.exporting = Some(tokio::task::spawn_local(async move {
+            let count = spans.len() as u64;
+            match deliver(&client, &tracer, &addresses, &spans).await {
+                Ok(()) => metrics.sent.add(count),
+                Err(reason) => {
+                    metrics.export_failures.inc();
+                    metrics.dropped.add(count);
+                    tracing::warn!("{count} span(s) for cluster {} are lost: {reason}", tracer.cluster);
+                }
+            }
+        }));
+    }
+
+    async fn finish(&mut self, tracer: &Arc<Tracer>, server: &Rc<Server>, metrics: &Rc<Metrics>) {
+        if let Some(exporting) = self.exporting.take() {
+            _ = exporting.await;
+        }
+        if !self.spans.is_empty() {
+            self.send(tracer, server, metrics);
+        }
+        if let Some(exporting) = self.exporting.take() {
+            _ = exporting.await;
+        }
+    }
+}
+
+async fn deliver(client: &HttpClient, tracer: &Tracer, addresses: &[SocketAddr], spans: &[Span]) -> Result<(), String> {
+    let address = addresses.get(rand::random::<u32>() as usize % addresses.len().max(1));
+    let address = address.ok_or("the cluster has no usable endpoint")?;
+    let message = request(tracer, spans);
+    let request = match &tracer.transport {
+        OtlpTransport::Grpc { authority, metadata } => grpc(*address, authority, metadata, &message),
+        OtlpTransport::Http { authority, path, headers } => post(*address, authority, path, headers, &message),
+    }?;
+    let is_grpc = matches!(tracer.transport, OtlpTransport::Grpc { .. });
+    let exchange = async {
+        let response = client.request(request).await.map_err(|error| format!("{address}: {error}"))?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("{address} answered with status {}", response.status()));
+        }
+        // A failure without a message comes in the head.
+        let early = grpc_status(response.headers());
+        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| format!("{address} broke off: {error}"))?;
+        let status = early.or_else(|| grpc_status(body.trailers()?));
+        match status {
+            Some(0) => Ok(()),
+            Some(status) => Err(format!("{address} answered with gRPC status {status}")),
+            None if is_grpc => Err(format!("{address} answered without a gRPC status")),
+            None => Ok(()),
+        }
+    };
+    match tokio::time::timeout(tracer.timeout, exchange).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(format!("{address} took longer than {:?}", tracer.timeout)),
+    }
+}
+
+fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+fn grpc(
+    address: SocketAddr,
+    authority: &str,
+    metadata: &[(String, String)],
+    message: &pb::ExportTraceServiceRequest,
+) -> Result<Request<Full<Bytes>>, String> {
+    let length = message.encoded_len();
+    let mut body = BytesMut::with_capacity(5 + length);
+    body.put_u8(0);
+    body.put_u32(u32::try_from(length).map_err(|_| "the batch is too large")?);
+    message.encode(&mut body).map_err(|error| error.to_string())?;
+    let request = Request::post(format!("http://{address}{GRPC_PATH}"))
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(header::TE, "trailers");
+    build(request, authority, metadata, body.freeze())
+}
+
+fn post(
+    address: SocketAddr,
+    authority: &str,
+    path: &str,
+    headers: &[(String, String)],
+    message: &pb::ExportTraceServiceRequest,
+) -> Result<Request<Full<Bytes>>, String> {
+    let request =
+        Request::post(format!("http://{address}{path}")).header(header::CONTENT_TYPE, "application/x-protobuf");
+    build(request, authority, headers, message.encode_to_vec().into())
+}
+
+fn build(
+    mut request: http::request::Builder,
+    authority: &str,
+    headers: &[(String, String)],
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, String> {
+    if !authority.is_empty() {
+        request = request.header(header::HOST, authority);
+    }
+    for (name, value) in headers {
+        let name = HeaderName::try_from(name.as_str()).map_err(|error| format!("{name}: {error}"))?;
+        let value = HeaderValue::try_from(value.as_str()).map_err(|error| format!("{name}: {error}"))?;
+        request = request.header(name, value);
+    }
+    request.body(Full::new(body)).map_err(|error| error.to_string())
+}
+
+fn request(tracer: &Tracer, spans: &[Span]) -> pb::ExportTraceServiceRequest {
+    let attribute = |key: &str, value: &str| key_value(key, &Attribute::Text(value.to_owned()));
+    pb::ExportTraceServiceRequest {
+        resource_spans: vec![pb::ResourceSpans {
+            resource: Some(pb::Resource {
+                attributes: vec![
+                    attribute("service.name", &tracer.service_name),
+                    attribute("telemetry.sdk.language", "rust"),
+                    attribute("telemetry.sdk.name", "outrigger"),
+                    attribute("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
+                ],
+            }),
+            scope_spans: vec![pb::ScopeSpans {
+                scope: Some(pb::Scope {
+                    name: "outrigger-proxy".to_owned(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                }),
+                spans: spans.iter().map(message).collect(),
+            }],
+        }],
+    }
+}
+
+fn message(span: &Span) -> pb::Span {
+    let kind = if span.is_server { pb::span::Kind::Server } else { pb::span::Kind::Client };
+    let code = if span.is_error { pb::status::Code::Error } else { pb::status::Code::Unset };
+    pb::Span {
+        trace_id: span.trace_id.to_vec(),
+        span_id: span.span_id.to_vec(),
+        trace_state: span.trace_state.clone(),
+        parent_span_id: span.parent_span_id.map_or_else(Vec::new, |id| id.to_vec()),
+        name: span.name.clone().into_owned(),
+        kind: kind.into(),
+        start_time_unix_nano: nanoseconds(span.start),
+        end_time_unix_nano: nanoseconds(span.end),
+        attributes: span.attributes.iter().map(|(key, value)| key_value(key, value)).collect(),
+        status: Some(pb::Status { message: String::new(), code: code.into() }),
+    }
+}
+
+fn key_value(key: &str, value: &Attribute) -> pb::KeyValue {
+    let value = match value {
+        Attribute::Text(text) => pb::any_value::Value::StringValue(text.clone()),
+        Attribute::Number(number) => pb::any_value::Value::IntValue(*number),
+    };
+    pb::KeyValue { key: key.to_owned(), value: Some(pb::AnyValue { value: Some(value) }) }
+}
+
+fn nanoseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
