@@ -111,7 +111,7 @@ async fn validate(options: &Options, bootstrap: &Bootstrap) -> ExitCode {
     let mut problems = Vec::new();
     for (name, resource) in bootstrap.static_resources.iter().flat_map(|update| &update.upserts) {
         for plugin in of_resource(resource) {
-            if matches!(plugin.code.source, CodeSource::Remote { .. }) {
+            if matches!(plugin.vm.code.source, CodeSource::Remote { .. }) {
                 continue;
             }
             if let Err(reason) = plugins.prepare(&plugin, &NoEndpoints).await {

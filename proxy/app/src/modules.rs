@@ -56,8 +56,12 @@ impl Modules {
         Modules { engine: OnceCell::new(), cache, kept: RefCell::default(), turns: RefCell::default(), metrics }
     }
 
-    /// The module, or what is wrong with it in words for whoever sent it.
-    pub(crate) async fn load(&self, code: &ModuleCode, endpoints: &impl Endpoints) -> Result<CompiledModule, String> {
+    /// The module and its digest, or what is wrong with it in words for whoever sent it.
+    pub(crate) async fn load(
+        &self,
+        code: &ModuleCode,
+        endpoints: &impl Endpoints,
+    ) -> Result<(CompiledModule, Digest), String> {
         let turn = Rc::clone(self.turns.borrow_mut().entry(code.clone()).or_default());
         let outcome = {
             let _mine = turn.lock().await;
@@ -70,13 +74,17 @@ impl Modules {
         outcome
     }
 
-    async fn load_alone(&self, code: &ModuleCode, endpoints: &impl Endpoints) -> Result<CompiledModule, String> {
+    async fn load_alone(
+        &self,
+        code: &ModuleCode,
+        endpoints: &impl Endpoints,
+    ) -> Result<(CompiledModule, Digest), String> {
         // A digest that is known saves the fetch; a file is read all the same, since it may have been replaced.
         let is_file = matches!(code.source, CodeSource::File(_));
         if let Some(sha256) = code.sha256.filter(|_| !is_file)
             && let Some(module) = self.known(&sha256).await?
         {
-            return Ok(module);
+            return Ok((module, sha256));
         }
         let wasm = self.bytes(code, endpoints).await?;
         let sha256 = digest(&wasm);
@@ -84,11 +92,11 @@ impl Modules {
             return Err(format!("the module's digest is {} and not {}", hex(&sha256), hex(&expected)));
         }
         if let Some(module) = self.known(&sha256).await? {
-            return Ok(module);
+            return Ok((module, sha256));
         }
         let module = self.compile(sha256, wasm).await?;
         self.kept.borrow_mut().insert(sha256, module.clone());
-        Ok(module)
+        Ok((module, sha256))
     }
 
     /// From memory or disk.

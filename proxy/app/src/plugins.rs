@@ -9,12 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{
-    FailurePolicy, HttpFilterKind, Listener, NetworkFilter, Resource, ResourceKind, ResourceSet, Snapshot, WasmPlugin,
+    FailurePolicy, HttpFilterKind, Isolation, Listener, NetworkFilter, Resource, ResourceKind, ResourceSet, Snapshot,
+    WasmPlugin,
 };
 use outrigger_dataplane::{PreparedPlugin, WorkerVms};
-use outrigger_wasm::{CompiledModule, Plugin, ReadyVm, Services, StartMode};
+use outrigger_wasm::{CompiledModule, Plugin, ReadyVm, Services, StartMode, VmConfig};
 use tokio::time::Instant;
 
+use crate::cache::Digest;
 use crate::metrics::{WasmMetrics, milliseconds};
 use crate::modules::{Endpoints, Modules, off_thread};
 
@@ -22,7 +24,7 @@ use crate::modules::{Endpoints, Modules, off_thread};
 #[derive(Debug)]
 struct Waiting {
     prepared: PreparedPlugin,
-    /// One for each worker.
+    /// One for each worker; none where another waiting plugin of the same VM brings them.
     vms: Vec<ReadyVm>,
 }
 
@@ -94,15 +96,17 @@ impl Plugins {
     }
 
     async fn start(&self, plugin: &Arc<WasmPlugin>, endpoints: &impl Endpoints) -> Result<Waiting, String> {
-        let module = self.modules.load(&plugin.code, endpoints).await?;
+        let (module, code) = self.modules.load(&plugin.vm.code, endpoints).await?;
         for warning in module.warnings() {
             tracing::warn!("plugin {}: {warning}", plugin.name);
         }
-        let host = Arc::new(to_host(plugin));
-        let (services, concurrency) = (Arc::clone(&self.services), self.concurrency);
-        let prepared = PreparedPlugin { plugin: Arc::clone(&host), module: module.clone() };
-        let vms = off_thread(move || start_all(&module, &host, &services, concurrency)).await??;
-        Ok(Waiting { prepared, vms })
+        let host = Arc::new(to_host(plugin, code));
+        let has_vms = |waiting: &Waiting| waiting.prepared.plugin.vm == host.vm && !waiting.vms.is_empty();
+        let is_per_stream = host.vm.isolation == outrigger_wasm::Isolation::Stream;
+        let vms_wanted =
+            if is_per_stream || self.waiting.borrow().values().any(has_vms) { 0 } else { self.concurrency };
+        let services = Arc::clone(&self.services);
+        off_thread(move || start_all(&module, &host, &services, vms_wanted)).await?
     }
 
     /// Lets a plugin be left out, as its policy has it.
@@ -127,7 +131,7 @@ impl Plugins {
             }
             let Some(waiting) = self.waiting.borrow_mut().remove(&plugin) else { continue };
             for (worker, vm) in taken.vms.iter_mut().zip(waiting.vms) {
-                worker.vms.insert(Arc::clone(&plugin), vm);
+                worker.vms.push(vm);
             }
             taken.plugins.insert(plugin, waiting.prepared);
         }
@@ -136,11 +140,19 @@ impl Plugins {
 
     /// Gives back what was taken for a generation that is not published after all.
     pub(crate) fn give_back(&self, taken: Taken) {
-        let Taken { plugins, mut vms } = taken;
+        let Taken { plugins, vms } = taken;
+        let serving = self.serving.borrow();
+        let mut waiting = self.waiting.borrow_mut();
         for (plugin, prepared) in plugins {
-            let of_workers: Vec<ReadyVm> = vms.iter_mut().filter_map(|worker| worker.vms.remove(&plugin)).collect();
-            if of_workers.len() == self.concurrency {
-                self.waiting.borrow_mut().insert(plugin, Waiting { prepared, vms: of_workers });
+            if !serving.contains_key(&plugin) {
+                waiting.insert(plugin, Waiting { prepared, vms: Vec::new() });
+            }
+        }
+        for vm in vms.into_iter().flat_map(|worker| worker.vms) {
+            let brings =
+                |waiting: &&mut Waiting| vm.roots().any(|(_, plugin)| Arc::ptr_eq(plugin, &waiting.prepared.plugin));
+            if let Some(waiting) = waiting.values_mut().find(brings) {
+                waiting.vms.push(vm);
             }
         }
     }
@@ -166,13 +178,17 @@ fn start_all(
     module: &CompiledModule,
     plugin: &Arc<Plugin>,
     services: &Arc<Services>,
-    concurrency: usize,
-) -> Result<Vec<ReadyVm>, String> {
+    vms_wanted: usize,
+) -> Result<Waiting, String> {
     let text = |error: outrigger_wasm::StartError| error.to_string();
-    drop(outrigger_wasm::start(module, plugin, services, StartMode::Canary).map_err(text)?);
-    (0..concurrency)
+    let canary = outrigger_wasm::start(module, plugin, services, StartMode::Canary).map_err(text)?;
+    let configured_in = canary.configured_in();
+    drop(canary);
+    let vms: Result<Vec<ReadyVm>, String> = (0..vms_wanted)
         .map(|_| outrigger_wasm::start(module, plugin, services, StartMode::Serving).map_err(text))
-        .collect()
+        .collect();
+    let prepared = PreparedPlugin { plugin: Arc::clone(plugin), module: module.clone(), configured_in };
+    Ok(Waiting { prepared, vms: vms? })
 }
 
 /// The plugins that a resource brings: those of a listener's filters, defaults included, or an extension's own.
@@ -208,31 +224,46 @@ fn used(snapshot: &Snapshot) -> HashSet<Arc<WasmPlugin>> {
 }
 
 /// The configuration in the words of the Wasm host, which knows nothing of ours.
-fn to_host(plugin: &WasmPlugin) -> Plugin {
-    let limits = &plugin.limits;
+fn to_host(plugin: &WasmPlugin, code: Digest) -> Plugin {
+    let vm = &plugin.vm;
+    let limits = &vm.limits;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let mut limits = outrigger_wasm::Limits {
+        callback_timeout: limits.callback_timeout,
+        start_timeout: limits.start_timeout,
+        memory_bytes: size(limits.memory_bytes),
+        body_buffer_bytes: size(limits.body_buffer_bytes),
+        log_bytes_per_second: size(limits.log_bytes_per_second),
+        hostcalls_per_callback: limits.hostcalls_per_callback,
+        ..outrigger_wasm::Limits::default()
+    };
+    let isolation = match vm.isolation {
+        Isolation::Shared => outrigger_wasm::Isolation::Shared,
+        Isolation::Plugin => outrigger_wasm::Isolation::Plugin(Arc::clone(&plugin.name)),
+        Isolation::Stream => {
+            // Every stream starts one on the worker, which a start may stop no longer than a callback.
+            limits.start_timeout = limits.start_timeout.min(limits.callback_timeout);
+            outrigger_wasm::Isolation::Stream
+        }
+    };
     Plugin {
-        name: plugin.name.to_string(),
+        name: Arc::clone(&plugin.name),
         root_id: plugin.root_id.clone(),
-        vm_id: plugin.vm_id.clone(),
-        vm_configuration: plugin.vm_configuration.clone(),
         configuration: plugin.configuration.clone(),
-        environment: plugin.environment.clone(),
         failure_policy: match plugin.failure_policy {
             FailurePolicy::Closed => outrigger_wasm::FailurePolicy::Closed,
             FailurePolicy::Open => outrigger_wasm::FailurePolicy::Open,
             FailurePolicy::Reload => outrigger_wasm::FailurePolicy::Reload,
         },
-        limits: outrigger_wasm::Limits {
-            callback_timeout: limits.callback_timeout,
-            start_timeout: limits.start_timeout,
-            memory_bytes: size(limits.memory_bytes),
-            body_buffer_bytes: size(limits.body_buffer_bytes),
-            log_bytes_per_second: size(limits.log_bytes_per_second),
-            hostcalls_per_callback: limits.hostcalls_per_callback,
-            ..outrigger_wasm::Limits::default()
-        },
         allow_on_headers_stop_iteration: plugin.allow_on_headers_stop_iteration,
-        capabilities: plugin.capabilities.clone(),
+        vm: Arc::new(VmConfig {
+            code,
+            vm_id: vm.vm_id.clone(),
+            configuration: vm.configuration.clone(),
+            environment: vm.environment.clone(),
+            limits,
+            capabilities: vm.capabilities.clone(),
+            isolation,
+        }),
     }
 }

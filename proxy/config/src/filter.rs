@@ -1,6 +1,7 @@
 //! HTTP filters and their configuration.
 
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,25 +57,54 @@ pub struct WasmPlugin {
     /// `PluginConfig.name`; the filter's name where it is empty.
     pub name: Arc<str>,
     pub root_id: String,
+    pub configuration: Bytes,
+    pub failure_policy: FailurePolicy,
+    pub allow_on_headers_stop_iteration: bool,
+    pub vm: Arc<WasmVm>,
+}
+
+/// What a plugin's VM is made from; plugins of equal ones may share a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WasmVm {
     pub vm_id: String,
     pub code: ModuleCode,
-    pub vm_configuration: Bytes,
     pub configuration: Bytes,
     /// Sorted by name.
     pub environment: Vec<(String, String)>,
-    pub failure_policy: FailurePolicy,
     pub limits: Limits,
-    pub allow_on_headers_stop_iteration: bool,
     /// `None`: everything is allowed.
     pub capabilities: Option<BTreeSet<String>>,
+    pub isolation: Isolation,
+}
+
+/// What shares a VM with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Isolation {
+    /// One VM on each worker for all plugins of equal [`WasmVm`]s.
+    #[default]
+    Shared,
+    /// One VM on each worker for the plugins of one name.
+    Plugin,
+    /// One VM for each stream.
+    Stream,
 }
 
 /// A module, by the digest of its bytes where that is known.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleCode {
     pub source: CodeSource,
     /// Always there for remote code, whose digest is what is asked for.
     pub sha256: Option<[u8; 32]>,
+}
+
+impl Hash for ModuleCode {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // Inline bytes are large, and their digest says all about them.
+        match self.sha256 {
+            Some(sha256) => sha256.hash(state),
+            None => self.source.hash(state),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

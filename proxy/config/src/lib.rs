@@ -39,8 +39,8 @@ pub use cluster::{
 };
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{
-    CodeSource, ExtensionConfig, FailurePolicy, FilterOverride, HttpFilter, HttpFilterKind, Limits, ModuleCode,
-    WasmPlugin,
+    CodeSource, ExtensionConfig, FailurePolicy, FilterOverride, HttpFilter, HttpFilterKind, Isolation, Limits,
+    ModuleCode, WasmPlugin, WasmVm,
 };
 pub use filter_chain::{
     ConnectionFacts, DownstreamTransport, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use crate::{
     Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, ExtensionConfig,
     FailurePolicy, FilterChain, FilterChainTable, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager,
-    HttpFilter, HttpFilterKind, HttpLimits, LbPolicy, Limits, Listener, ModuleCode, NetworkFilter, Origin, PathMatcher,
-    PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward, RouteSource, RouteTable, Source,
-    UpstreamHttpOptions, VirtualHost, WasmPlugin,
+    HttpFilter, HttpFilterKind, HttpLimits, Isolation, LbPolicy, Limits, Listener, ModuleCode, NetworkFilter, Origin,
+    PathMatcher, PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward, RouteSource, RouteTable,
+    Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
 };
 
 pub(crate) fn origin(name: &str) -> Arc<Origin> {
@@ -61,15 +61,18 @@ pub(crate) fn extension(name: &str, version: u32) -> Resource {
     let plugin = WasmPlugin {
         name: name.into(),
         root_id: String::new(),
-        vm_id: String::new(),
-        code: ModuleCode { source: CodeSource::Inline(Bytes::new()), sha256: None },
-        vm_configuration: Bytes::new(),
         configuration: version.to_string().into(),
-        environment: Vec::new(),
         failure_policy: FailurePolicy::Closed,
-        limits: Limits::default(),
         allow_on_headers_stop_iteration: false,
-        capabilities: None,
+        vm: Arc::new(WasmVm {
+            vm_id: String::new(),
+            code: ModuleCode { source: CodeSource::Inline(Bytes::new()), sha256: None },
+            configuration: Bytes::new(),
+            environment: Vec::new(),
+            limits: Limits::default(),
+            capabilities: None,
+            isolation: Isolation::Shared,
+        }),
     };
     Resource::Extension(Arc::new(ExtensionConfig {
         name: name.into(),

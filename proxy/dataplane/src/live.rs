@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use outrigger_config::{
     FailurePolicy, FilterConfig, HttpConnectionManager, NetworkFilter, RouteConfig, RouteSource, Snapshot, TcpProxy,
-    WasmPlugin,
 };
 
 use crate::cluster::{ClusterHandle, ClusterStatus};
 use crate::error::{ErrorKind, StreamError};
 use crate::exchange::Exchange;
 use crate::filter::StreamFilter;
-use crate::plugin::{FAILED, FailedFilter, PluginHandle, WasmFilter};
+use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, WasmFilter};
 use crate::prepared::{Prepared, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
 use crate::worker::WorkerCx;
@@ -26,7 +25,7 @@ pub(crate) struct LiveConfig {
     pub(crate) prepared: Arc<Prepared>,
     /// Made at first use: a worker pays for what it talks to.
     clusters: RefCell<HashMap<Arc<str>, Rc<ClusterHandle>>>,
-    plugins: Vec<Rc<PluginHandle>>,
+    plugins: Plugins,
 }
 
 /// What a listener's connections do.
@@ -71,7 +70,7 @@ enum FilterKind {
 impl LiveConfig {
     pub(crate) fn empty() -> Rc<LiveConfig> {
         let prepared = Prepared { snapshot: Arc::default(), plugins: HashMap::new(), sockets: BTreeMap::new() };
-        Rc::new(LiveConfig { prepared: Arc::new(prepared), clusters: RefCell::default(), plugins: Vec::new() })
+        Rc::new(LiveConfig { prepared: Arc::new(prepared), clusters: RefCell::default(), plugins: Plugins::default() })
     }
 
     pub(crate) fn build(
@@ -90,28 +89,12 @@ impl LiveConfig {
             };
             clusters.insert(name.clone(), handle);
         }
-        let plugins: Vec<Rc<PluginHandle>> = prepared
-            .plugins
-            .iter()
-            .map(|(config, plugin)| match previous.plugin(config) {
-                Some(known) => known.clone(),
-                None => PluginHandle::new(config, plugin, vms.vms.remove(config), cx),
-            })
-            .collect();
-        for known in &previous.plugins {
-            if !plugins.iter().any(|plugin| Rc::ptr_eq(plugin, known)) {
-                known.retire();
-            }
-        }
+        let plugins = Plugins::build(&prepared, std::mem::take(&mut vms.vms), &previous.plugins, cx);
         Rc::new(LiveConfig { prepared, clusters: RefCell::new(clusters), plugins })
     }
 
     fn snapshot(&self) -> &Snapshot {
         &self.prepared.snapshot
-    }
-
-    fn plugin(&self, config: &Arc<WasmPlugin>) -> Option<&Rc<PluginHandle>> {
-        self.plugins.iter().find(|plugin| Arc::ptr_eq(&plugin.config, config) || plugin.config == *config)
     }
 
     pub(crate) fn cluster_exists(&self, name: &str) -> bool {
@@ -161,9 +144,9 @@ impl LiveConfig {
             let kind = match self.snapshot().filter_config(filter) {
                 FilterConfig::Missing => FilterKind::Failed(StreamError::internal(ErrorKind::FilterMissing)),
                 FilterConfig::Plugin(plugin) => {
-                    let limit = usize::try_from(plugin.limits.body_buffer_bytes).unwrap_or(usize::MAX);
+                    let limit = usize::try_from(plugin.vm.limits.body_buffer_bytes).unwrap_or(usize::MAX);
                     buffer_bytes_max = buffer_bytes_max.min(limit);
-                    match self.plugin(plugin) {
+                    match self.plugins.get(plugin) {
                         Some(handle) => FilterKind::Wasm(handle.clone()),
                         // It never started, and its policy lets requests pass.
                         None if plugin.failure_policy == FailurePolicy::Open => continue,

@@ -19,10 +19,10 @@ pub struct Prepared {
     pub(crate) sockets: BTreeMap<Arc<str>, Arc<ListenerSockets>>,
 }
 
-/// One worker's started VMs: of the plugins that the previous generation didn't have.
+/// One worker's started VMs, for plugins that the previous generation didn't have.
 #[derive(Debug, Default)]
 pub struct WorkerVms {
-    pub vms: HashMap<Arc<WasmPlugin>, ReadyVm>,
+    pub vms: Vec<ReadyVm>,
 }
 
 /// A listener that couldn't be opened.

@@ -14,7 +14,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use outrigger_http::{HeaderName, ResponseHead, StreamState};
 use outrigger_stats::Registry;
-use outrigger_wasm::{Code, CompiledModule, Engine, Node, Plugin, Services, StartMode, Vm, WorkerHost, start};
+use outrigger_wasm::{Code, CompiledModule, Engine, Node, Plugin, RootId, Services, StartMode, Vm, WorkerHost, start};
 
 /// Sets a request header, adds a response header; all of a stream's callbacks are there.
 const MINIMAL: &str = r#"(module
@@ -77,7 +77,7 @@ fn measure(engine: &Engine, name: &str, wasm: &[u8], configuration: &str) -> Res
     let load = begin.elapsed();
 
     let plugin = Arc::new(Plugin {
-        name: name.to_owned(),
+        name: Arc::from(name),
         configuration: Bytes::copy_from_slice(configuration.as_bytes()),
         ..Plugin::default()
     });
@@ -85,7 +85,9 @@ fn measure(engine: &Engine, name: &str, wasm: &[u8], configuration: &str) -> Res
     // The first start maps pages; the second is what a replacement costs.
     drop(start(&module, &plugin, &services, StartMode::Canary)?);
     let begin = Instant::now();
-    let mut vm = start(&module, &plugin, &services, StartMode::Serving)?.into_vm(Rc::new(AnyCluster));
+    let ready = start(&module, &plugin, &services, StartMode::Serving)?;
+    let Some((root, _)) = ready.roots().next() else { return Ok(()) };
+    let mut vm = ready.into_vm(Rc::new(AnyCluster));
     let spawn = begin.elapsed();
     println!(
         "{name}: {} B of wasm, {} B of code, compile {compile:.1?}, load {load:.1?}, start {spawn:.1?}, memory {} KiB",
@@ -93,7 +95,7 @@ fn measure(engine: &Engine, name: &str, wasm: &[u8], configuration: &str) -> Res
         code.len(),
         vm.memory_bytes() >> 10
     );
-    rounds(&module, &mut vm);
+    rounds(&module, &mut vm, root);
     Ok(())
 }
 
@@ -103,7 +105,7 @@ fn cpu_time() -> u64 {
     text.split_whitespace().next().and_then(|field| field.parse().ok()).unwrap_or(0)
 }
 
-fn rounds(module: &CompiledModule, vm: &mut Vm) {
+fn rounds(module: &CompiledModule, vm: &mut Vm, root: RootId) {
     const REQUESTS: u64 = 100_000;
     let mut best = (u64::MAX, u64::MAX);
     for _ in 0..15 {
@@ -116,7 +118,7 @@ fn rounds(module: &CompiledModule, vm: &mut Vm) {
         let begin = cpu_time();
         for _ in 0..REQUESTS {
             reset(&state);
-            if let Err(trap) = request(vm, &state) {
+            if let Err(trap) = request(vm, root, &state) {
                 println!("  {:?}: {trap}", module.abi());
                 return;
             }
@@ -163,8 +165,8 @@ fn reset(state: &RefCell<StreamState>) {
     head.headers.append(HeaderName::CONTENT_LENGTH, Bytes::from_static(b"40"));
 }
 
-fn request(vm: &mut Vm, state: &Rc<RefCell<StreamState>>) -> Result<(), outrigger_wasm::Trap> {
-    let id = vm.create_stream(state.clone())?;
+fn request(vm: &mut Vm, root: RootId, state: &Rc<RefCell<StreamState>>) -> Result<(), outrigger_wasm::Trap> {
+    let id = vm.create_stream(root, state.clone())?;
     vm.on_request_headers(id, true)?;
     while vm.next_effect().is_some() {}
     vm.on_response_headers(id, true)?;

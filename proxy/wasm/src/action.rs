@@ -38,6 +38,12 @@ impl ContextId {
     pub const fn get(self) -> u32 {
         self.id
     }
+
+    /// Its place among the streams that live in the VM: small, and taken again by a later stream.
+    #[must_use]
+    pub const fn slot(self) -> usize {
+        self.slot as usize
+    }
 }
 
 /// Which half of a stream.
@@ -140,6 +146,8 @@ pub struct LocalReply {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpCall {
     pub token: u32,
+    /// Whose call it is.
+    pub root: RootId,
     pub cluster: String,
     pub head: RequestHead,
     pub body: Bytes,

@@ -1,21 +1,20 @@
 //! The state behind a VM's hostcalls: the data of its wasmtime store.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use outrigger_http::StreamState;
-use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+use wasmtime::{Memory, TypedFunc};
 
 use crate::action::{ContextId, Direction, Effect, RootId};
 use crate::call_answer::{CallAnswer, GrpcAnswer};
+pub(crate) use crate::contexts::{Contexts, RootContext, RootDone, StreamContext, Target, open, queued};
 use crate::guest_log::GuestLog;
 use crate::hostcall::Expressions;
-use crate::metrics::GuestMetrics;
+use crate::limiter::Limiter;
+use crate::metrics::{GuestMetrics, PluginStats};
 use crate::module::Abi;
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, VmConfig};
 use crate::property::Declared;
 use crate::queues::QueueEvents;
 use crate::services::Services;
@@ -24,8 +23,8 @@ use crate::start::StartMode;
 use crate::ticker::Deadline;
 use crate::vm::WorkerHost;
 
-/// The root context's id; stream contexts come after it.
-pub(crate) const ROOT_ID: u32 = 1;
+/// Before the first root context is there; no context has this number.
+const NO_ROOT: RootId = RootId { id: 0, slot: 0 };
 
 /// What the guest is entered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,185 +97,13 @@ impl Phase {
     }
 }
 
-/// What of a stream the guest may reach now: bits of [`StreamContext::open`].
-pub(crate) mod open {
-    pub(crate) const REQUEST_HEADERS: u16 = 1;
-    pub(crate) const REQUEST_BODY: u16 = 1 << 1;
-    pub(crate) const REQUEST_TRAILERS: u16 = 1 << 2;
-    pub(crate) const RESPONSE_HEADERS: u16 = 1 << 3;
-    pub(crate) const RESPONSE_BODY: u16 = 1 << 4;
-    pub(crate) const RESPONSE_TRAILERS: u16 = 1 << 5;
-    /// The stream is over: all maps, to read only.
-    pub(crate) const LOG: u16 = 1 << 6;
-    /// Done or being deleted: it takes no effects any more.
-    pub(crate) const OVER: u16 = 1 << 7;
-    /// Not an HTTP stream but a connection: its two bodies are the bytes of its two sides, there are no heads.
-    pub(crate) const CONNECTION: u16 = 1 << 8;
-
-    pub(crate) const REQUEST: u16 = REQUEST_HEADERS | REQUEST_BODY | REQUEST_TRAILERS;
-    pub(crate) const RESPONSE: u16 = RESPONSE_HEADERS | RESPONSE_BODY | RESPONSE_TRAILERS;
-}
-
-/// Effects of a stream that are queued and not taken yet, so that none is queued twice: bits of
-/// [`StreamContext::queued`].
-mod queued {
-    pub(super) const CONTINUE_REQUEST: u8 = 1;
-    pub(super) const CONTINUE_RESPONSE: u8 = 1 << 1;
-    pub(super) const RESET: u8 = 1 << 2;
-    pub(super) const ROUTE: u8 = 1 << 3;
-    pub(super) const REQUEST_BODY: u8 = 1 << 4;
-    pub(super) const RESPONSE_BODY: u8 = 1 << 5;
-}
-
-/// One stream that this VM has a context for.
-#[derive(Debug)]
-pub(crate) struct StreamContext {
-    pub(crate) state: Rc<RefCell<StreamState>>,
-    pub(crate) open: u16,
-    queued: u8,
-    /// The phase of the local reply, if the guest gave one.
-    pub(crate) replied: Option<Phase>,
-}
-
-impl StreamContext {
-    pub(crate) const fn is_connection(&self) -> bool {
-        self.open & open::CONNECTION != 0
-    }
-}
-
-/// Stream contexts in slots, so that the worker's calls look nothing up; ids are never reused.
-#[derive(Debug)]
-pub(crate) struct Contexts {
-    ids: Vec<u32>,
-    streams: Vec<Option<StreamContext>>,
-    free: Vec<u32>,
-    next_id: u32,
-}
-
-/// Where hostcalls act: the root context or a stream's slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
-    Root,
-    Stream(ContextId),
-}
-
-impl Contexts {
-    pub(crate) fn new() -> Contexts {
-        Contexts { ids: Vec::new(), streams: Vec::new(), free: Vec::new(), next_id: ROOT_ID + 1 }
-    }
-
-    /// A new context; `None` once all ids of this VM are used up.
-    pub(crate) fn insert(&mut self, state: Rc<RefCell<StreamState>>, kind: u16) -> Option<ContextId> {
-        let id = self.next_id;
-        let next_id = id.checked_add(1)?;
-        let context = StreamContext { state, open: kind, queued: 0, replied: None };
-        let slot = if let Some(slot) = self.free.pop() {
-            self.ids[slot as usize] = id;
-            self.streams[slot as usize] = Some(context);
-            slot
-        } else {
-            let slot = u32::try_from(self.ids.len()).ok()?;
-            self.ids.push(id);
-            self.streams.push(Some(context));
-            slot
-        };
-        self.next_id = next_id;
-        Some(ContextId { id, slot })
-    }
-
-    #[inline]
-    pub(crate) fn get(&self, id: ContextId) -> Option<&StreamContext> {
-        if *self.ids.get(id.slot as usize)? != id.id {
-            return None;
-        }
-        self.streams[id.slot as usize].as_ref()
-    }
-
-    #[inline]
-    pub(crate) fn get_mut(&mut self, id: ContextId) -> Option<&mut StreamContext> {
-        if *self.ids.get(id.slot as usize)? != id.id {
-            return None;
-        }
-        self.streams[id.slot as usize].as_mut()
-    }
-
-    pub(crate) fn remove(&mut self, id: ContextId) {
-        if self.get(id).is_some() {
-            self.streams[id.slot as usize] = None;
-            self.ids[id.slot as usize] = 0;
-            self.free.push(id.slot);
-        }
-    }
-
-    /// The context of a number that the guest names.
-    pub(crate) fn find(&self, id: u32) -> Option<ContextId> {
-        if id <= ROOT_ID {
-            return None;
-        }
-        let slot = self.ids.iter().position(|found| *found == id)?;
-        Some(ContextId { id, slot: u32::try_from(slot).ok()? })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.ids.len() - self.free.len()
-    }
-}
-
-/// Counts linear memory and tables against the plugin's limit.
-#[derive(Debug)]
-pub(crate) struct Limiter {
-    bytes_max: usize,
-    bytes: usize,
-    /// Growth was refused since the guest was entered: how a following trap is explained.
-    pub(crate) refused: bool,
-}
-
-impl Limiter {
-    pub(crate) const fn new(bytes_max: usize) -> Limiter {
-        Limiter { bytes_max, bytes: 0, refused: false }
-    }
-
-    fn grow(&mut self, current: usize, desired: usize) -> bool {
-        let bytes = self.bytes.saturating_sub(current).saturating_add(desired);
-        if bytes > self.bytes_max {
-            self.refused = true;
-            return false;
-        }
-        self.bytes = bytes;
-        true
-    }
-}
-
-const TABLE_ELEMENT_BYTES: usize = size_of::<usize>();
-
-impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // Past its own maximum a memory doesn't grow, so that isn't ours to count.
-        Ok(maximum.is_none_or(|maximum| desired <= maximum) && self.grow(current, desired))
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let (current, desired) =
-            (current.saturating_mul(TABLE_ELEMENT_BYTES), desired.saturating_mul(TABLE_ELEMENT_BYTES));
-        Ok(maximum.is_none_or(|maximum| desired / TABLE_ELEMENT_BYTES <= maximum) && self.grow(current, desired))
-    }
-
-    fn instances(&self) -> usize {
-        1
-    }
-
-    fn tables(&self) -> usize {
-        64
-    }
-
-    fn memories(&self) -> usize {
-        16
-    }
-}
-
 /// The data of a VM's store.
 pub(crate) struct Host {
+    /// The plugin of the effective context; before there is one, the one that the VM is started for.
     pub(crate) plugin: Arc<Plugin>,
+    pub(crate) stats: Rc<PluginStats>,
+    /// Whose `plugin` and `stats` these are.
+    root: RootId,
     pub(crate) services: Arc<Services>,
     pub(crate) shared: Arc<SharedVm>,
     pub(crate) worker: Option<Worker>,
@@ -302,34 +129,23 @@ pub(crate) struct Host {
 
     pub(crate) log: GuestLog,
     pub(crate) metrics: GuestMetrics,
-    pub(crate) tick_period: Option<Duration>,
     next_token: u32,
     /// Calls and streams that wait for their answers, with the root context of each.
     pub(crate) calls: HashMap<u32, (RootId, CallKind)>,
     pub(crate) call_answer: Option<Box<CallAnswer>>,
     pub(crate) grpc_answer: Option<Box<GrpcAnswer>>,
     pub(crate) queue_events: Arc<QueueEvents>,
-    /// What `proxy_get_status` answers.
-    pub(crate) call_status: (u32, &'static str),
-    pub(crate) root_done: RootDone,
     /// `declare_property`, by name.
     pub(crate) declared: BTreeMap<String, Declared>,
     pub(crate) expressions: Expressions,
+    /// Some root context wants other ticks than before.
+    pub(crate) ticks_changed: bool,
+    /// Some root context is done and to be deleted.
+    pub(crate) roots_done: bool,
 }
 
 /// The worker's part of the host; only there once the VM is on its worker.
 pub(crate) struct Worker(pub(crate) Rc<dyn WorkerHost>);
-
-/// How far the root context is on its way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RootDone {
-    Live,
-    /// `proxy_on_done` returned false: the guest says `proxy_done` later.
-    Pending,
-    /// `proxy_done` was called; to be deleted once the guest has returned.
-    Finished,
-    Deleted,
-}
 
 impl Host {
     pub(crate) fn new(
@@ -339,12 +155,15 @@ impl Host {
         abi: Abi,
         gates: Box<[u8]>,
     ) -> Host {
-        let shared = services.shared(&plugin.vm_id);
+        let VmConfig { limits, vm_id, .. } = &*plugin.vm;
+        let shared = services.shared(vm_id);
         Host {
-            limiter: Limiter::new(plugin.limits.memory_bytes),
-            log: GuestLog::new(plugin.limits.log_bytes_per_second),
-            metrics: GuestMetrics::new(plugin.limits.metrics),
+            limiter: Limiter::new(limits.memory_bytes),
+            log: GuestLog::new(limits.log_bytes_per_second),
+            metrics: GuestMetrics::new(limits.metrics),
             plugin,
+            stats: Rc::new(PluginStats::detached()),
+            root: NO_ROOT,
             services,
             shared,
             worker: None,
@@ -357,27 +176,56 @@ impl Host {
             gate_mask: crate::hostcall::GATE_DENIED,
             hostcalls_left: 0,
             phase: Phase::Start,
-            current: Target::Root,
-            effective: Target::Root,
+            current: Target::Root(NO_ROOT),
+            effective: Target::Root(NO_ROOT),
             contexts: Contexts::new(),
             effects: VecDeque::new(),
             effect_bytes: 0,
-            tick_period: None,
             next_token: 1,
             calls: HashMap::new(),
             call_answer: None,
             grpc_answer: None,
             queue_events: Arc::default(),
-            call_status: (0, ""),
-            root_done: RootDone::Live,
             declared: BTreeMap::new(),
             expressions: Expressions::default(),
+            ticks_changed: false,
+            roots_done: false,
         }
     }
 
     /// Whether what the guest asks for is to happen: a canary's effects are dropped.
     pub(crate) fn is_serving(&self) -> bool {
         self.mode == StartMode::Serving
+    }
+
+    /// Makes a context the one that hostcalls act on; false where it is gone.
+    #[inline]
+    pub(crate) fn set_effective(&mut self, target: Target) -> bool {
+        let Some(root) = self.contexts.root_of(target) else { return false };
+        self.effective = target;
+        root == self.root || self.focus(root)
+    }
+
+    #[cold]
+    fn focus(&mut self, root: RootId) -> bool {
+        let Some(context) = self.contexts.root(root) else { return false };
+        self.plugin = context.plugin.clone();
+        self.stats = context.stats.clone();
+        self.root = root;
+        true
+    }
+
+    /// The root context of the plugin that hostcalls act for.
+    pub(crate) const fn root_id(&self) -> RootId {
+        self.root
+    }
+
+    pub(crate) fn root(&self) -> Option<&RootContext> {
+        self.contexts.root(self.root)
+    }
+
+    pub(crate) fn root_mut(&mut self) -> Option<&mut RootContext> {
+        self.contexts.root_mut(self.root)
     }
 
     /// The stream that hostcalls act on: the effective context's, or the current one's once that is gone.
@@ -394,10 +242,6 @@ impl Host {
         }
     }
 
-    pub(crate) const fn root_id(&self) -> RootId {
-        RootId { id: ROOT_ID, slot: 0 }
-    }
-
     /// A token that no call of this VM ever had.
     pub(crate) fn new_token(&mut self) -> Option<u32> {
         let token = self.next_token;
@@ -407,7 +251,7 @@ impl Host {
 
     /// Whether bytes of a reply or call may still be queued in this callback.
     pub(crate) fn reserve_effect_bytes(&mut self, bytes: usize) -> bool {
-        let bytes_max = self.plugin.limits.body_buffer_bytes.saturating_mul(8);
+        let bytes_max = self.plugin.vm.limits.body_buffer_bytes.saturating_mul(8);
         match self.effect_bytes.checked_add(bytes) {
             Some(sum) if sum <= bytes_max => {
                 self.effect_bytes = sum;
@@ -472,44 +316,5 @@ fn queued_bit(effect: &Effect) -> Option<(ContextId, u8)> {
         Effect::BodyChanged { context, direction: Direction::Response } => Some((*context, queued::RESPONSE_BODY)),
         Effect::LocalReply { context, .. } => Some((*context, 0)),
         Effect::HttpCall(_) | Effect::GrpcOpen(_) | Effect::GrpcSend { .. } | Effect::GrpcCancel { .. } => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn context_ids_are_never_reused_and_slots_are() {
-        let mut contexts = Contexts::new();
-        let state = || Rc::new(RefCell::new(StreamState::default()));
-        let a = contexts.insert(state(), 0).expect("ids left");
-        let b = contexts.insert(state(), 0).expect("ids left");
-        contexts.remove(a);
-        let c = contexts.insert(state(), 0).expect("ids left");
-        assert_eq!((a.slot, a.id < b.id, b.id < c.id), (c.slot, true, true));
-        assert!(contexts.get(a).is_none() && contexts.find(a.id).is_none());
-        assert_eq!(contexts.find(c.id), Some(c));
-        contexts.remove(a);
-        assert_eq!(contexts.len(), 2);
-        for number in [0, ROOT_ID, 99] {
-            assert_eq!(contexts.find(number), None);
-        }
-        contexts.next_id = u32::MAX;
-        assert!(contexts.insert(state(), 0).is_none());
-    }
-
-    #[test]
-    fn the_limiter_counts_all_memories_and_tables() {
-        let mut limiter = Limiter::new(1000);
-        let mut memory =
-            |current, desired, maximum| limiter.memory_growing(current, desired, maximum).expect("no error");
-        assert!(memory(0, 600, None));
-        assert!(!memory(0, 600, None));
-        assert!(memory(600, 700, None));
-        assert!(!memory(700, 750, Some(720)));
-        assert!(limiter.table_growing(0, 30, None).expect("no error"));
-        assert!(limiter.refused);
-        assert!(!limiter.table_growing(30, 100, None).expect("no error"));
     }
 }

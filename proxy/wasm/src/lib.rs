@@ -1,8 +1,8 @@
 //! The Proxy-Wasm host: compiles filters, starts their VMs and enters them for a worker's streams.
 //!
-//! A [`CompiledModule`] is shared by all threads. [`start`] makes a [`ReadyVm`] of it and of a [`Plugin`]'s configuration
-//! on a prepare thread, canary or serving; the worker takes it over with [`ReadyVm::into_vm`] and calls the [`Vm`] for each
-//! stream. Calls are synchronous and never re-enter: what a guest asks for is queued as an [`Effect`].
+//! A [`CompiledModule`] is shared by all threads. [`start`] makes a [`ReadyVm`] of it and of a first [`Plugin`]'s
+//! configuration on a prepare thread, canary or serving; plugins of an equal [`VmConfig`] may be added to it, each a root
+//! context of its own. The worker takes the VM over with [`ReadyVm::into_vm`] and calls the [`Vm`] for each stream. Calls are synchronous and never re-enter: what a guest asks for is queued as an [`Effect`].
 //!
 //! Promises: no guest can block a thread longer than its budget, use more memory than its limit, crash the process or
 //! reach anything but its own streams, its shared data and what [`Services`] shows it.
@@ -11,11 +11,13 @@
 
 mod action;
 mod call_answer;
+mod contexts;
 mod engine;
 mod exports;
 mod guest_log;
 mod host;
 mod hostcall;
+mod limiter;
 mod maps;
 mod metrics;
 mod module;
@@ -38,7 +40,7 @@ pub use action::{
 };
 pub use engine::{Code, CompileError, Engine, EngineError};
 pub use module::{Abi, Callbacks, CompiledModule, LoadError};
-pub use plugin::{FailurePolicy, Limits, Plugin};
+pub use plugin::{FailurePolicy, Isolation, Limits, Plugin, VmConfig};
 pub use property::Property;
 pub use queues::QueueEvents;
 pub use services::{Node, Services};

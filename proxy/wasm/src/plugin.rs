@@ -1,28 +1,58 @@
-//! A plugin's configuration: what runs in a VM, and within which limits.
+//! Configuration: what a VM is made from, and what a plugin in it is told.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-/// One Proxy-Wasm plugin (`envoy.extensions.wasm.v3.PluginConfig`) without its code.
+/// One Proxy-Wasm plugin (`envoy.extensions.wasm.v3.PluginConfig`): a root context in a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Plugin {
-    pub name: String,
+    pub name: Arc<str>,
     pub root_id: String,
-    /// VMs of one id share data and queues.
-    pub vm_id: String,
-    pub vm_configuration: Bytes,
     pub configuration: Bytes,
-    /// What WASI's `environ_get` shows.
-    pub environment: Vec<(String, String)>,
     pub failure_policy: FailurePolicy,
-    pub limits: Limits,
     /// Pass a header callback's `StopIteration` on instead of turning it into `StopAllIterationAndWatermark`
     /// (`allow_on_headers_stop_iteration`).
     pub allow_on_headers_stop_iteration: bool,
+    pub vm: Arc<VmConfig>,
+}
+
+/// What a VM is made from. Plugins whose VMs are equal may live in one: it is the key that they are shared by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct VmConfig {
+    /// SHA-256 of the module.
+    pub code: [u8; 32],
+    /// VMs of one id share data and queues.
+    pub vm_id: String,
+    pub configuration: Bytes,
+    /// What WASI's `environ_get` shows.
+    pub environment: Vec<(String, String)>,
+    pub limits: Limits,
     /// The only hostcalls, WASI functions and callbacks that the guest has, by name; `None`: all.
     pub capabilities: Option<BTreeSet<String>>,
+    pub isolation: Isolation,
+}
+
+impl VmConfig {
+    /// The module in few letters, for logs and labels: the first six bytes of its digest.
+    #[must_use]
+    pub fn revision(&self) -> String {
+        self.code[..6].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What shares a VM with what.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum Isolation {
+    /// All plugins of equal VM configuration.
+    #[default]
+    Shared,
+    /// The plugins of this name only: one filter with its configurations.
+    Plugin(Arc<str>),
+    /// A VM for each stream.
+    Stream,
 }
 
 /// What happens to streams whose VM failed.

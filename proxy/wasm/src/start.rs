@@ -1,16 +1,19 @@
 //! Starting a VM: from a compiled module to a configured plugin.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::{Instance, Store, TypedFunc, UpdateDeadline};
 
+use crate::action::RootId;
 use crate::engine::bounded;
 use crate::exports::Exports;
-use crate::host::{Host, Phase, ROOT_ID, Target};
-use crate::metrics::PluginStats;
+use crate::host::{Host, Phase, Target};
+use crate::metrics::{PluginStats, VmStats};
 use crate::module::{ALLOCATORS, CompiledModule};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, VmConfig};
 use crate::services::Services;
+use crate::ticker::thread_cpu_time;
 use crate::trap::{HostTrap, Trap, TrapKind};
 use crate::vm::{Guest, ReadyVm};
 
@@ -43,7 +46,7 @@ fn reason(log: &Option<String>) -> String {
     log.as_ref().map_or_else(String::new, |log| format!(": {log}"))
 }
 
-/// Instantiates a module and configures its plugin, within the start budget. Blocks: call it on a prepare thread.
+/// Instantiates a module and configures a first plugin in it, within the start budget. Blocks: call it on a prepare thread.
 pub fn start(
     module: &CompiledModule,
     plugin: &Arc<Plugin>,
@@ -56,47 +59,66 @@ pub fn start(
         .ticker
         .register()
         .map_err(|error| StartError::Instantiate { reason: format!("no thread for deadlines: {error}") })?;
+    let began = thread_cpu_time();
     let mut store = store(module, plugin, services, mode);
     slot.enter();
-    let exports = run(module, plugin, &mut store);
+    let exports = instantiate(module, &plugin.vm, &mut store);
     slot.leave();
-    let exports = exports?;
-    let stats = stats(&mut store, mode);
-    Ok(ReadyVm::new(Guest { store, exports, slot, stats, failed: None, module: module.clone() }))
+    let stats = vm_stats(&mut store, mode);
+    let mut guest = Guest {
+        store,
+        exports: exports?,
+        slot,
+        failed: None,
+        module: module.clone(),
+        vm: plugin.vm.clone(),
+        started_in: Duration::ZERO,
+        configured_in: Duration::ZERO,
+        _stats: stats,
+    };
+    let left = plugin.vm.limits.start_timeout.saturating_sub(thread_cpu_time().saturating_sub(began));
+    configure(&mut guest, plugin, left)?;
+    guest.started_in = thread_cpu_time().saturating_sub(began);
+    Ok(ReadyVm::new(guest))
 }
 
-fn allowed(plugin: &Plugin, name: &str) -> bool {
-    plugin.capabilities.as_ref().is_none_or(|capabilities| capabilities.contains(name))
+fn allowed(vm: &VmConfig, name: &str) -> bool {
+    vm.capabilities.as_ref().is_none_or(|capabilities| capabilities.contains(name))
 }
 
 fn store(module: &CompiledModule, plugin: &Arc<Plugin>, services: &Arc<Services>, mode: StartMode) -> Store<Host> {
     let engine = &module.engine().shared;
-    let gates = engine.hostcalls.gates(|name| allowed(plugin, name));
+    let gates = engine.hostcalls.gates(|name| allowed(&plugin.vm, name));
     let host = Host::new(plugin.clone(), services.clone(), mode, module.abi(), gates);
     let mut store = Store::new(&engine.wasmtime, host);
     store.limiter(|host| &mut host.limiter);
     store.epoch_deadline_callback(|mut cx| {
         if cx.data_mut().deadline.tick() { Ok(UpdateDeadline::Continue(1)) } else { Err(HostTrap::Deadline.into()) }
     });
-    store.set_epoch_deadline(1);
-    let host = store.data_mut();
-    host.deadline.start(plugin.limits.start_timeout);
-    host.hostcalls_left = plugin.limits.hostcalls_per_start;
+    budget(&mut store, plugin.vm.limits.start_timeout);
     store
 }
 
-fn stats(store: &mut Store<Host>, mode: StartMode) -> PluginStats {
+/// What the guest may use from here on.
+fn budget(store: &mut Store<Host>, time: Duration) {
+    store.set_epoch_deadline(1);
+    let host = store.data_mut();
+    host.deadline.start(time);
+    host.hostcalls_left = host.plugin.vm.limits.hostcalls_per_start;
+}
+
+fn vm_stats(store: &mut Store<Host>, mode: StartMode) -> Option<VmStats> {
     if mode == StartMode::Canary {
-        return PluginStats::detached();
+        return None;
     }
     let host = store.data_mut();
     let (registry, name) = (&host.services.registry, &host.plugin.name);
     host.log.dropped = PluginStats::log_lines_dropped(registry, name);
-    PluginStats::new(registry, name)
+    Some(VmStats::new(registry, name))
 }
 
-/// `_initialize` and `main`, or `_start`; then the root context, `on_vm_start`, `on_configure`.
-fn run(module: &CompiledModule, plugin: &Plugin, store: &mut Store<Host>) -> Result<Exports, StartError> {
+/// `_initialize` and `main`, or `_start`.
+fn instantiate(module: &CompiledModule, vm: &VmConfig, store: &mut Store<Host>) -> Result<Exports, StartError> {
     let instance = module.instance_pre().instantiate(&mut *store).map_err(|error| instantiate_error(&error, store))?;
     let host_memory = instance.get_memory(&mut *store, "memory");
     let allocator = ALLOCATORS.iter().find_map(|name| instance.get_typed_func(&mut *store, name).ok());
@@ -104,25 +126,62 @@ fn run(module: &CompiledModule, plugin: &Plugin, store: &mut Store<Host>) -> Res
     host.memory = host_memory;
     host.allocator = allocator;
     run_start_functions(&instance, store)?;
+    Ok(Exports::new(store, &instance, |name| allowed(vm, name)))
+}
 
-    let exports = Exports::new(store, &instance, |name| allowed(plugin, name));
+/// Makes a plugin's root context: created, `on_vm_start`, `on_configure`, within a budget of CPU time. One that refuses is
+/// deleted again; one that traps takes the VM with it.
+pub(crate) fn configure(guest: &mut Guest, plugin: &Arc<Plugin>, time: Duration) -> Result<RootId, StartError> {
+    let began = thread_cpu_time();
+    let stats = guest.plugin_stats(plugin);
+    let contexts = &mut guest.store.data_mut().contexts;
+    let Some(root) = contexts.insert_root(plugin.clone(), stats) else {
+        return Err(StartError::Instantiate { reason: "the VM has used up its context ids".to_owned() });
+    };
+    budget(&mut guest.store, time);
+    guest.slot.enter();
+    let outcome = run(&guest.exports, &mut guest.store, root, plugin);
+    guest.slot.leave();
+    guest.configured_in = thread_cpu_time().saturating_sub(began);
+    let error = match outcome {
+        Ok(()) => return Ok(root),
+        Err(error) => error,
+    };
+    if let StartError::Trap(trap) | StartError::Deadline { trap, .. } | StartError::OutOfMemory { trap, .. } = &error {
+        guest.failed = Some(trap.clone());
+    } else if let Some(delete) = &guest.exports.delete {
+        budget(&mut guest.store, plugin.vm.limits.callback_timeout);
+        guest.slot.enter();
+        let deleted = enter(&mut guest.store, Phase::Delete, root, |store| delete.call(store, root.get()));
+        guest.slot.leave();
+        if let Err(StartError::Trap(trap) | StartError::Deadline { trap, .. } | StartError::OutOfMemory { trap, .. }) =
+            deleted
+        {
+            guest.failed = Some(trap);
+        }
+    }
+    guest.store.data_mut().contexts.remove_root(root);
+    Err(error)
+}
+
+fn run(exports: &Exports, store: &mut Store<Host>, root: RootId, plugin: &Plugin) -> Result<(), StartError> {
     if let Some(create) = &exports.context_create {
-        enter(store, Phase::ContextCreate, |store| create.call(store, (ROOT_ID, 0)))?;
+        enter(store, Phase::ContextCreate, root, |store| create.call(store, (root.get(), 0)))?;
     }
     let size = |bytes: &bytes::Bytes| u32::try_from(bytes.len()).unwrap_or(u32::MAX);
     if let Some(vm_start) = &exports.vm_start {
-        let size = size(&plugin.vm_configuration);
-        if enter(store, Phase::VmStart, |store| vm_start.call(store, (ROOT_ID, size)))? == 0 {
+        let size = size(&plugin.vm.configuration);
+        if enter(store, Phase::VmStart, root, |store| vm_start.call(store, (root.get(), size)))? == 0 {
             return Err(StartError::VmStartRefused { log: last_errors(store) });
         }
     }
     if let Some(configure) = &exports.configure {
         let size = size(&plugin.configuration);
-        if enter(store, Phase::Configure, |store| configure.call(store, (ROOT_ID, size)))? == 0 {
+        if enter(store, Phase::Configure, root, |store| configure.call(store, (root.get(), size)))? == 0 {
             return Err(StartError::ConfigurationRefused { log: last_errors(store) });
         }
     }
-    Ok(exports)
+    Ok(())
 }
 
 fn last_errors(store: &Store<Host>) -> Option<String> {
@@ -154,7 +213,7 @@ fn enter_start(
     store: &mut Store<Host>,
     call: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<()>,
 ) -> Result<(), StartError> {
-    match enter(store, Phase::Start, call) {
+    match call_start(store, Phase::Start, call) {
         Err(StartError::Trap(trap)) if trap.kind == TrapKind::Exit(0) => Ok(()),
         result => result,
     }
@@ -163,12 +222,22 @@ fn enter_start(
 fn enter<T>(
     store: &mut Store<Host>,
     phase: Phase,
+    root: RootId,
+    call: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T>,
+) -> Result<T, StartError> {
+    let host = store.data_mut();
+    host.current = Target::Root(root);
+    host.set_effective(Target::Root(root));
+    call_start(store, phase, call)
+}
+
+fn call_start<T>(
+    store: &mut Store<Host>,
+    phase: Phase,
     call: impl FnOnce(&mut Store<Host>) -> wasmtime::Result<T>,
 ) -> Result<T, StartError> {
     let host = store.data_mut();
     host.phase = phase;
-    host.current = Target::Root;
-    host.effective = Target::Root;
     host.limiter.refused = false;
     host.log.forget_errors();
     call(store).map_err(|error| start_error(&error, store))
@@ -178,8 +247,8 @@ fn start_error(error: &wasmtime::Error, store: &Store<Host>) -> StartError {
     let host = store.data();
     let trap = Trap::new(error, host.phase.export(), host.limiter.refused, host.log.last_errors().as_deref());
     match trap.kind {
-        TrapKind::Deadline => StartError::Deadline { budget: host.plugin.limits.start_timeout, trap },
-        TrapKind::Memory => StartError::OutOfMemory { limit_bytes: host.plugin.limits.memory_bytes, trap },
+        TrapKind::Deadline => StartError::Deadline { budget: host.plugin.vm.limits.start_timeout, trap },
+        TrapKind::Memory => StartError::OutOfMemory { limit_bytes: host.plugin.vm.limits.memory_bytes, trap },
         _ => StartError::Trap(trap),
     }
 }
@@ -190,7 +259,7 @@ fn instantiate_error(error: &wasmtime::Error, store: &Store<Host>) -> StartError
     if is_trap || store.data().limiter.refused {
         return match start_error(error, store) {
             StartError::Trap(trap) if store.data().limiter.refused => {
-                StartError::OutOfMemory { limit_bytes: store.data().plugin.limits.memory_bytes, trap }
+                StartError::OutOfMemory { limit_bytes: store.data().plugin.vm.limits.memory_bytes, trap }
             }
             error => error,
         };

@@ -12,13 +12,14 @@ use std::time::Duration;
 use outrigger_http::{Headers, StreamState};
 use wasmtime::Store;
 
-use crate::action::{CallResponse, ContextId, DataAction, Effect, HeadersAction, TrailersAction};
+use crate::action::{CallResponse, ContextId, DataAction, Effect, HeadersAction, RootId, TrailersAction};
 use crate::call_answer::CallAnswer;
 use crate::exports::{Exports, HeadersCallback};
-use crate::host::{Host, Phase, ROOT_ID, RootDone, Target, Worker, open};
-use crate::metrics::PluginStats;
+use crate::host::{Host, Phase, RootDone, Target, Worker, open};
+use crate::metrics::{PluginStats, VmStats};
 use crate::module::{Callbacks, CompiledModule};
-use crate::plugin::Plugin;
+use crate::plugin::{Plugin, VmConfig};
+use crate::start::{StartError, configure};
 use crate::ticker::TickerSlot;
 use crate::trap::{HostTrap, Trap};
 
@@ -33,17 +34,37 @@ pub(crate) struct Guest {
     pub(crate) store: Store<Host>,
     pub(crate) exports: Exports,
     pub(crate) slot: TickerSlot,
-    pub(crate) stats: PluginStats,
     pub(crate) failed: Option<Trap>,
     pub(crate) module: CompiledModule,
+    pub(crate) vm: Arc<VmConfig>,
+    /// CPU time from nothing to the first plugin's configuration, and of the last plugin's configuration alone.
+    pub(crate) started_in: Duration,
+    pub(crate) configured_in: Duration,
+    /// `None`: a canary.
+    pub(crate) _stats: Option<VmStats>,
 }
 
-/// A started and configured VM on its way to a worker.
+impl Guest {
+    /// What is counted about a plugin: one for all that share a name here.
+    pub(crate) fn plugin_stats(&self, plugin: &Plugin) -> Rc<PluginStats> {
+        let host = self.store.data();
+        if !host.is_serving() {
+            return Rc::new(PluginStats::detached());
+        }
+        let known = host.contexts.roots().find(|(_, root)| root.plugin.name == plugin.name);
+        known.map_or_else(
+            || Rc::new(PluginStats::new(&host.services.registry, &plugin.name)),
+            |(_, root)| root.stats.clone(),
+        )
+    }
+}
+
+/// A started VM with its first plugins on its way to a worker.
 pub struct ReadyVm(Guest);
 
-// SAFETY: the only parts of a guest that are not `Send` are the streams of its contexts and the worker's `Rc`. Neither exists
-// before `into_vm`: streams are only created by `Vm`, which is not `Send`, and the worker is set by `into_vm` itself. The
-// rest is owned by the guest alone.
+// SAFETY: the only parts of a guest that are not `Send` are the streams of its contexts, the worker's `Rc` and the counts of
+// its plugins. Neither of the first exists before `into_vm`: streams are only created by `Vm`, which is not `Send`, and the
+// worker is set by `into_vm` itself. The counts' `Rc`s are made by the guest and never leave it. The rest is its own.
 #[expect(unsafe_code, reason = "a VM starts on a prepare thread and serves on a worker")]
 unsafe impl Send for ReadyVm {}
 
@@ -52,14 +73,14 @@ pub struct Vm(Guest);
 
 impl fmt::Debug for ReadyVm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadyVm").field("plugin", &self.0.store.data().plugin.name).finish_non_exhaustive()
+        f.debug_struct("ReadyVm").field("vm_id", &self.0.vm.vm_id).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Vm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vm")
-            .field("plugin", &self.0.store.data().plugin.name)
+            .field("vm_id", &self.0.vm.vm_id)
             .field("contexts", &self.contexts())
             .field("failed", &self.0.failed)
             .finish_non_exhaustive()
@@ -72,8 +93,30 @@ impl ReadyVm {
     }
 
     #[must_use]
-    pub fn plugin(&self) -> &Arc<Plugin> {
-        &self.0.store.data().plugin
+    pub fn config(&self) -> &Arc<VmConfig> {
+        &self.0.vm
+    }
+
+    /// The plugins in this VM.
+    pub fn roots(&self) -> impl Iterator<Item = (RootId, &Arc<Plugin>)> {
+        self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin))
+    }
+
+    /// Configures one more plugin, whose VM configuration is equal to this VM's, within the start budget.
+    pub fn add(&mut self, plugin: &Arc<Plugin>) -> Result<RootId, StartError> {
+        configure(&mut self.0, plugin, plugin.vm.limits.start_timeout)
+    }
+
+    /// CPU time from nothing to the first plugin's configuration.
+    #[must_use]
+    pub fn started_in(&self) -> Duration {
+        self.0.started_in
+    }
+
+    /// CPU time that the configuration of the last plugin took.
+    #[must_use]
+    pub fn configured_in(&self) -> Duration {
+        self.0.configured_in
     }
 
     /// Takes the VM over on the worker that will enter it.
@@ -86,8 +129,27 @@ impl ReadyVm {
 
 impl Vm {
     #[must_use]
-    pub fn plugin(&self) -> &Arc<Plugin> {
-        &self.0.store.data().plugin
+    pub fn config(&self) -> &Arc<VmConfig> {
+        &self.0.vm
+    }
+
+    /// The plugins in this VM.
+    pub fn roots(&self) -> impl Iterator<Item = (RootId, &Arc<Plugin>)> {
+        self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin))
+    }
+
+    /// Configures one more plugin on the worker, within a callback's budget and not a start's: for plugins whose canary was
+    /// quick. A refusal leaves the VM as it was, a trap fails it.
+    pub fn add(&mut self, plugin: &Arc<Plugin>) -> Result<RootId, StartError> {
+        if let Some(trap) = &self.0.failed {
+            return Err(StartError::Trap(trap.clone()));
+        }
+        let limits = &plugin.vm.limits;
+        let outcome = configure(&mut self.0, plugin, limits.callback_timeout.min(limits.start_timeout));
+        if let Some(trap) = &self.0.failed {
+            PluginStats::count_trap(&self.0.store.data().services.registry, &plugin.name, trap);
+        }
+        outcome
     }
 
     /// The module that a replacement is started from.
@@ -120,15 +182,20 @@ impl Vm {
         self.0.store.data().memory.map_or(0, |memory| memory.data_size(&self.0.store))
     }
 
-    /// How often the guest wants [`Vm::on_tick`].
+    /// How often a plugin wants [`Vm::on_tick`].
     #[must_use]
-    pub fn tick_period(&self) -> Option<Duration> {
+    pub fn tick_period(&self, root: RootId) -> Option<Duration> {
         let host = self.0.store.data();
-        if self.0.failed.is_some() || !host.is_serving() || host.root_done != RootDone::Live {
-            None
-        } else {
-            host.tick_period
+        if self.0.failed.is_some() || !host.is_serving() {
+            return None;
         }
+        host.contexts.root(root).filter(|root| root.done == RootDone::Live)?.tick_period
+    }
+
+    /// Whether some plugin asked for other ticks since this was called last.
+    #[inline]
+    pub fn take_ticks_changed(&mut self) -> bool {
+        std::mem::take(&mut self.0.store.data_mut().ticks_changed)
     }
 
     /// Enters the guest for a context, if it has the callback: budget, phase, call, and the trap if there is one.
@@ -147,12 +214,12 @@ impl Vm {
         let host = guest.store.data_mut();
         host.phase = phase;
         host.current = target;
-        host.effective = target;
-        host.hostcalls_left = host.plugin.limits.hostcalls_per_callback;
+        host.set_effective(target);
+        host.hostcalls_left = guest.vm.limits.hostcalls_per_callback;
         host.limiter.refused = false;
         host.log.forget_errors();
-        host.deadline.start(host.plugin.limits.callback_timeout);
-        guest.stats.callbacks.inc();
+        host.deadline.start(guest.vm.limits.callback_timeout);
+        host.stats.callbacks.inc();
         guest.slot.enter();
         let result = call(&guest.exports, &mut guest.store);
         guest.slot.leave();
@@ -164,7 +231,7 @@ impl Vm {
         let host = self.0.store.data();
         let trap = Trap::new(error, host.phase.export(), host.limiter.refused, host.log.last_errors().as_deref());
         // Whoever entered the VM knows what follows from it and says so; this is for who reads the guest's own lines.
-        tracing::debug!(target: crate::guest_log::TARGET, plugin = host.plugin.name, kind = trap.kind.label(), "{trap}");
+        tracing::debug!(target: crate::guest_log::TARGET, plugin = %host.plugin.name, kind = trap.kind.label(), "{trap}");
         PluginStats::count_trap(&host.services.registry, &host.plugin.name, &trap);
         self.0.failed = Some(trap.clone());
         trap
@@ -186,22 +253,24 @@ impl Vm {
     }
 
     /// A context for a stream: `proxy_on_context_create`. The state must not be borrowed while a callback runs.
-    pub fn create_stream(&mut self, stream: Rc<RefCell<StreamState>>) -> Result<ContextId, Trap> {
-        self.create_context(stream, 0)
+    pub fn create_stream(&mut self, root: RootId, stream: Rc<RefCell<StreamState>>) -> Result<ContextId, Trap> {
+        self.create_context(root, stream, 0)
     }
 
     /// `kind`: [`open::CONNECTION`] for a connection, nothing for an HTTP stream.
-    fn create_context(&mut self, stream: Rc<RefCell<StreamState>>, kind: u16) -> Result<ContextId, Trap> {
+    fn create_context(&mut self, root: RootId, stream: Rc<RefCell<StreamState>>, kind: u16) -> Result<ContextId, Trap> {
         if let Some(trap) = &self.0.failed {
             return Err(trap.clone());
         }
-        let Some(id) = self.0.store.data_mut().contexts.insert(stream, kind) else {
+        let contexts = &mut self.0.store.data_mut().contexts;
+        let id = if contexts.root(root).is_some() { contexts.insert(root, stream, kind) } else { None };
+        let Some(id) = id else {
             self.0.store.data_mut().phase = Phase::ContextCreate;
             return Err(self.fail(&HostTrap::ContextIds.into()));
         };
         let created =
             self.enter(Phase::ContextCreate, Target::Stream(id), |exports, store| match &exports.context_create {
-                Some(create) => create.call(store, (id.id, ROOT_ID)),
+                Some(create) => create.call(store, (id.id, root.id)),
                 None => Ok(()),
             });
         match created {
@@ -254,7 +323,7 @@ impl Vm {
             2 => HeadersAction::ContinueAndEndStream,
             3 => HeadersAction::StopAllIterationAndBuffer,
             4 => HeadersAction::StopAllIterationAndWatermark,
-            _ if self.plugin().allow_on_headers_stop_iteration => HeadersAction::StopIteration,
+            _ if self.0.store.data().plugin.allow_on_headers_stop_iteration => HeadersAction::StopIteration,
             _ => HeadersAction::StopAllIterationAndWatermark,
         }
     }
@@ -389,20 +458,21 @@ impl Vm {
     }
 
     /// `proxy_on_tick`, after each [`Vm::tick_period`].
-    pub fn on_tick(&mut self) -> Result<(), Trap> {
-        if self.0.exports.tick.is_none() || self.tick_period().is_none() {
+    pub fn on_tick(&mut self, root: RootId) -> Result<(), Trap> {
+        if self.0.exports.tick.is_none() || self.tick_period(root).is_none() {
             return self.skip(());
         }
-        self.enter(Phase::Tick, Target::Root, |exports, store| match &exports.tick {
-            Some(function) => function.call(store, ROOT_ID),
+        self.enter(Phase::Tick, Target::Root(root), |exports, store| match &exports.tick {
+            Some(function) => function.call(store, root.id),
             None => Ok(()),
         })?;
-        self.finish_root()
+        self.finish_roots()
     }
 
     /// The answer to an [`Effect::HttpCall`]; a token that isn't awaited is ignored.
     pub fn on_http_call_response(&mut self, token: u32, response: CallResponse) -> Result<(), Trap> {
-        if self.0.store.data_mut().calls.remove(&token).is_none() || self.0.exports.http_call_response.is_none() {
+        let Some((root, _)) = self.0.store.data_mut().calls.remove(&token) else { return self.skip(()) };
+        if self.0.exports.http_call_response.is_none() {
             return self.skip(());
         }
         let (answer, status) = CallAnswer::new(response);
@@ -410,16 +480,18 @@ impl Vm {
         let body = u32::try_from(answer.body.len()).unwrap_or(u32::MAX);
         let trailers = count(&answer.trailers);
         let host = self.0.store.data_mut();
+        let Some(context) = host.contexts.root_mut(root) else { return self.skip(()) };
+        context.call_status = status;
         host.call_answer = Some(Box::new(answer));
-        host.call_status = status;
-        let result =
-            self.enter(Phase::HttpCallResponse, Target::Root, |exports, store| match &exports.http_call_response {
-                Some(function) => function.call(store, (ROOT_ID, token, headers, body, trailers)),
+        let result = self.enter(Phase::HttpCallResponse, Target::Root(root), |exports, store| {
+            match &exports.http_call_response {
+                Some(function) => function.call(store, (root.id, token, headers, body, trailers)),
                 None => Ok(()),
-            });
+            }
+        });
         self.0.store.data_mut().call_answer = None;
         result?;
-        self.finish_root()
+        self.finish_roots()
     }
 
     /// Whether [`Vm::next_effect`] has one.
@@ -440,37 +512,55 @@ impl Vm {
         std::iter::from_fn(|| self.next_effect()).collect()
     }
 
-    /// Ends the root context: ticks stop, `proxy_on_done`, and `proxy_on_delete` unless the guest wants to be asked later
-    /// (it says `proxy_done` in the answer to a call). Returns whether it is over.
-    pub fn shutdown(&mut self) -> bool {
-        if self.0.store.data().root_done != RootDone::Live || self.0.failed.is_some() {
-            return self.is_over();
+    /// Ends a plugin in this VM: its ticks stop, `proxy_on_done`, and `proxy_on_delete` unless the guest wants to be asked
+    /// later (it says `proxy_done` in the answer to a call). Returns whether it is over. Its streams are to be deleted before.
+    pub fn shutdown(&mut self, root: RootId) -> bool {
+        let Some(context) = self.0.store.data_mut().contexts.root_mut(root) else { return true };
+        if context.done != RootDone::Live || self.0.failed.is_some() {
+            return self.0.failed.is_some();
         }
-        self.0.store.data_mut().root_done = RootDone::Pending;
-        let done = self.enter(Phase::Done, Target::Root, |exports, store| match &exports.done {
-            Some(function) => function.call(store, ROOT_ID),
+        context.done = RootDone::Pending;
+        let done = self.enter(Phase::Done, Target::Root(root), |exports, store| match &exports.done {
+            Some(function) => function.call(store, root.id),
             None => Ok(1),
         });
-        if done.is_ok_and(|done| done != 0) {
-            self.0.store.data_mut().root_done = RootDone::Finished;
+        if done.is_ok_and(|done| done != 0)
+            && let Some(context) = self.0.store.data_mut().contexts.root_mut(root)
+        {
+            context.done = RootDone::Finished;
+            self.0.store.data_mut().roots_done = true;
         }
         // A trap has been counted and logged; the VM is over either way.
-        _ = self.finish_root();
-        self.is_over()
+        _ = self.finish_roots();
+        self.is_root_over(root)
+    }
+
+    /// Whether nothing more will come of a plugin in this VM.
+    #[must_use]
+    pub fn is_root_over(&self, root: RootId) -> bool {
+        self.0.failed.is_some() || self.0.store.data().contexts.root(root).is_none()
     }
 
     /// Whether nothing more will come of this VM.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.failed.is_some() || self.0.store.data().root_done == RootDone::Deleted
+        self.0.failed.is_some() || self.0.store.data().contexts.roots_len() == 0
     }
 
-    fn finish_root(&mut self) -> Result<(), Trap> {
-        if self.0.store.data().root_done != RootDone::Finished {
-            return Ok(());
+    /// Deletes the root contexts that are done. Any of them may be: a guest says `proxy_done` for whichever is effective.
+    fn finish_roots(&mut self) -> Result<(), Trap> {
+        while std::mem::take(&mut self.0.store.data_mut().roots_done) {
+            let mut roots = self.0.store.data().contexts.roots();
+            let Some((root, _)) = roots.find(|(_, root)| root.done == RootDone::Finished) else { break };
+            drop(roots);
+            self.0.store.data_mut().roots_done = true;
+            let deleted = self.delete(Target::Root(root), root.id);
+            let host = self.0.store.data_mut();
+            host.contexts.remove_root(root);
+            host.calls.retain(|_, (of, _)| *of != root);
+            deleted?;
         }
-        self.0.store.data_mut().root_done = RootDone::Deleted;
-        self.delete(Target::Root, ROOT_ID)
+        Ok(())
     }
 
     /// The answer of a callback that the guest doesn't have.

@@ -18,11 +18,6 @@ use crate::worker::WorkerCx;
 /// An answer larger than this isn't kept.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// The answer to a call that isn't made, because too many wait.
-pub(super) fn refused() -> CallResponse {
-    replied(StreamError::upstream(ErrorKind::Overflow))
-}
-
 /// What a client would be told: guests see it as an answer, as in Envoy, whose calls go through its router.
 fn replied(error: StreamError) -> CallResponse {
     let reply = error.reply();

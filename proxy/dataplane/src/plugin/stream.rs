@@ -7,7 +7,7 @@ use outrigger_wasm::{
     ContextId, DataAction, Direction, Effect, FailurePolicy, HeadersAction, TrailersAction, Trap, Vm,
 };
 
-use super::{FAILED, PluginHandle, Registered, local_reply};
+use super::{FAILED, PluginHandle, Root, local_reply};
 use crate::error::StreamError;
 use crate::filter::{Action, FilterEvent, Pause, StreamCx, StreamFilter, Way};
 
@@ -15,7 +15,7 @@ use crate::filter::{Action, FilterEvent, Pause, StreamCx, StreamFilter, Way};
 #[derive(Debug)]
 pub(crate) struct WasmFilter {
     handle: Rc<PluginHandle>,
-    context: Option<(ContextId, u64)>,
+    context: Option<(Rc<Root>, ContextId)>,
     /// On without the filter: its policy is open and its instance is gone.
     bypass: bool,
     logged: bool,
@@ -35,22 +35,26 @@ impl WasmFilter {
         if self.bypass {
             return Err(Action::Continue);
         }
-        let Some(context) = self.context(cx) else { return Err(self.lost()) };
-        match self.handle.enter(|vm| f(vm, context)) {
+        if self.context.is_none() && !self.begin(cx) {
+            return Err(self.lost());
+        }
+        let Some((root, context)) = &self.context else { return Err(self.lost()) };
+        match root.instance.enter(|vm| f(vm, *context)) {
             Some(value) => Ok(value),
             None => Err(self.lost()),
         }
     }
 
-    fn context(&mut self, cx: &StreamCx<'_>) -> Option<ContextId> {
-        let instance = self.handle.instance.get();
-        if let Some((context, made_in)) = self.context {
-            return (made_in == instance).then_some(context);
-        }
-        let context = self.handle.enter(|vm| vm.create_stream(cx.stream.clone()))?;
-        self.handle.streams.borrow_mut().insert(context, Registered { slot: cx.slot.clone(), index: cx.index });
-        self.context = Some((context, instance));
-        Some(context)
+    /// Makes the stream's context; false where no VM takes it.
+    fn begin(&mut self, cx: &StreamCx<'_>) -> bool {
+        let Some(root) = self.handle.root() else { return false };
+        let Some(context) = root.instance.enter(|vm| vm.create_stream(root.id, cx.stream.clone())) else {
+            return false;
+        };
+        root.instance.register(context, cx.slot, cx.index, root.policy());
+        root.stream_begins();
+        self.context = Some((root, context));
+        true
     }
 
     /// The instance is gone, or isn't there yet.
@@ -65,45 +69,34 @@ impl WasmFilter {
     }
 
     /// Turns the guest's effects and its answer into the stream's action.
-    fn settle(&mut self, cx: &StreamCx<'_>, way: Way, action: Action) -> Action {
-        let mut action = action;
-        let mut replied = None;
-        for effect in self.handle.run_effects(self.context.map(|(context, _)| context)) {
-            match effect {
-                Effect::Continue { direction, .. } => {
-                    let target = if direction == Direction::Request { Way::Request } else { Way::Response };
-                    if target == way && matches!(action, Action::Pause(_)) {
-                        action = Action::Continue;
-                    } else {
-                        cx.slot.push(cx.index, FilterEvent::Resume(target));
-                    }
+    fn settle(&mut self, cx: &StreamCx<'_>, way: Way, mut action: Action) -> Action {
+        let Some((root, context)) = &self.context else { return action };
+        let (mut replied, mut reset) = (None, false);
+        root.instance.run_effects(Some(*context), |effect| match effect {
+            Effect::Continue { direction, .. } => {
+                let target = if direction == Direction::Request { Way::Request } else { Way::Response };
+                if target == way && matches!(action, Action::Pause(_)) {
+                    action = Action::Continue;
+                } else {
+                    cx.slot.push(cx.index, FilterEvent::Resume(target));
                 }
-                Effect::LocalReply { reply, .. } => {
-                    replied.get_or_insert(*reply);
-                }
-                Effect::Reset { .. } => return Action::Reset,
-                Effect::ClearRouteCache { .. } => cx.slot.mark_route_dirty(),
-                Effect::BodyChanged { direction, .. } => {
-                    // The length is the new body's to tell.
-                    let mut stream = cx.stream.borrow_mut();
-                    match direction {
-                        Direction::Request => _ = stream.request.headers.remove(&HeaderName::CONTENT_LENGTH),
-                        Direction::Response => {
-                            if let Some(head) = &mut stream.response {
-                                head.headers.remove(&HeaderName::CONTENT_LENGTH);
-                            }
-                        }
-                    }
-                }
-                // None of them is for an HTTP stream.
-                Effect::CloseConnection { .. }
-                | Effect::HttpCall(_)
-                | Effect::GrpcOpen(_)
-                | Effect::GrpcSend { .. }
-                | Effect::GrpcCancel { .. } => {}
             }
-        }
+            Effect::LocalReply { reply, .. } => {
+                replied.get_or_insert(*reply);
+            }
+            Effect::Reset { .. } => reset = true,
+            Effect::ClearRouteCache { .. } => cx.slot.mark_route_dirty(),
+            // The length is the new body's to tell.
+            Effect::BodyChanged { direction, .. } => forget_length(cx, direction),
+            // None of them is for an HTTP stream.
+            Effect::CloseConnection { .. }
+            | Effect::HttpCall(_)
+            | Effect::GrpcOpen(_)
+            | Effect::GrpcSend { .. }
+            | Effect::GrpcCancel { .. } => {}
+        });
         match replied {
+            _ if reset => Action::Reset,
             Some(reply) => Action::Respond(local_reply(reply)),
             None => action,
         }
@@ -141,15 +134,22 @@ impl WasmFilter {
     }
 
     fn delete(&mut self) {
-        let Some((context, made_in)) = self.context.take() else { return };
-        self.handle.streams.borrow_mut().remove(&context);
-        if made_in == self.handle.instance.get() {
-            self.handle.enter(|vm| vm.delete_stream(context));
-            self.handle.run_effects(None);
-        }
-        if self.handle.retired.get() && self.handle.streams.borrow().is_empty() {
-            self.handle.shut_down();
-        }
+        let Some((root, context)) = self.context.take() else { return };
+        root.instance.unregister(context);
+        root.instance.enter(|vm| vm.delete_stream(context));
+        root.instance.run_effects(None, |_| {});
+        root.stream_ends();
+    }
+}
+
+fn forget_length(cx: &StreamCx<'_>, direction: Direction) {
+    let mut stream = cx.stream.borrow_mut();
+    let headers = match direction {
+        Direction::Request => Some(&mut stream.request.headers),
+        Direction::Response => stream.response.as_mut().map(|head| &mut head.headers),
+    };
+    if let Some(headers) = headers {
+        headers.remove(&HeaderName::CONTENT_LENGTH);
     }
 }
 
@@ -188,7 +188,6 @@ impl StreamFilter for WasmFilter {
         if !std::mem::replace(&mut self.logged, true) && !self.bypass {
             // A stream that never ran in the guest is created for its log, as in Envoy.
             _ = self.enter(cx, Vm::on_log);
-            self.handle.run_effects(None);
         }
         self.delete();
     }

@@ -54,7 +54,7 @@ fn readable(host: &Host, buffer: Buffer) -> Option<Readable> {
         Buffer::ForeignCallData => Readable::Empty,
         Buffer::CallBody => Readable::Bytes(host.call_answer.as_ref()?.body.clone()),
         Buffer::VmConfiguration if host.phase == Phase::VmStart => {
-            Readable::Bytes(host.plugin.vm_configuration.clone())
+            Readable::Bytes(host.plugin.vm.configuration.clone())
         }
         Buffer::VmConfiguration => Readable::Empty,
         Buffer::PluginConfiguration if host.phase == Phase::Configure => {
@@ -158,7 +158,7 @@ fn edit(
         _ => return Err(Status::BadArgument.into()),
     };
     let grows = bytes.len() > removed;
-    if grows && body.len() - removed + bytes.len() > host.plugin.limits.body_buffer_bytes {
+    if grows && body.len() - removed + bytes.len() > host.plugin.vm.limits.body_buffer_bytes {
         return Err(Status::BadArgument.into());
     }
     if removed == 0 && bytes.is_empty() {
@@ -172,7 +172,7 @@ fn edit(
 fn get_configuration(cx: &mut Cx<'_>, ptr_out: u32, len_out: u32) -> Answer {
     let host = cx.host();
     let bytes = match host.phase {
-        Phase::VmStart => host.plugin.vm_configuration.clone(),
+        Phase::VmStart => host.plugin.vm.configuration.clone(),
         Phase::Configure => host.plugin.configuration.clone(),
         _ => Bytes::new(),
     };

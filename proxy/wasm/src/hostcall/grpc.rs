@@ -110,8 +110,8 @@ fn open(cx: &mut Cx<'_>, opening: &Opening, token_out: u32) -> Answer {
     }
     let message = opening.message.map(read).transpose()?.map(Bytes::copy_from_slice);
     let message_len = message.as_ref().map_or(0, Bytes::len);
-    if message_len > host.plugin.limits.body_buffer_bytes
-        || host.calls.len() >= host.plugin.limits.calls_in_flight
+    if message_len > host.plugin.vm.limits.body_buffer_bytes
+        || host.calls.len() >= host.plugin.vm.limits.calls_in_flight
         || !host.reserve_effect_bytes(message_len + metadata.byte_size())
     {
         return Err(Status::InternalFailure.into());
@@ -239,7 +239,7 @@ fn send(cx: &mut Cx<'_>, token: u32, message: u32, message_len: u32, end: u32) -
     let (memory, host) = cx.split();
     let message = piece(memory, message, message_len)?;
     if kind(host, token)? == CallKind::GrpcCall
-        || message.len() > host.plugin.limits.body_buffer_bytes
+        || message.len() > host.plugin.vm.limits.body_buffer_bytes
         || !host.reserve_effect_bytes(message.len())
     {
         return Err(Status::BadArgument.into());

@@ -75,7 +75,7 @@ fn change(
         return Err(Status::BadArgument);
     }
     let mut state = stream.state.try_borrow_mut().map_err(|_| Status::BadArgument)?;
-    let limits = &host.plugin.limits;
+    let limits = &host.plugin.vm.limits;
     match map {
         Map::RequestHeaders => run(MapMut::Request(&mut state.request), limits)?,
         Map::ResponseHeaders => run(MapMut::Response(state.response.as_mut().ok_or(Status::BadArgument)?), limits)?,

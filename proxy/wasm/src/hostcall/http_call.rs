@@ -43,7 +43,7 @@ fn http_call(
     let cluster = cluster_name(host, piece(memory, cluster, cluster_len)?)?;
     let head = request_head(host, piece(memory, headers, headers_len)?)?;
     let body = piece(memory, body, body_len)?;
-    if body.len() > host.plugin.limits.body_buffer_bytes {
+    if body.len() > host.plugin.vm.limits.body_buffer_bytes {
         return Err(Status::BadArgument.into());
     }
     let trailers = pairs::decode(piece(memory, trailers, trailers_len)?).ok_or(Status::BadArgument)?;
@@ -51,15 +51,16 @@ fn http_call(
     let timeout_ms = u64::try_from(timeout_ms).map_err(|_| Status::BadArgument)?;
     let timeout = (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms));
 
-    if host.calls.len() >= host.plugin.limits.calls_in_flight
+    if host.calls.len() >= host.plugin.vm.limits.calls_in_flight
         || !host.reserve_effect_bytes(body.len() + headers_len as usize + trailers_len as usize)
     {
         return Err(Status::InternalFailure.into());
     }
     let token = host.new_token().ok_or(Status::InternalFailure)?;
     if host.is_serving() {
-        host.calls.insert(token, (host.root_id(), CallKind::Http));
-        let call = HttpCall { token, cluster, head, body: Bytes::copy_from_slice(body), trailers, timeout };
+        let root = host.root_id();
+        host.calls.insert(token, (root, CallKind::Http));
+        let call = HttpCall { token, root, cluster, head, body: Bytes::copy_from_slice(body), trailers, timeout };
         host.push(Effect::HttpCall(Box::new(call)));
     }
     cx.write_u32(token_out, token)
@@ -85,7 +86,7 @@ fn request_head(host: &Host, encoded: &[u8]) -> Result<RequestHead, Stop> {
     let mut head = RequestHead { path: Bytes::new(), version: Version::Http11, ..RequestHead::default() };
     let (pseudo, _): (Vec<_>, Vec<_>) =
         list.iter().partition(|(key, _)| key.first() == Some(&b':') || key.eq_ignore_ascii_case(b"host"));
-    MapMut::Request(&mut head).set_all(&pseudo, &host.plugin.limits)?;
+    MapMut::Request(&mut head).set_all(&pseudo, &host.plugin.vm.limits)?;
     head.headers = plain_fields(&list)?;
     Ok(head)
 }

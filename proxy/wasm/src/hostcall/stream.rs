@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Answer, Cx, HostcallTable, hostcalls, piece};
 use crate::action::{ContextId, Direction, Effect, LocalReply};
-use crate::host::{Host, Phase, ROOT_ID, RootDone, Target, open};
+use crate::host::{Host, Phase, RootDone, Target, open};
 use crate::status::Status;
 use crate::{maps, pairs};
 
@@ -60,7 +60,7 @@ fn send_local_response(
     {
         return Ok(());
     }
-    if body.len() > host.plugin.limits.body_buffer_bytes {
+    if body.len() > host.plugin.vm.limits.body_buffer_bytes {
         return Err(Status::BadArgument.into());
     }
     // A list that isn't one is an empty one, as in the reference host.
@@ -160,33 +160,33 @@ pub(super) fn clear_route_cache(cx: &mut Cx<'_>) -> Answer {
 
 fn set_effective_context(cx: &mut Cx<'_>, context: u32) -> Answer {
     let host = cx.host_mut();
-    host.effective = if context == ROOT_ID {
-        Target::Root
-    } else {
-        Target::Stream(host.contexts.find(context).ok_or(Status::BadArgument)?)
-    };
-    Ok(())
+    let target = host.contexts.find(context).ok_or(Status::BadArgument)?;
+    if host.set_effective(target) { Ok(()) } else { Err(Status::BadArgument.into()) }
 }
 
 fn done(cx: &mut Cx<'_>) -> Answer {
     let host = cx.host_mut();
-    if host.root_done == RootDone::Pending && host.phase != Phase::Done {
-        host.root_done = RootDone::Finished;
-        Ok(())
-    } else {
-        Err(Status::NotFound.into())
-    }
+    let in_done = host.phase == Phase::Done;
+    let root = host.root_mut().filter(|root| root.done == RootDone::Pending && !in_done).ok_or(Status::NotFound)?;
+    root.done = RootDone::Finished;
+    host.roots_done = true;
+    Ok(())
 }
 
 fn set_tick_period(cx: &mut Cx<'_>, period: u32) -> Answer {
-    cx.host_mut().tick_period = (period > 0).then(|| Duration::from_millis(u64::from(period)));
+    let host = cx.host_mut();
+    host.ticks_changed = true;
+    if let Some(root) = host.root_mut() {
+        root.tick_period = (period > 0).then(|| Duration::from_millis(u64::from(period)));
+    }
     Ok(())
 }
 
 fn get_status(cx: &mut Cx<'_>, code_out: u32, message_out: u32, message_len_out: u32) -> Answer {
     let host = cx.host();
     let of_grpc = host.grpc_answer.as_ref().and_then(|answer| answer.status.clone());
-    let (code, message) = of_grpc.unwrap_or_else(|| (host.call_status.0, host.call_status.1.to_owned()));
+    let of_http = || host.root().map_or((0, ""), |root| root.call_status);
+    let (code, message) = of_grpc.unwrap_or_else(|| (of_http().0, of_http().1.to_owned()));
     cx.write_u32(code_out, code)?;
     cx.give(message.as_bytes(), message_out, message_len_out)
 }

@@ -148,7 +148,7 @@ fn args_sizes_get(cx: &mut Cx<'_>, count_out: u32, size_out: u32) -> Answer {
 /// `NAME=value\0` of each variable.
 fn environment(host: &Host) -> (u32, Vec<u8>, Vec<u32>) {
     let (mut bytes, mut offsets) = (Vec::new(), Vec::new());
-    for (name, value) in &host.plugin.environment {
+    for (name, value) in &host.plugin.vm.environment {
         if bytes.len() + name.len() + value.len() + 2 > ENVIRONMENT_BYTES_MAX {
             break;
         }

@@ -136,7 +136,7 @@ pub(crate) fn lookup(host: &Host, path: &[&str]) -> Lookup {
         }
         ["plugin_name"] => found(text(&host.plugin.name)),
         ["plugin_root_id"] => found(text(&host.plugin.root_id)),
-        ["plugin_vm_id"] => found(text(&host.plugin.vm_id)),
+        ["plugin_vm_id"] => found(text(&host.plugin.vm.vm_id)),
         ["xds", "node", rest @ ..] | ["node", rest @ ..] => node(host, rest),
         _ => {
             let Some((_, stream)) = host.stream() else { return Lookup::Absent };

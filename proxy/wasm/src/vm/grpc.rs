@@ -29,7 +29,7 @@ impl Vm {
         }
         let (answer, number) = GrpcAnswer::new(event);
         self.0.store.data_mut().grpc_answer = Some(Box::new(answer));
-        let result = self.enter(phase, Target::Root, |exports, store| {
+        let result = self.enter(phase, Target::Root(root), |exports, store| {
             let function = match phase {
                 Phase::GrpcInitialMetadata => &exports.grpc_initial_metadata,
                 Phase::GrpcReceive => &exports.grpc_receive,
@@ -40,18 +40,18 @@ impl Vm {
         });
         self.0.store.data_mut().grpc_answer = None;
         result?;
-        self.finish_root()
+        self.finish_roots()
     }
 
     /// `proxy_on_queue_ready`, for what [`Vm::queue_events`] gave.
     pub fn on_queue_ready(&mut self, root: RootId, queue: u32) -> Result<(), Trap> {
-        if self.0.exports.queue_ready.is_none() {
+        if self.0.exports.queue_ready.is_none() || self.is_root_over(root) {
             return self.skip(());
         }
-        self.enter(Phase::QueueReady, Target::Root, |exports, store| {
+        self.enter(Phase::QueueReady, Target::Root(root), |exports, store| {
             exports.queue_ready.as_ref().map_or(Ok(()), |function| function.call(store, (root.id, queue)))
         })?;
-        self.finish_root()
+        self.finish_roots()
     }
 
     /// Where the VM is told of messages in its queues; to be polled by its worker.

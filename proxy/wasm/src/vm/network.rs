@@ -9,14 +9,14 @@ use std::rc::Rc;
 use outrigger_http::StreamState;
 
 use super::Vm;
-use crate::action::{CloseType, ContextId, Direction, NetworkAction};
+use crate::action::{CloseType, ContextId, Direction, NetworkAction, RootId};
 use crate::host::{Phase, Target, open};
 use crate::trap::Trap;
 
 impl Vm {
     /// A context for a connection: `proxy_on_context_create`. The state must not be borrowed while a callback runs.
-    pub fn create_connection(&mut self, connection: Rc<RefCell<StreamState>>) -> Result<ContextId, Trap> {
-        self.create_context(connection, open::CONNECTION)
+    pub fn create_connection(&mut self, root: RootId, connection: Rc<RefCell<StreamState>>) -> Result<ContextId, Trap> {
+        self.create_context(root, connection, open::CONNECTION)
     }
 
     /// `proxy_on_new_connection`: nothing has been read yet.

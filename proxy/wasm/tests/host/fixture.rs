@@ -9,8 +9,8 @@ use bytes::Bytes;
 use outrigger_http::{HeaderName, ResponseHead, StreamState};
 use outrigger_stats::{Name, Registry, Value};
 use outrigger_wasm::{
-    Code, CompiledModule, ContextId, Effect, Engine, LoadError, Node, Plugin, Property, Services, StartError,
-    StartMode, Vm, WorkerHost, start,
+    Code, CompiledModule, ContextId, Effect, Engine, LoadError, Node, Plugin, Property, RootId, Services, StartError,
+    StartMode, Trap, Vm, VmConfig, WorkerHost, start,
 };
 
 /// Where hostcalls put their pointer and length in these guests.
@@ -147,11 +147,49 @@ pub(crate) fn load(wasm: &[u8]) -> Result<CompiledModule, LoadError> {
     engine().load(Code::Bytes(code))
 }
 
-struct Clusters;
+pub(crate) struct Clusters;
 
 impl WorkerHost for Clusters {
     fn cluster_exists(&self, name: &str) -> bool {
         name == "known"
+    }
+}
+
+/// A VM with one plugin in it, whose root context the calls without a stream are for.
+pub(crate) struct OneVm {
+    vm: Vm,
+    pub(crate) root: RootId,
+}
+
+impl std::ops::Deref for OneVm {
+    type Target = Vm;
+
+    fn deref(&self) -> &Vm {
+        &self.vm
+    }
+}
+
+impl std::ops::DerefMut for OneVm {
+    fn deref_mut(&mut self) -> &mut Vm {
+        &mut self.vm
+    }
+}
+
+impl OneVm {
+    pub(crate) fn create_stream(&mut self, state: Rc<RefCell<StreamState>>) -> Result<ContextId, Trap> {
+        self.vm.create_stream(self.root, state)
+    }
+
+    pub(crate) fn on_tick(&mut self) -> Result<(), Trap> {
+        self.vm.on_tick(self.root)
+    }
+
+    pub(crate) fn tick_period(&self) -> Option<std::time::Duration> {
+        self.vm.tick_period(self.root)
+    }
+
+    pub(crate) fn shutdown(&mut self) -> bool {
+        self.vm.shutdown(self.root)
     }
 }
 
@@ -175,17 +213,22 @@ impl Fixture {
         Fixture { services: Services::new(registry.clone(), node), registry }
     }
 
-    pub(crate) fn start(&self, wasm: &[u8], plugin: &Arc<Plugin>) -> Result<Vm, StartError> {
-        let module = load(wasm).unwrap_or_else(|error| panic!("{error}"));
-        Ok(start(&module, plugin, &self.services, StartMode::Serving)?.into_vm(Rc::new(Clusters)))
+    pub(crate) fn start(&self, wasm: &[u8], plugin: &Arc<Plugin>) -> Result<OneVm, StartError> {
+        self.start_as(wasm, plugin, StartMode::Serving)
     }
 
-    pub(crate) fn canary(&self, wasm: &[u8], plugin: &Arc<Plugin>) -> Result<Vm, StartError> {
-        let module = load(wasm).unwrap_or_else(|error| panic!("{error}"));
-        Ok(start(&module, plugin, &self.services, StartMode::Canary)?.into_vm(Rc::new(Clusters)))
+    pub(crate) fn canary(&self, wasm: &[u8], plugin: &Arc<Plugin>) -> Result<OneVm, StartError> {
+        self.start_as(wasm, plugin, StartMode::Canary)
     }
 
-    pub(crate) fn vm(&self, body: &str) -> Vm {
+    fn start_as(&self, wasm: &[u8], plugin: &Arc<Plugin>, mode: StartMode) -> Result<OneVm, StartError> {
+        let module = load(wasm).unwrap_or_else(|error| panic!("{error}"));
+        let vm = start(&module, plugin, &self.services, mode)?;
+        let root = vm.roots().map(|(root, _)| root).next().expect("the plugin that it was started for");
+        Ok(OneVm { vm: vm.into_vm(Rc::new(Clusters)), root })
+    }
+
+    pub(crate) fn vm(&self, body: &str) -> OneVm {
         self.start(&guest(body), &plugin()).unwrap_or_else(|error| panic!("{error}"))
     }
 
@@ -212,25 +255,33 @@ impl Fixture {
 }
 
 pub(crate) fn plugin() -> Arc<Plugin> {
-    Arc::new(Plugin {
-        name: "tested".to_owned(),
-        root_id: "root".to_owned(),
+    in_vm(VmConfig {
         vm_id: "vm".to_owned(),
-        vm_configuration: Bytes::from_static(b"vm configuration"),
-        configuration: Bytes::from_static(b"plugin configuration"),
+        configuration: Bytes::from_static(b"vm configuration"),
         environment: vec![("A".to_owned(), "1".to_owned()), ("LONG".to_owned(), "value".to_owned())],
+        ..VmConfig::default()
+    })
+}
+
+/// A plugin of another VM.
+pub(crate) fn in_vm(vm: VmConfig) -> Arc<Plugin> {
+    Arc::new(Plugin {
+        name: Arc::from("tested"),
+        root_id: "root".to_owned(),
+        configuration: Bytes::from_static(b"plugin configuration"),
+        vm: Arc::new(vm),
         ..Plugin::default()
     })
 }
 
 /// The same under another `vm_id`.
 pub(crate) fn of_vm_id(vm_id: &str) -> Arc<Plugin> {
-    Arc::new(Plugin { vm_id: vm_id.to_owned(), ..(*plugin()).clone() })
+    in_vm(VmConfig { vm_id: vm_id.to_owned(), ..VmConfig::clone(&plugin().vm) })
 }
 
 /// The same with other limits.
 pub(crate) fn with_limits(limits: outrigger_wasm::Limits) -> Arc<Plugin> {
-    Arc::new(Plugin { limits, ..(*plugin()).clone() })
+    in_vm(VmConfig { limits, ..VmConfig::clone(&plugin().vm) })
 }
 
 /// A stream and its context in a VM.
@@ -239,7 +290,12 @@ pub(crate) struct Stream {
     pub(crate) id: ContextId,
 }
 
-pub(crate) fn stream(vm: &mut Vm) -> Stream {
+pub(crate) fn stream(vm: &mut OneVm) -> Stream {
+    let root = vm.root;
+    stream_of(vm, root)
+}
+
+pub(crate) fn stream_of(vm: &mut Vm, root: RootId) -> Stream {
     let mut state = StreamState::default();
     state.request.authority = Bytes::from_static(b"example");
     state.request.path = Bytes::from_static(b"/path?query");
@@ -248,16 +304,17 @@ pub(crate) fn stream(vm: &mut Vm) -> Stream {
         state.request.headers.append(name, Bytes::from_static(value.as_bytes()));
     }
     let state = Rc::new(RefCell::new(state));
-    let id = vm.create_stream(state.clone()).unwrap_or_else(|trap| panic!("{trap}"));
+    let id = vm.create_stream(root, state.clone()).unwrap_or_else(|trap| panic!("{trap}"));
     Stream { state, id }
 }
 
 /// A connection and its context in a VM.
-pub(crate) fn connection(vm: &mut Vm) -> Stream {
+pub(crate) fn connection(vm: &mut OneVm) -> Stream {
+    let root = vm.root;
     let mut state = StreamState::default();
     state.info.downstream_remote = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 4321)));
     let state = Rc::new(RefCell::new(state));
-    let id = vm.create_connection(state.clone()).unwrap_or_else(|trap| panic!("{trap}"));
+    let id = vm.create_connection(root, state.clone()).unwrap_or_else(|trap| panic!("{trap}"));
     Stream { state, id }
 }
 

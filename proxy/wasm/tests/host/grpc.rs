@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_http::{HeaderName, Headers};
-use outrigger_wasm::{Effect, GrpcEvent, Vm};
+use outrigger_wasm::{Effect, GrpcEvent};
 
-use crate::fixture::{Fixture, effects, on};
+use crate::fixture::{Fixture, OneVm, effects, on};
 
 const METADATA: &str = r#"@"\01\00\00\00\03\00\00\00\01\00\00\00x-m\001\00""#;
 
@@ -41,7 +41,7 @@ fn ticking(body: &str) -> String {
     [on("configure", "(drop (call $tick_period #100))"), on("tick", body), callbacks()].concat()
 }
 
-fn tick(vm: &mut Vm) {
+fn tick(vm: &mut OneVm) {
     vm.on_tick().expect("no trap");
 }
 

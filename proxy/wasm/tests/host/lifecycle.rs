@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use outrigger_stats::{Name, Value};
-use outrigger_wasm::{Abi, HeadersAction, Plugin, StartError, TrapKind};
+use outrigger_wasm::{Abi, HeadersAction, Plugin, StartError, TrapKind, VmConfig};
 
-use crate::fixture::{Fixture, effects, guest, load, on, plugin, raw, stream};
+use crate::fixture::{Fixture, effects, guest, in_vm, load, on, plugin, raw, stream};
 
 /// Appends a letter to the order that a guest was called in, and shows the whole as a metric's name.
 const ORDER: &str = r#"
@@ -184,7 +184,7 @@ fn capabilities_close_hostcalls_and_callbacks() {
     let fixture = Fixture::new();
     let allowed = ["proxy_define_metric", "proxy_record_metric", "proxy_on_vm_start", "proxy_on_request_headers"];
     let capabilities: BTreeSet<String> = allowed.into_iter().map(str::to_owned).collect();
-    let plugin = Arc::new(Plugin { capabilities: Some(capabilities), ..Plugin::clone(&plugin()) });
+    let plugin = in_vm(VmConfig { capabilities: Some(capabilities), ..VmConfig::clone(&plugin().vm) });
     let wasm = guest(
         &[
             on("vm_start", "(call $s %a (call $tick_period #5)) (call $s %b (call $log #2 #0 #0))"),

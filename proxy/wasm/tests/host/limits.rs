@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_stats::{Name, Value};
-use outrigger_wasm::{Limits, Plugin, StartError, TrapKind};
+use outrigger_wasm::{Limits, Plugin, StartError, TrapKind, VmConfig};
 
-use crate::fixture::{Fixture, guest, on, plugin, raw, stream};
+use crate::fixture::{Fixture, guest, in_vm, on, plugin, raw, stream};
 
 fn limited(limits: Limits) -> Arc<Plugin> {
-    Arc::new(Plugin { limits, ..Plugin::clone(&plugin()) })
+    in_vm(VmConfig { limits, ..VmConfig::clone(&plugin().vm) })
 }
 
 #[test]

@@ -15,4 +15,5 @@ mod network;
 mod properties;
 mod queues;
 mod root;
+mod sharing;
 mod wasi;

@@ -251,8 +251,8 @@ fn filters_are_wasm_discovered_or_ignored() {
     let [first, second] = &manager.filters[..] else { panic!() };
     let HttpFilterKind::Wasm(plugin) = &first.kind else { panic!() };
     assert_eq!((&*plugin.name, &plugin.configuration[..]), ("w", &br#"{"a":["x",null],"b":1}"#[..]));
-    assert_eq!(plugin.code.source, CodeSource::Inline(Bytes::from_static(b"code")));
-    assert!(plugin.code.sha256.is_some() && second.disabled);
+    assert_eq!(plugin.vm.code.source, CodeSource::Inline(Bytes::from_static(b"code")));
+    assert!(plugin.vm.code.sha256.is_some() && second.disabled);
     assert!(matches!(&second.kind, HttpFilterKind::Discovered { default: None, from: Source::Ads, .. }));
 }
 
@@ -322,9 +322,12 @@ fn extensions() {
     let Resource::Extension(extension) = accepted.resource else { panic!() };
     let ExtensionConfig { plugin, type_url, .. } = &*extension;
     assert_eq!((type_url.as_str(), &*plugin.name, &plugin.configuration[..]), (OWN_WASM, "shop/keys", &b"hi"[..]));
-    assert_eq!((plugin.limits.callback_timeout, plugin.limits.memory_bytes), (Duration::from_millis(20), 1 << 20));
+    assert_eq!(
+        (plugin.vm.limits.callback_timeout, plugin.vm.limits.memory_bytes),
+        (Duration::from_millis(20), 1 << 20)
+    );
     assert_eq!(plugin.failure_policy, FailurePolicy::Open);
-    assert_eq!(plugin.code.sha256.unwrap()[..3], [0x01, 0x23, 0x45]);
+    assert_eq!(plugin.vm.code.sha256.unwrap()[..3], [0x01, 0x23, 0x45]);
     let reason = bad(ResourceKind::Extension, &remote("sha256: abc"));
     assert_eq!(
         reason,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_config::{CodeSource, ExtensionConfig, FailurePolicy, Limits, ModuleCode, Resource, WasmPlugin};
+use outrigger_config::{
+    CodeSource, ExtensionConfig, FailurePolicy, Isolation, Limits, ModuleCode, Resource, WasmPlugin, WasmVm,
+};
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::extensions::wasm::v3 as wasm;
@@ -62,18 +64,18 @@ pub(crate) fn plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Op
     let name = type_url::message_name(&config.type_url);
     if name == type_url::message_name(type_url::HTTP_WASM) {
         let config: Option<pb::envoy::extensions::filters::http::wasm::v3::Wasm> = message(config, d);
-        return Some(config.and_then(|config| plugin_config(filter, config.config.as_ref(), Limits::default(), d)));
+        return Some(config.and_then(|config| plugin_config(filter, config.config.as_ref(), Default::default(), d)));
     }
     if name == type_url::message_name(type_url::OUTRIGGER_WASM) {
         let config: Option<own::Wasm> = message(config, d);
         return Some(config.and_then(|config| {
-            if config.isolation != own::Isolation::Shared as i32 {
-                d.at("isolation", |d| {
-                    d.error("is not supported, VMs are shared by plugins of the same code and vm_id")
-                });
-            }
+            let isolation = match variant::<own::Isolation>(config.isolation, "isolation", d)? {
+                own::Isolation::Shared => Isolation::Shared,
+                own::Isolation::Plugin => Isolation::Plugin,
+                own::Isolation::Stream => Isolation::Stream,
+            };
             let limits = d.at("limits", |d| limits(config.limits.as_ref(), d));
-            plugin_config(filter, config.config.as_ref(), limits, d)
+            plugin_config(filter, config.config.as_ref(), (limits, isolation), d)
         }));
     }
     None
@@ -110,7 +112,7 @@ fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
 fn plugin_config(
     filter: &Arc<str>,
     proto: Option<&wasm::PluginConfig>,
-    limits: Limits,
+    (limits, isolation): (Limits, Isolation),
     d: &mut Diagnostics,
 ) -> Option<WasmPlugin> {
     d.at("config", |d| {
@@ -137,15 +139,18 @@ fn plugin_config(
         Some(WasmPlugin {
             name,
             root_id: proto.root_id.clone(),
-            vm_id: vm.vm_id.clone(),
-            code: code?,
-            vm_configuration,
             configuration,
-            environment,
             failure_policy: failure_policy?,
-            limits,
             allow_on_headers_stop_iteration: flag(proto.allow_on_headers_stop_iteration, false),
-            capabilities: capabilities(proto, vm),
+            vm: Arc::new(WasmVm {
+                vm_id: vm.vm_id.clone(),
+                code: code?,
+                configuration: vm_configuration,
+                environment,
+                limits,
+                capabilities: capabilities(proto, vm),
+                isolation,
+            }),
         })
     })
 }

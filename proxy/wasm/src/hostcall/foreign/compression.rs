@@ -14,7 +14,7 @@ use crate::status::Status;
 const WELL_BYTES_MAX: usize = 64 << 10;
 
 fn bound(cx: &Cx<'_>) -> usize {
-    cx.host().plugin.limits.body_buffer_bytes
+    cx.host().plugin.vm.limits.body_buffer_bytes
 }
 
 pub(super) fn compress(cx: &mut Cx<'_>, arguments: Arguments) -> Result<Vec<u8>, Stop> {

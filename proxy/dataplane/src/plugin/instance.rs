@@ -1,0 +1,297 @@
+//! One instance of a VM on its worker: who is in it, its calls, and its end.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrigger_wasm::{
+    CallResponse, ContextId, Direction, Effect, FailurePolicy, GrpcEvent, HttpCall, Plugin, ReadyVm, RootId,
+    StartError, Trap, Vm, WorkerHost,
+};
+use tokio::task::AbortHandle;
+
+use super::{FAILED, Root, VmHandle, call, local_reply};
+use crate::filter::{FilterEvent, StreamSlot, Way};
+use crate::worker::WorkerCx;
+
+/// How long a plugin that isn't done yet (`proxy_on_done` returned false) may go on after its last stream.
+const DONE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A VM that runs, or has trapped.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// `None`: it has trapped.
+    vm: RefCell<Option<Vm>>,
+    handle: Weak<VmHandle>,
+    cx: Weak<WorkerCx>,
+    roots: RefCell<Vec<Weak<Root>>>,
+    /// By [`ContextId::slot`].
+    streams: RefCell<Vec<Option<Registered>>>,
+    /// By their tokens.
+    calls: RefCell<HashMap<u32, (RootId, AbortHandle)>>,
+    /// Who tells it of messages in its queues.
+    queues: RefCell<Option<AbortHandle>>,
+    served: Cell<u64>,
+}
+
+/// Where a stream's events go.
+#[derive(Debug)]
+struct Registered {
+    slot: Rc<StreamSlot>,
+    index: usize,
+    policy: FailurePolicy,
+}
+
+/// What a guest may ask of its worker.
+#[derive(Debug)]
+struct Host(Weak<WorkerCx>);
+
+impl WorkerHost for Host {
+    fn cluster_exists(&self, name: &str) -> bool {
+        self.0.upgrade().is_some_and(|cx| cx.live().cluster_exists(name))
+    }
+}
+
+impl Instance {
+    pub(super) fn new(handle: &Rc<VmHandle>, cx: &Weak<WorkerCx>, vm: ReadyVm) -> Rc<Instance> {
+        let instance = Rc::new(Instance {
+            vm: RefCell::new(Some(vm.into_vm(Rc::new(Host(cx.clone()))))),
+            handle: Rc::downgrade(handle),
+            cx: cx.clone(),
+            roots: RefCell::default(),
+            streams: RefCell::default(),
+            calls: RefCell::default(),
+            queues: RefCell::new(None),
+            served: Cell::new(0),
+        });
+        instance.watch_queues();
+        instance
+    }
+
+    pub(super) fn adopt(&self, root: &Rc<Root>) {
+        let mut roots = self.roots.borrow_mut();
+        roots.retain(|root| root.strong_count() > 0);
+        roots.push(Rc::downgrade(root));
+    }
+
+    /// One more plugin in this VM.
+    pub(super) fn add(self: &Rc<Self>, plugin: &Arc<Plugin>) -> Result<RootId, StartError> {
+        let (outcome, failed) = {
+            let mut vm = self.vm.borrow_mut();
+            let Some(vm) = &mut *vm else {
+                return Err(StartError::Instantiate { reason: "its VM has trapped".to_owned() });
+            };
+            let outcome = vm.add(plugin);
+            (outcome, vm.failed().cloned())
+        };
+        if let Some(trap) = failed {
+            self.trapped(&trap);
+        }
+        outcome
+    }
+
+    pub(super) fn tick_period(&self, root: RootId) -> Option<Duration> {
+        self.vm.borrow().as_ref().and_then(|vm| vm.tick_period(root))
+    }
+
+    /// Calls the VM for a stream or for a root; a trap is dealt with here.
+    #[inline]
+    pub(super) fn enter<T>(self: &Rc<Self>, f: impl FnOnce(&mut Vm) -> Result<T, Trap>) -> Option<T> {
+        let result = f(self.vm.borrow_mut().as_mut()?);
+        match result {
+            Ok(value) => Some(value),
+            Err(trap) => {
+                self.trapped(&trap);
+                None
+            }
+        }
+    }
+
+    /// A stream's context, and where its events go from now on.
+    #[inline]
+    pub(super) fn register(&self, context: ContextId, slot: &Rc<StreamSlot>, index: usize, policy: FailurePolicy) {
+        let mut streams = self.streams.borrow_mut();
+        let at = context.slot();
+        if streams.len() <= at {
+            streams.resize_with(at + 1, || None);
+        }
+        streams[at] = Some(Registered { slot: slot.clone(), index, policy });
+    }
+
+    #[inline]
+    pub(super) fn unregister(&self, context: ContextId) {
+        if let Some(stream) = self.streams.borrow_mut().get_mut(context.slot()) {
+            *stream = None;
+        }
+        self.served.set(self.served.get() + 1);
+    }
+
+    /// Runs what the guest asked for. Effects for `current` are its caller's to act on.
+    #[inline]
+    pub(super) fn run_effects(self: &Rc<Self>, current: Option<ContextId>, mut own: impl FnMut(Effect)) {
+        let (mut effect, ticks_changed) = match &mut *self.vm.borrow_mut() {
+            Some(vm) => (vm.next_effect(), vm.take_ticks_changed()),
+            None => return,
+        };
+        if ticks_changed {
+            self.update_tickers();
+        }
+        while let Some(found) = effect {
+            match found {
+                Effect::HttpCall(call) => self.call(*call),
+                Effect::GrpcOpen(open) => self.refuse_grpc(open.token),
+                // Nothing is open.
+                Effect::GrpcSend { .. } | Effect::GrpcCancel { .. } => {}
+                Effect::Continue { context, .. }
+                | Effect::LocalReply { context, .. }
+                | Effect::Reset { context }
+                | Effect::CloseConnection { context }
+                | Effect::ClearRouteCache { context }
+                | Effect::BodyChanged { context, .. } => {
+                    if current == Some(context) {
+                        own(found);
+                    } else {
+                        self.tell(context, found);
+                    }
+                }
+            }
+            effect = self.vm.borrow_mut().as_mut().and_then(Vm::next_effect);
+        }
+    }
+
+    #[cold]
+    fn update_tickers(&self) {
+        let roots: Vec<Rc<Root>> = self.roots.borrow().iter().filter_map(Weak::upgrade).collect();
+        roots.iter().for_each(Root::update_ticker);
+    }
+
+    /// An effect for a stream whose callback isn't running.
+    fn tell(&self, context: ContextId, effect: Effect) {
+        let streams = self.streams.borrow();
+        let Some(Some(stream)) = streams.get(context.slot()) else { return };
+        let event = match effect {
+            Effect::Continue { direction: Direction::Request, .. } => FilterEvent::Resume(Way::Request),
+            Effect::Continue { direction: Direction::Response, .. } => FilterEvent::Resume(Way::Response),
+            Effect::LocalReply { reply, .. } => FilterEvent::Respond(local_reply(*reply)),
+            Effect::Reset { .. } | Effect::CloseConnection { .. } => FilterEvent::Reset,
+            Effect::ClearRouteCache { .. } => FilterEvent::ClearRouteCache,
+            Effect::BodyChanged { .. }
+            | Effect::HttpCall(_)
+            | Effect::GrpcOpen(_)
+            | Effect::GrpcSend { .. }
+            | Effect::GrpcCancel { .. } => return,
+        };
+        stream.slot.push(stream.index, event);
+    }
+
+    /// The VM is lost: its streams get their plugin's policy at once, its calls end, and a new one is started.
+    #[cold]
+    pub(super) fn trapped(self: &Rc<Self>, trap: &Trap) {
+        self.vm.borrow_mut().take();
+        self.calls.borrow_mut().drain().for_each(|(_, (_, call))| call.abort());
+        let streams = std::mem::take(&mut *self.streams.borrow_mut());
+        for stream in streams.into_iter().flatten() {
+            match stream.policy {
+                FailurePolicy::Open => {
+                    stream.slot.push(stream.index, FilterEvent::Resume(Way::Request));
+                    stream.slot.push(stream.index, FilterEvent::Resume(Way::Response));
+                }
+                FailurePolicy::Closed | FailurePolicy::Reload => {
+                    stream.slot.push(stream.index, FilterEvent::Failed(FAILED));
+                }
+            }
+        }
+        if let Some(handle) = self.handle.upgrade() {
+            handle.lost(self, trap);
+        }
+    }
+
+    fn call(self: &Rc<Self>, call: HttpCall) {
+        let Some(cx) = self.cx.upgrade() else { return };
+        let (token, root, instance) = (call.token, call.root, self.clone());
+        let task = tokio::task::spawn_local(async move {
+            let response = call::run(&cx, call).await;
+            instance.calls.borrow_mut().remove(&token);
+            instance.answer(token, response);
+        });
+        self.calls.borrow_mut().insert(token, (root, task.abort_handle()));
+    }
+
+    /// This data plane has no gRPC client yet: the call fails as one to a cluster without endpoints does.
+    fn refuse_grpc(self: &Rc<Self>, token: u32) {
+        let instance = self.clone();
+        tokio::task::spawn_local(async move {
+            let message = "no healthy upstream".to_owned();
+            instance.enter(|vm| vm.on_grpc(token, GrpcEvent::Close { status: 14, message }));
+            instance.run_effects(None, |_| {});
+        });
+    }
+
+    /// Tells the guest of messages in its queues, as long as this instance lives.
+    fn watch_queues(self: &Rc<Self>) {
+        let Some(events) = self.vm.borrow().as_ref().map(Vm::queue_events) else { return };
+        let instance = Rc::downgrade(self);
+        let task = tokio::task::spawn_local(async move {
+            loop {
+                let (root, queue) = poll_fn(|cx| events.poll(cx)).await;
+                let Some(instance) = instance.upgrade() else { return };
+                instance.enter(|vm| vm.on_queue_ready(root, queue));
+                instance.run_effects(None, |_| {});
+                // One message a turn: a producer that is quicker than its consumer stops nobody else.
+                tokio::task::yield_now().await;
+            }
+        });
+        *self.queues.borrow_mut() = Some(task.abort_handle());
+    }
+
+    fn answer(self: &Rc<Self>, token: u32, response: CallResponse) {
+        self.enter(|vm| vm.on_http_call_response(token, response));
+        self.run_effects(None, |_| {});
+    }
+
+    /// Ends a plugin here: done, then deleted, at once or when the guest says so within [`DONE_TIME_MAX`].
+    pub(super) fn end(self: &Rc<Self>, root: RootId) {
+        let over = match &mut *self.vm.borrow_mut() {
+            Some(vm) => vm.shutdown(root),
+            None => return,
+        };
+        self.run_effects(None, |_| {});
+        if over {
+            self.abort_calls(root);
+        } else {
+            let instance = self.clone();
+            tokio::task::spawn_local(async move {
+                let ends = tokio::time::Instant::now() + DONE_TIME_MAX;
+                while tokio::time::Instant::now() < ends && !instance.is_root_over(root) {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                instance.abort_calls(root);
+            });
+        }
+    }
+
+    /// Calls end with their root context, as in Envoy.
+    fn abort_calls(&self, root: RootId) {
+        self.calls.borrow_mut().retain(|_, (of, call)| {
+            if *of == root {
+                call.abort();
+            }
+            *of != root
+        });
+    }
+
+    fn is_root_over(&self, root: RootId) -> bool {
+        self.vm.borrow().as_ref().is_none_or(|vm| vm.is_root_over(root))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some(task) = self.queues.get_mut().take() {
+            task.abort();
+        }
+    }
+}
