@@ -34,6 +34,9 @@ use crate::{admin, allocator, bootstrap, node, otlp, overload, system};
 /// How soon it is looked again whether everything that the start waits for is there; each time a little later.
 const SETTLE_PAUSE: Duration = Duration::from_millis(10);
 const SETTLE_PAUSE_MAX: Duration = Duration::from_millis(250);
+/// How long metrics of what is gone are shown, unless the bootstrap says it; and in how many steps that is looked at.
+const STATS_IDLE_TIME: Duration = Duration::from_secs(600);
+const STATS_SWEEPS: u32 = 10;
 /// For workers to end when nobody waits for streams.
 const EXIT_TIME_MAX: Duration = Duration::from_secs(5);
 
@@ -214,6 +217,7 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
         let (sink, server) = own;
         run_files(files, &Children, &*sink, sink.needed(), &server.status).await;
     });
+    tokio::task::spawn_local(forget_idle(bootstrap.stats_eviction_interval, Arc::clone(server.metrics.registry())));
     if let Some(workers) = &*server.workers.borrow() {
         let (overload, registry) = (Arc::clone(workers.overload()), Arc::clone(server.metrics.registry()));
         tokio::task::spawn_local(overload::watch(bootstrap.overload, overload, registry));
@@ -239,6 +243,15 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
     }
     tokio::task::spawn_local(settle(Rc::clone(server)));
     Ok(())
+}
+
+/// Metrics of what is gone are shown for a while, so that a scrape finds the last counts, and then forgotten.
+async fn forget_idle(interval: Option<Duration>, registry: Arc<Registry>) {
+    let sweep_interval = interval.unwrap_or(STATS_IDLE_TIME) / STATS_SWEEPS;
+    loop {
+        tokio::time::sleep(sweep_interval).await;
+        registry.sweep(STATS_SWEEPS);
+    }
 }
 
 /// Watches for the moment when the first complete configuration serves.

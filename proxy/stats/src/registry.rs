@@ -122,7 +122,23 @@ enum Metric {
     Histogram { retained: Option<Box<HistogramSnapshot>>, cells: Vec<Arc<Buckets>> },
 }
 
+/// A metric, and for how many sweeps nobody has held a cell of it.
+#[derive(Debug)]
+struct Entry {
+    metric: Metric,
+    idle_sweeps: u32,
+}
+
 impl Metric {
+    /// Whether somebody may still write to it.
+    fn is_held(&self) -> bool {
+        match self {
+            Metric::Counter { cells, .. } => !cells.is_empty(),
+            Metric::Gauge { cells } => !cells.is_empty(),
+            Metric::Histogram { cells, .. } => !cells.is_empty(),
+        }
+    }
+
     /// Folds the cells whose writer is gone into what is retained.
     fn fold(&mut self) {
         match self {
@@ -163,7 +179,7 @@ impl Metric {
 /// All metrics of a process. Asking for a cell takes a lock: do it when configuration is built or at first use.
 #[derive(Debug)]
 pub struct Registry {
-    metrics: Mutex<BTreeMap<Name, Metric>>,
+    metrics: Mutex<BTreeMap<Name, Entry>>,
     limit: usize,
     overflow: AtomicU64,
 }
@@ -181,7 +197,7 @@ impl Registry {
         Registry { metrics: Mutex::default(), limit, overflow: AtomicU64::new(0) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Metric>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Entry>> {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -197,9 +213,10 @@ impl Registry {
             self.overflow.fetch_add(1, Ordering::Relaxed);
             return None;
         }
-        let metric = metrics.entry(name.clone()).or_insert_with(new);
-        metric.fold();
-        pick(metric)
+        let entry = metrics.entry(name.clone()).or_insert_with(|| Entry { metric: new(), idle_sweeps: 0 });
+        entry.idle_sweeps = 0;
+        entry.metric.fold();
+        pick(&mut entry.metric)
     }
 
     /// A new cell of a counter. Where the name is taken by another kind, the cell works but isn't shown.
@@ -262,19 +279,32 @@ impl Registry {
     /// The value of one metric, if anybody ever asked for a cell of it.
     #[must_use]
     pub fn value(&self, name: &Name) -> Option<Value> {
-        self.lock().get_mut(name).map(Metric::value)
+        self.lock().get_mut(name).map(|entry| entry.metric.value())
     }
 
     /// All metrics, sorted by name and tags.
     #[must_use]
     pub fn samples(&self) -> Vec<Sample> {
-        let mut samples: Vec<Sample> =
-            self.lock().iter_mut().map(|(name, metric)| Sample { name: name.clone(), value: metric.value() }).collect();
+        let sample = |(name, entry): (&Name, &mut Entry)| Sample { name: name.clone(), value: entry.metric.value() };
+        let mut samples: Vec<Sample> = self.lock().iter_mut().map(sample).collect();
         let overflow = self.overflow.load(Ordering::Relaxed);
         if overflow > 0 {
             samples.push(Sample { name: Name::new("stats", "overflow"), value: Value::Counter(overflow) });
         }
         samples
+    }
+
+    /// Forgets metrics that nobody could have written to since `idle_sweeps_max` sweeps: those of clusters, listeners and
+    /// plugins that are gone. Returns how many.
+    pub fn sweep(&self, idle_sweeps_max: u32) -> usize {
+        let mut metrics = self.lock();
+        let before = metrics.len();
+        metrics.retain(|_, entry| {
+            entry.metric.fold();
+            entry.idle_sweeps = if entry.metric.is_held() { 0 } else { entry.idle_sweeps.saturating_add(1) };
+            entry.idle_sweeps <= idle_sweeps_max
+        });
+        before - metrics.len()
     }
 
     /// Forgets a metric's value and name; cells that still live are no longer shown.
@@ -315,6 +345,21 @@ mod tests {
         b.dec();
         drop(a);
         assert_eq!(registry.value(&name), Some(Value::Gauge(1)));
+    }
+
+    #[test]
+    fn what_nobody_holds_is_forgotten_after_some_sweeps() {
+        let registry = Registry::default();
+        let name = |rest: &str| Name::new("cluster", rest);
+        let held = registry.counter(&name("held"));
+        drop((registry.counter(&name("gone")), registry.gauge(&name("gauge")), registry.histogram(&name("time"))));
+        assert_eq!((registry.sweep(1), registry.samples().len()), (0, 4));
+        // Asked for again: it starts anew.
+        drop(registry.counter(&name("gone")));
+        assert_eq!((registry.sweep(1), registry.samples().len()), (2, 2));
+        assert_eq!((registry.sweep(1), registry.samples().len()), (1, 1));
+        held.inc();
+        assert_eq!(registry.value(&name("held")), Some(Value::Counter(1)));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod overload;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::{Cluster, Listener, OverloadManager, Resource, ResourceKind, Source, Update};
 use outrigger_proto::audit::audit;
@@ -13,7 +14,7 @@ use pb::envoy::config::bootstrap::v3 as bootstrap;
 use pb::envoy::config::core::v3 as core;
 use prost::Message;
 
-use crate::decode::{XdsResource, config_source, is_v2, judge, socket_address};
+use crate::decode::{XdsResource, config_source, duration, is_v2, judge, socket_address};
 use crate::files::FileSource;
 use crate::{Diagnostics, Problem};
 
@@ -41,6 +42,8 @@ pub struct Bootstrap {
     pub lds: Option<ResourceSource>,
     /// What is shed when memory or connections run short; our own default where the bootstrap names none.
     pub overload: OverloadManager,
+    /// `stats_eviction_interval`: metrics that nobody wrote to for that long are forgotten.
+    pub stats_eviction_interval: Option<Duration>,
     /// Fields that are set and without effect.
     pub warnings: Vec<Problem>,
     /// Folders to watch, by file: for [`Status`](crate::Status).
@@ -126,10 +129,25 @@ fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagn
     if dynamic.ads_config.is_some() && node.id.is_empty() {
         d.at("node", |d| d.at("id", |d| d.error("is required with ads_config (or --service-node)")));
     }
+    let stats_eviction_interval = proto.stats_eviction.as_ref().and_then(|eviction| {
+        let bootstrap::bootstrap::StatsEviction::StatsEvictionInterval(interval) = eviction;
+        duration(Some(interval), "stats_eviction_interval", d).filter(|time| !time.is_zero())
+    });
     let overload = proto.overload_manager.as_ref();
     let overload = overload
         .map_or_else(OverloadManager::default, |proto| d.at("overload_manager", |d| overload::decode(proto, d)));
-    Bootstrap { node, admin, static_resources, ads, cds, lds, overload, warnings: Vec::new(), watched: Vec::new() }
+    Bootstrap {
+        node,
+        admin,
+        static_resources,
+        ads,
+        cds,
+        lds,
+        overload,
+        stats_eviction_interval,
+        warnings: Vec::new(),
+        watched: Vec::new(),
+    }
 }
 
 fn node(mut node: core::Node, options: &BootstrapOptions) -> core::Node {
