@@ -198,6 +198,7 @@ pub(crate) fn of_resource(resource: &Resource) -> Vec<Arc<WasmPlugin>> {
         Resource::Listener(listener) => filters(listener)
             .filter_map(|filter| match &filter.kind {
                 HttpFilterKind::Wasm(plugin) => Some(Arc::clone(plugin)),
+                HttpFilterKind::Native(_) => None,
                 HttpFilterKind::Discovered { default, .. } => default.clone(),
             })
             .collect(),
@@ -218,7 +219,7 @@ fn used(snapshot: &Snapshot) -> HashSet<Arc<WasmPlugin>> {
     filters
         .filter_map(|filter| match snapshot.filter_config(filter) {
             outrigger_config::FilterConfig::Plugin(plugin) => Some(Arc::clone(plugin)),
-            outrigger_config::FilterConfig::Missing => None,
+            outrigger_config::FilterConfig::Native(_) | outrigger_config::FilterConfig::Missing => None,
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{Origin, Source};
+use crate::{NativeFilter, Origin, Source};
 
 /// An entry of `http_filters`.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct HttpFilter {
 #[derive(Debug, PartialEq, Eq)]
 pub enum HttpFilterKind {
     Wasm(Arc<WasmPlugin>),
+    /// Built into the proxy.
+    Native(NativeFilter),
     /// `config_discovery`: the extension configuration of the filter's name.
     Discovered {
         /// `default_config`, until the first configuration comes.
@@ -42,13 +44,6 @@ pub struct ExtensionConfig {
     pub origin: Arc<Origin>,
     pub type_url: String,
     pub plugin: Arc<WasmPlugin>,
-}
-
-/// `typed_per_filter_config` of a filter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FilterOverride {
-    /// `envoy.config.route.v3.FilterConfig.disabled`: off here, or (false) on where the filter is off by default.
-    pub disabled: bool,
 }
 
 /// A Proxy-Wasm plugin (`envoy.extensions.wasm.v3.PluginConfig`, and our own limits).

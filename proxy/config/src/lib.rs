@@ -15,14 +15,19 @@ mod endpoint;
 mod filter;
 mod filter_chain;
 mod format;
+mod fraction;
+mod hash_policy;
 mod listener;
 mod matcher;
 mod metadata;
 mod mutation;
+mod native;
 mod origin;
 mod overload;
+mod overrides;
 mod refs;
 mod resources;
+mod retry;
 mod route;
 mod select;
 mod shared;
@@ -39,31 +44,37 @@ pub use cluster::{
 };
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{
-    CodeSource, ExtensionConfig, FailurePolicy, FilterOverride, HttpFilter, HttpFilterKind, Isolation, Limits,
-    ModuleCode, WasmPlugin, WasmVm,
+    CodeSource, ExtensionConfig, FailurePolicy, HttpFilter, HttpFilterKind, Isolation, Limits, ModuleCode, WasmPlugin,
+    WasmVm,
 };
 pub use filter_chain::{
     ConnectionFacts, DownstreamTransport, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
 };
 pub use format::{Format, FormatError, FormatValue, set_hostname};
+pub use fraction::Fraction;
+pub use hash_policy::{HashCookie, HashFrom, HashPolicy};
 pub use listener::{
     CodecType, EscapedSlashes, HttpConnectionManager, HttpLimits, Listener, NetworkFilter, PathNormalization,
     RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
 };
 pub use matcher::{
-    HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex, StringMatch,
-    StringMatcher,
+    CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex,
+    StringMatch, StringMatcher, UriTemplate, UriTemplateRewrite, cookie,
 };
 pub use metadata::{LB_NAMESPACE, Metadata, MetadataMatch, MetadataStruct, MetadataValue};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
+pub use native::{HeaderChange, HeaderMutationFilter, NativeFilter};
 pub use origin::{Origin, Source};
 pub use overload::{
     Action, OverloadAction, OverloadManager, ResourceMonitor, Threshold, Trigger as OverloadTrigger, monitored,
 };
+pub use overrides::{FilterOverride, OverrideConfig, OverrideNames, Overrides};
 pub use resources::{Changes, Dependency, Resource, ResourceKind, ResourceSet, Update};
+pub use retry::{BackOff, HostPredicates, RateLimitedBackOff, ResetFormat, RetryOn, RetryPolicy};
 pub use route::{
-    ClusterSpec, DirectResponse, HostRewrite, PathRewrite, Redirect, RedirectPath, Route, RouteAction, RouteConfig,
-    RouteForward, VirtualHost, WeightedCluster,
+    ClusterSpec, DirectResponse, GrpcTimeout, HostRewrite, MaxStreamDuration, Mirror, MirrorCluster, PathRewrite,
+    Redirect, RedirectPath, Route, RouteAction, RouteConfig, RouteForward, VirtualHost, WeightedCluster,
+    expected_timeout,
 };
 pub use select::RouteTable;
 pub use shared::{Iter, SharedMap};

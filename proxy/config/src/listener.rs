@@ -7,8 +7,8 @@ use std::time::Duration;
 use outrigger_http::Direction;
 
 use crate::{
-    AccessLog, FilterChain, FilterChainTable, Http1Options, Http2Options, HttpFilter, Origin, RouteConfig, Source,
-    Tracing,
+    AccessLog, Cidr, FilterChain, FilterChainTable, Http1Options, Http2Options, HttpFilter, Origin, RouteConfig,
+    Source, Tracing,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -68,6 +68,12 @@ pub struct HttpConnectionManager {
     /// `common_http_protocol_options.idle_timeout`: one hour unless set.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
+    /// `common_http_protocol_options.max_stream_duration`.
+    pub max_stream_duration: Option<Duration>,
+    /// `internal_address_config`: clients that may steer the proxy by `x-envoy-*` headers. Nobody unless set.
+    pub internal_addresses: Vec<Cidr>,
+    /// The router's `suppress_envoy_headers`.
+    pub suppress_envoy_headers: bool,
     pub max_requests_per_connection: Option<u32>,
     /// `drain_timeout`: 5 s unless set.
     pub drain_timeout: Duration,

@@ -1,9 +1,15 @@
 //! Compiled matchers for strings, headers, query parameters and paths (`envoy.type.matcher.v3`, `RouteMatch`).
 
+mod re2;
+mod template;
+
 use bytes::Bytes;
-use outrigger_http::{HeaderName, RequestHead};
+use outrigger_http::{HeaderName, Headers, RequestHead, ResponseHead};
+
+pub use template::{UriTemplate, UriTemplateRewrite};
 
 /// A regular expression that must match the whole input, as Envoy's `safe_regex` does.
+/// The syntax is RE2's: see `re2`.
 #[derive(Debug, Clone)]
 pub struct Regex {
     pattern: String,
@@ -15,10 +21,15 @@ impl Regex {
     /// The compiled program may take this much memory.
     pub const PROGRAM_BYTES_MAX: usize = 1 << 20;
 
-    pub fn new(pattern: &str) -> Result<Regex, regex::Error> {
-        let build = |text: &str| regex::bytes::RegexBuilder::new(text).size_limit(Regex::PROGRAM_BYTES_MAX).build();
-        let partial = build(pattern)?;
-        let full = build(&format!("^(?:{pattern})$"))?;
+    /// The error says what is wrong in one line.
+    pub fn new(pattern: &str) -> Result<Regex, String> {
+        let translated = re2::translate(pattern)?;
+        let build = |text: &str| {
+            let built = regex::bytes::RegexBuilder::new(text).size_limit(Regex::PROGRAM_BYTES_MAX).build();
+            built.map_err(|error| last_line(&error.to_string()))
+        };
+        let partial = build(&translated)?;
+        let full = build(&format!(r"\A(?:{translated})\z"))?;
         Ok(Regex { pattern: pattern.to_owned(), full, partial })
     }
 
@@ -44,6 +55,12 @@ impl Regex {
     pub fn replace_all(&self, text: &[u8], substitution: &[u8]) -> Bytes {
         Bytes::from(self.partial.replace_all(text, substitution).into_owned())
     }
+}
+
+/// The crate shows the expression over several lines; the last one says what is wrong.
+fn last_line(text: &str) -> String {
+    let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
 impl PartialEq for Regex {
@@ -101,6 +118,8 @@ pub enum HeaderMatchName {
     Path,
     Authority,
     Scheme,
+    /// `:status`, of an answer.
+    Status,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,29 +131,44 @@ pub enum HeaderMatch {
 }
 
 impl HeaderMatcher {
-    /// Several values of a header are joined by a comma, as Envoy does (security advisory GHSA-2v25-cjjq-5f4w).
+    /// Of a request.
     #[must_use]
     pub fn matches(&self, head: &RequestHead) -> bool {
-        let joined;
         let value: Option<&[u8]> = match &self.name {
             HeaderMatchName::Method => Some(head.method.as_bytes()),
             HeaderMatchName::Path => Some(&head.path),
             HeaderMatchName::Authority => Some(&head.authority),
             HeaderMatchName::Scheme => Some(head.scheme.as_str().as_bytes()),
-            HeaderMatchName::Header(name) => {
-                let mut values = head.headers.get_all(name);
-                match (values.next(), values.next()) {
-                    (None, _) => None,
-                    (Some(value), None) => Some(value),
-                    (Some(first), Some(second)) => {
-                        let all: Vec<&[u8]> =
-                            [first, second].into_iter().chain(values).map(|value| &value[..]).collect();
-                        joined = all.join(&b","[..]);
-                        Some(&joined)
-                    }
-                }
-            }
+            HeaderMatchName::Status => None,
+            HeaderMatchName::Header(name) => return self.matches_header(name, &head.headers),
         };
+        self.matches_value(value)
+    }
+
+    /// Of an answer.
+    #[must_use]
+    pub fn matches_response(&self, head: &ResponseHead) -> bool {
+        match &self.name {
+            HeaderMatchName::Header(name) => self.matches_header(name, &head.headers),
+            HeaderMatchName::Status => self.matches_value(Some(head.status.to_string().as_bytes())),
+            _ => self.matches_value(None),
+        }
+    }
+
+    /// Several values of a header are joined by a comma, as Envoy does (security advisory GHSA-2v25-cjjq-5f4w).
+    fn matches_header(&self, name: &HeaderName, headers: &Headers) -> bool {
+        let mut values = headers.get_all(name);
+        match (values.next(), values.next()) {
+            (None, _) => self.matches_value(None),
+            (Some(value), None) => self.matches_value(Some(value)),
+            (Some(first), Some(second)) => {
+                let all: Vec<&[u8]> = [first, second].into_iter().chain(values).map(|value| &value[..]).collect();
+                self.matches_value(Some(&all.join(&b","[..])))
+            }
+        }
+    }
+
+    fn matches_value(&self, value: Option<&[u8]>) -> bool {
         if let HeaderMatch::Present(present) = self.matcher {
             let found = value.is_some() || self.treat_missing_as_empty;
             return (found == present) != self.invert;
@@ -188,6 +222,34 @@ impl QueryMatcher {
     }
 }
 
+/// `envoy.config.route.v3.CookieMatcher`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CookieMatcher {
+    pub name: Bytes,
+    pub matcher: StringMatcher,
+    pub invert: bool,
+}
+
+impl CookieMatcher {
+    #[must_use]
+    pub fn matches(&self, headers: &Headers) -> bool {
+        let matches = cookie(headers, &self.name).is_some_and(|value| self.matcher.matches(value));
+        matches != self.invert
+    }
+}
+
+/// The value of a request's cookie, its quotes left out.
+#[must_use]
+pub fn cookie<'h>(headers: &'h Headers, name: &[u8]) -> Option<&'h [u8]> {
+    let pairs = headers.get_all(&HeaderName::COOKIE).flat_map(|value| value.split(|byte| *byte == b';'));
+    pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (found, value) = (&pair[..at], &pair[at + 1..]);
+        let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+        (found == name).then_some(quoted.unwrap_or(value))
+    })
+}
+
 /// The path part of a `RouteMatch`; the query is not looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathMatcher {
@@ -196,6 +258,8 @@ pub enum PathMatcher {
     /// `path_separated_prefix`: the prefix, then nothing or `/`. Stored without a trailing slash.
     SeparatedPrefix(Bytes),
     Regex(Regex),
+    /// `path_match_policy`: a URI template.
+    Template(UriTemplate),
     /// `connect_matcher`: CONNECT requests.
     Connect,
 }
@@ -214,6 +278,7 @@ impl PathMatcher {
                     && (path.len() == want.len() || path[want.len()] == b'/')
             }
             PathMatcher::Regex(regex) => regex.matches(path),
+            PathMatcher::Template(template) => template.matches(path),
             PathMatcher::Connect => false,
         }
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::{
-    ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilterKind, Listener, NetworkFilter, Resource,
-    RouteAction, RouteConfig, RouteSource,
+    ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilterKind, Listener, MirrorCluster, NetworkFilter,
+    Resource, RouteAction, RouteConfig, RouteSource,
 };
 
 #[derive(Debug, Default)]
@@ -62,6 +62,10 @@ fn route_clusters(config: &RouteConfig) -> Vec<&Arc<str>> {
             }
             ClusterSpec::Header(_) => {}
         }
+        names.extend(forward.mirrors.iter().filter_map(|mirror| match &mirror.cluster {
+            MirrorCluster::Named(name) => Some(name),
+            MirrorCluster::Header(_) => None,
+        }));
     }
     names
 }
@@ -85,7 +89,7 @@ fn of_listener(listener: &Listener) -> Refs {
                     }),
                 }
                 refs.extensions.extend(manager.filters.iter().filter_map(|filter| match &filter.kind {
-                    HttpFilterKind::Wasm(_) => None,
+                    HttpFilterKind::Wasm(_) | HttpFilterKind::Native(_) => None,
                     HttpFilterKind::Discovered {
                         default,
                         apply_default_without_warming,

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    FilterOverride, Format, HeaderMatcher, HeaderMutations, Origin, PathMatcher, QueryMatcher, Regex, RouteTable,
+    CookieMatcher, Format, Fraction, HashPolicy, HeaderMatcher, HeaderMutations, Origin, OverrideNames, Overrides,
+    PathMatcher, QueryMatcher, Regex, RetryPolicy, RouteTable, RoutingPriority, UriTemplateRewrite,
 };
 
 /// A route configuration with its compiled table.
@@ -21,6 +22,8 @@ pub struct RouteConfig {
     /// Route, virtual host, configuration (false) or the other way round.
     pub most_specific_header_mutations_wins: bool,
     pub ignore_port_in_host_matching: bool,
+    /// The filters that any scope says something about.
+    pub override_names: OverrideNames,
     /// Made by [`RouteTable::compile`] from `virtual_hosts`.
     pub table: RouteTable,
 }
@@ -33,8 +36,12 @@ pub struct VirtualHost {
     pub routes: Vec<Arc<Route>>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
-    /// `typed_per_filter_config`, by filter name.
-    pub overrides: BTreeMap<Arc<str>, FilterOverride>,
+    /// `typed_per_filter_config`, that of the route configuration included.
+    pub overrides: Overrides,
+    /// `include_request_attempt_count`: requests carry `x-envoy-attempt-count`.
+    pub attempt_count_in_request: bool,
+    /// `include_attempt_count_in_response`.
+    pub attempt_count_in_response: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -45,12 +52,16 @@ pub struct Route {
     pub case_sensitive: bool,
     pub headers: Vec<HeaderMatcher>,
     pub query: Vec<QueryMatcher>,
+    pub cookies: Vec<CookieMatcher>,
+    /// `runtime_fraction`: only so many of the requests that match otherwise.
+    pub fraction: Option<Fraction>,
     /// `match.grpc`: only requests with a gRPC content type.
     pub grpc_only: bool,
     pub action: RouteAction,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
-    pub overrides: BTreeMap<Arc<str>, FilterOverride>,
+    /// `typed_per_filter_config`, that of the scopes around it included.
+    pub overrides: Overrides,
     /// What the control plane made this route from, e.g. `HTTPRoute shop/api (api.yaml:12)`; may be empty.
     pub object: Arc<str>,
 }
@@ -71,12 +82,94 @@ pub struct RouteForward {
     pub host_rewrite: Option<HostRewrite>,
     /// `timeout`: 15 s unless set; `None` is none.
     pub timeout: Option<Duration>,
+    /// What `x-envoy-expected-rq-timeout-ms` says as a rule: the milliseconds, and the same as text.
+    pub expected_timeout: Option<(u64, Bytes)>,
     /// `idle_timeout`; `None`: the connection manager's `stream_idle_timeout`. Zero turns it off.
     pub idle_timeout: Option<Duration>,
-    /// `max_stream_duration.max_stream_duration`.
-    pub max_stream_duration: Option<Duration>,
+    pub max_stream_duration: MaxStreamDuration,
+    /// `max_grpc_timeout` and `grpc_timeout_offset`, the older form.
+    pub grpc_timeout: Option<GrpcTimeout>,
+    /// The route's retry policy, else that of its virtual host.
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// How much of a request's body is kept for retries; `None`: as much as may be buffered for a connection.
+    pub replay_bytes_max: Option<u64>,
+    /// The route's own, else its virtual host's, else those of the whole configuration.
+    pub mirrors: Vec<Mirror>,
+    pub hash: Vec<HashPolicy>,
+    /// Whose circuit breakers requests count for.
+    pub priority: RoutingPriority,
+    /// A Host that is rewritten is appended to `x-forwarded-host`.
+    pub append_x_forwarded_host: bool,
     /// `upgrade_configs` of the route by lower-case upgrade type: on or off.
     pub upgrades: BTreeMap<String, bool>,
+}
+
+impl RouteForward {
+    /// Forwards to a cluster, everything else being as it is where nothing is set.
+    #[must_use]
+    pub fn to(cluster: ClusterSpec) -> RouteForward {
+        RouteForward {
+            cluster,
+            cluster_not_found_status: 503,
+            path_rewrite: None,
+            host_rewrite: None,
+            timeout: Some(Duration::from_secs(15)),
+            expected_timeout: expected_timeout(Duration::from_secs(15)),
+            idle_timeout: None,
+            max_stream_duration: MaxStreamDuration::default(),
+            grpc_timeout: None,
+            retry: None,
+            replay_bytes_max: None,
+            mirrors: Vec::new(),
+            hash: Vec::new(),
+            priority: RoutingPriority::default(),
+            append_x_forwarded_host: false,
+            upgrades: BTreeMap::new(),
+        }
+    }
+}
+
+/// See [`RouteForward::expected_timeout`].
+#[must_use]
+pub fn expected_timeout(timeout: Duration) -> Option<(u64, Bytes)> {
+    let millis = u64::try_from(timeout.as_millis()).ok().filter(|millis| *millis > 0)?;
+    Some((millis, Bytes::from(millis.to_string())))
+}
+
+/// `max_stream_duration`: where it is set, `timeout` counts for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MaxStreamDuration {
+    pub set: bool,
+    /// Zero: without end, whatever the connection manager says.
+    pub max: Option<Duration>,
+    /// `grpc_timeout_header_max`: a call's own `grpc-timeout` counts, up to this (zero: any).
+    pub grpc_header_max: Option<Duration>,
+    /// Taken off the call's own timeout.
+    pub grpc_header_offset: Option<Duration>,
+}
+
+/// A gRPC call's own timeout instead of the route's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// Zero: any.
+    pub max: Duration,
+    /// Taken off the call's own timeout.
+    pub offset: Option<Duration>,
+}
+
+/// `request_mirror_policies`: a copy of requests goes to another cluster, whose answers nobody waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirror {
+    pub cluster: MirrorCluster,
+    pub fraction: Fraction,
+    /// `-shadow` is added to the host.
+    pub host_suffix: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MirrorCluster {
+    Named(Arc<str>),
+    Header(outrigger_http::HeaderName),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -97,7 +190,8 @@ pub struct WeightedCluster {
     pub host_rewrite: Option<Bytes>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
-    pub overrides: BTreeMap<Arc<str>, FilterOverride>,
+    /// `typed_per_filter_config`, that of the scopes around it included.
+    pub overrides: Overrides,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -106,11 +200,18 @@ pub enum PathRewrite {
     Prefix(Bytes),
     /// `regex_rewrite`; the substitution is in this crate's `${1}` form.
     Regex { regex: Regex, substitution: Bytes },
+    /// `path_rewrite_policy`: a URI template.
+    Template(UriTemplateRewrite),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum HostRewrite {
     Literal(Bytes),
+    /// `host_rewrite_path_regex`: made from the path, without its query.
+    Path {
+        regex: Regex,
+        substitution: Bytes,
+    },
     /// `auto_host_rewrite`: the endpoint's hostname, where it has one.
     Auto,
     Header(outrigger_http::HeaderName),

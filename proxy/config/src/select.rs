@@ -68,19 +68,20 @@ impl RouteTable {
         found.map(|(_, index)| *index).or(self.any)
     }
 
-    /// The virtual host and the route for a request. Allocates nothing.
+    /// The virtual host and the route for a request; `random` is the request's. Allocates nothing.
     #[must_use]
     pub fn select<'a>(
         &self,
         virtual_hosts: &'a [Arc<VirtualHost>],
         head: &RequestHead,
         ignore_port: bool,
+        random: u64,
     ) -> (Option<&'a Arc<VirtualHost>>, Option<&'a Arc<Route>>) {
         let Some(host) = self.host(&head.authority, ignore_port).and_then(|index| virtual_hosts.get(index)) else {
             return (None, None);
         };
         let path = head.path_only();
-        (Some(host), host.routes.iter().find(|route| route.matches(head, path)))
+        (Some(host), host.routes.iter().find(|route| route.matches(head, path, random)))
     }
 }
 
@@ -102,7 +103,7 @@ fn without_port(authority: &[u8]) -> &[u8] {
 }
 
 impl Route {
-    fn matches(&self, head: &RequestHead, path: &[u8]) -> bool {
+    fn matches(&self, head: &RequestHead, path: &[u8], random: u64) -> bool {
         let path_matches = match &self.path {
             PathMatcher::Connect => head.method == Method::Connect,
             matcher => matcher.matches(path, !self.case_sensitive),
@@ -110,7 +111,9 @@ impl Route {
         path_matches
             && self.headers.iter().all(|matcher| matcher.matches(head))
             && (self.query.is_empty() || self.query.iter().all(|matcher| matcher.matches(head.query())))
+            && (self.cookies.is_empty() || self.cookies.iter().all(|matcher| matcher.matches(&head.headers)))
             && (!self.grpc_only || is_grpc(head))
+            && self.fraction.is_none_or(|fraction| fraction.holds(random))
     }
 }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::resources::Entry;
 use crate::{
-    Assignment, Cluster, Dependency, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, ResourceKind, ResourceSet,
-    RouteConfig, SharedMap, WasmPlugin,
+    Assignment, Cluster, Dependency, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter, ResourceKind,
+    ResourceSet, RouteConfig, SharedMap, WasmPlugin,
 };
 
 /// An immutable, internally consistent generation.
@@ -86,6 +86,7 @@ impl Needed {
 #[derive(Debug, Clone, Copy)]
 pub enum FilterConfig<'a> {
     Plugin(&'a Arc<WasmPlugin>),
+    Native(&'a NativeFilter),
     /// Its configuration doesn't exist: every request is answered with 500 and the flag NFCF.
     Missing,
 }
@@ -96,6 +97,7 @@ impl Snapshot {
     pub fn filter_config<'a>(&'a self, filter: &'a HttpFilter) -> FilterConfig<'a> {
         let (default, type_urls) = match &filter.kind {
             HttpFilterKind::Wasm(plugin) => return FilterConfig::Plugin(plugin),
+            HttpFilterKind::Native(filter) => return FilterConfig::Native(filter),
             HttpFilterKind::Discovered { default, type_urls, .. } => (default, type_urls),
         };
         let discovered = self.extensions.get(&filter.name).filter(|extension| extension.is_one_of(type_urls));

@@ -1,6 +1,5 @@
 //! Small resources for this crate's tests; `version` shows in one field of each.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +9,8 @@ use crate::{
     Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, ExtensionConfig,
     FailurePolicy, FilterChain, FilterChainTable, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager,
     HttpFilter, HttpFilterKind, HttpLimits, Isolation, LbPolicy, Limits, Listener, ModuleCode, NetworkFilter, Origin,
-    PathMatcher, PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward, RouteSource, RouteTable,
-    Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
+    OverrideNames, Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward,
+    RouteSource, RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
 };
 
 pub(crate) fn origin(name: &str) -> Arc<Origin> {
@@ -89,20 +88,13 @@ pub(crate) fn route_entry(path: PathMatcher, cluster: &str) -> Route {
         case_sensitive: true,
         headers: Vec::new(),
         query: Vec::new(),
+        cookies: Vec::new(),
+        fraction: None,
         grpc_only: false,
-        action: RouteAction::Forward(Box::new(RouteForward {
-            cluster: ClusterSpec::Single(cluster.into()),
-            cluster_not_found_status: 503,
-            path_rewrite: None,
-            host_rewrite: None,
-            timeout: None,
-            idle_timeout: None,
-            max_stream_duration: None,
-            upgrades: BTreeMap::new(),
-        })),
+        action: RouteAction::Forward(Box::new(RouteForward::to(ClusterSpec::Single(cluster.into())))),
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
-        overrides: BTreeMap::new(),
+        overrides: Overrides::default(),
         object: "".into(),
     }
 }
@@ -114,7 +106,9 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Route>) -> 
         routes: routes.into_iter().map(Arc::new).collect(),
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
-        overrides: BTreeMap::new(),
+        overrides: Overrides::default(),
+        attempt_count_in_request: false,
+        attempt_count_in_response: false,
     }
 }
 
@@ -130,6 +124,7 @@ pub(crate) fn route(name: &str, version: u32, clusters: &[&str]) -> Resource {
         response_headers: HeaderMutations::default(),
         most_specific_header_mutations_wins: false,
         ignore_port_in_host_matching: false,
+        override_names: OverrideNames::default(),
     }))
 }
 
@@ -162,6 +157,9 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         request_headers_timeout: None,
         idle_timeout: None,
         max_connection_duration: None,
+        max_stream_duration: None,
+        internal_addresses: Vec::new(),
+        suppress_envoy_headers: false,
         max_requests_per_connection: None,
         drain_timeout: Duration::from_secs(5),
         use_remote_address: false,

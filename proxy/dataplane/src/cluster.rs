@@ -13,7 +13,7 @@ use std::sync::Arc;
 use outrigger_config::{Cluster, ClusterEntry};
 use outrigger_stats::Registry;
 
-pub(crate) use breakers::{BreakerSet, Breakers};
+pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use connect::{Checkout, Picked};
 pub(crate) use endpoint::EndpointHandle;
 pub use endpoint::{ClusterStatus, EndpointStatus};

@@ -19,6 +19,13 @@ pub(crate) enum ErrorKind {
     ConnectTimeout,
     /// The peer closed or reset the connection or stream.
     Terminated,
+    /// The origin reset the stream (HTTP/2).
+    RemoteReset,
+    /// The origin refused the stream, before it looked at it (HTTP/2's REFUSED_STREAM).
+    RefusedStream,
+    /// An attempt took longer than `per_try_timeout`.
+    PerTryTimeout,
+    PerTryIdleTimeout,
     /// The peer's bytes were no valid HTTP.
     Protocol,
     NoRoute,
@@ -75,7 +82,10 @@ impl StreamError {
             (ErrorKind::NoHealthyUpstream, _) => ResponseFlags::NO_HEALTHY_UPSTREAM,
             (ErrorKind::Overflow, _) => ResponseFlags::UPSTREAM_OVERFLOW,
             (ErrorKind::Overload, _) => ResponseFlags::OVERLOAD_MANAGER,
-            (ErrorKind::RouteTimeout, _) => ResponseFlags::UPSTREAM_REQUEST_TIMEOUT,
+            (ErrorKind::RemoteReset | ErrorKind::RefusedStream, _) => ResponseFlags::UPSTREAM_REMOTE_RESET,
+            (ErrorKind::RouteTimeout | ErrorKind::PerTryTimeout | ErrorKind::PerTryIdleTimeout, _) => {
+                ResponseFlags::UPSTREAM_REQUEST_TIMEOUT
+            }
             (ErrorKind::IdleTimeout, _) => ResponseFlags::STREAM_IDLE_TIMEOUT,
             (ErrorKind::FilterMissing, _) => ResponseFlags::NO_FILTER_CONFIG_FOUND,
             _ => ResponseFlags::NONE,
@@ -100,6 +110,18 @@ impl StreamError {
                 "upstream_reset_before_response_started{connection_termination}",
                 "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
             ),
+            ErrorKind::RemoteReset => (
+                503,
+                "upstream_reset_before_response_started{remote_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote reset",
+            ),
+            ErrorKind::RefusedStream => (
+                503,
+                "upstream_reset_before_response_started{remote_refused_stream_reset}",
+                "upstream connect error or disconnect/reset before headers. reset reason: remote refused stream reset",
+            ),
+            ErrorKind::PerTryTimeout => (504, "upstream_per_try_timeout", "upstream request timeout"),
+            ErrorKind::PerTryIdleTimeout => (504, "upstream_per_try_idle_timeout", "upstream request timeout"),
             ErrorKind::Protocol if matches!(self.source, ErrorSource::Downstream) => {
                 (400, "http1.codec_error", "Bad Request")
             }

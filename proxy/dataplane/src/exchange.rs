@@ -4,22 +4,25 @@
 //! flushes each side once, and sleeps on whatever is missing. It names no protocol: both sides are enums with the same
 //! shape. Back-pressure is a comparison: a side is read only while the other one's queue is below its limit.
 
+mod hash;
 mod request;
 mod response;
+mod retry;
 mod route;
+mod selection;
+mod timeouts;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_config::{Route, VirtualHost};
 use outrigger_http::{ResponseFlags, StreamState, TimingPoint};
 use tokio::time::Instant;
 
-use crate::cluster::{Checkout, Picked};
+use crate::cluster::{Checkout, ClusterHandle, Picked};
 use crate::downstream::Downstream;
 use crate::error::{ErrorKind, ErrorSource, StreamError};
 use crate::filter::{FilterEvent, Filters, StreamSlot, Way};
@@ -29,6 +32,9 @@ use crate::stats::{ActiveGuard, HttpStats};
 use crate::timer::{LazyTimer, earlier};
 use crate::trace::Trace;
 use crate::worker::WorkerCx;
+use rand::RngCore;
+
+pub(crate) use selection::Selection;
 
 /// How the connection goes on after an exchange.
 #[derive(Debug)]
@@ -48,6 +54,8 @@ enum Origin {
     None,
     Connecting(Checkout),
     Connected(Box<Picked>),
+    /// For the pause before the next attempt.
+    Waiting,
     /// The answer is complete, or the proxy answers itself.
     Done,
 }
@@ -70,10 +78,6 @@ pub(crate) struct Exchange<'a> {
     filters: Filters,
     request: Iteration,
     response: Iteration,
-    host: Option<Arc<VirtualHost>>,
-    route: Option<Arc<Route>>,
-    /// The weighted cluster that was chosen, by its place.
-    weighted: Option<usize>,
     origin: Origin,
     sent: Sent,
     request_ended: bool,
@@ -81,8 +85,24 @@ pub(crate) struct Exchange<'a> {
     upgraded: bool,
     /// The origin's head has come.
     answered: bool,
-    retried: bool,
     trace: Option<Box<Trace>>,
+    /// Sent again on a fresh connection, since a pooled one was closed.
+    repeated: bool,
+    /// The client may steer the proxy by its headers.
+    internal: bool,
+    /// The cluster that the request goes to.
+    cluster: Option<Rc<ClusterHandle>>,
+    /// Attempts begun.
+    attempts: u32,
+    retry: Option<Box<retry::Retry>>,
+    /// Of the route's hash policies.
+    hash: Option<u64>,
+    /// A cookie that the answer sets for them.
+    cookie: Option<Bytes>,
+    /// For one attempt.
+    attempt_timeout: Option<Duration>,
+    /// What the origin is told.
+    expected_timeout: Option<Duration>,
     deadlines: Deadlines,
     _active: ActiveGuard<HttpStats>,
 }
@@ -91,17 +111,23 @@ pub(crate) struct Exchange<'a> {
 #[derive(Debug, Default)]
 struct Deadlines {
     /// From the end of the request to the end of the answer.
-    route_timeout: Option<std::time::Duration>,
+    route_timeout: Option<Duration>,
     route: Option<Instant>,
-    idle_timeout: Option<std::time::Duration>,
+    idle_timeout: Option<Duration>,
     idle: Option<Instant>,
     stream: Option<Instant>,
     request: Option<Instant>,
+    /// Of one attempt: for its answer to begin, and for anything to come.
+    attempt: Option<Instant>,
+    attempt_idle: Option<Instant>,
+    /// The pause before the next attempt ends.
+    back_off: Option<Instant>,
 }
 
 impl Deadlines {
     fn next(&self) -> Option<Instant> {
-        earlier(earlier(self.route, self.idle), earlier(self.stream, self.request))
+        let whole = earlier(earlier(self.route, self.idle), earlier(self.stream, self.request));
+        earlier(whole, earlier(earlier(self.attempt, self.attempt_idle), self.back_off))
     }
 }
 
@@ -130,7 +156,8 @@ impl<'a> Exchange<'a> {
         stats.downstream_rq_total().inc();
         let active = ActiveGuard::new(stats, HttpStats::downstream_rq_active);
         let slot = Rc::new(StreamSlot::default());
-        let filters = Filters { list: Vec::new(), response_len: 0, stream: stream.clone(), slot };
+        let selection = Selection::new(chain.routes.clone(), cx.random().next_u64());
+        let filters = Filters { list: Vec::new(), response_len: 0, stream: stream.clone(), slot, selection };
         Exchange {
             cx,
             chain,
@@ -140,17 +167,22 @@ impl<'a> Exchange<'a> {
             filters,
             request: Iteration::new(Way::Request, 0, 0),
             response: Iteration::new(Way::Response, 0, 0),
-            host: None,
-            route: None,
-            weighted: None,
             origin: Origin::None,
             sent: Sent::Nothing,
             request_ended: false,
             upgrade: None,
             upgraded: false,
             answered: false,
-            retried: false,
             trace: None,
+            repeated: false,
+            internal: false,
+            cluster: None,
+            attempts: 0,
+            retry: None,
+            hash: None,
+            cookie: None,
+            attempt_timeout: None,
+            expected_timeout: None,
             deadlines: Deadlines::default(),
             _active: active,
         }
@@ -242,6 +274,9 @@ impl<'a> Exchange<'a> {
                 result?;
             }
             if progress {
+                if self.deadlines.attempt_idle.is_some() {
+                    self.arm_attempt();
+                }
                 if self.deadlines.idle_timeout.is_some() {
                     self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| Instant::now() + timeout);
                 }
@@ -271,7 +306,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        if self.request_ended || matches!(self.origin, Origin::Connecting(_)) {
+        if self.request_ended || matches!(self.origin, Origin::Connecting(_) | Origin::Waiting) {
             self.down.poll_gone(cx)
         } else {
             Poll::Pending
@@ -340,13 +375,18 @@ impl<'a> Exchange<'a> {
             stats.downstream_rq_timeout().inc();
             ErrorKind::RequestTimeout
         } else if passed(self.deadlines.route) {
-            if let Origin::Connected(picked) = &self.origin {
-                picked.cluster.stats.upstream_rq_timeout().inc();
+            if let Some(cluster) = &self.cluster {
+                cluster.stats.upstream_rq_timeout().inc();
             }
             ErrorKind::RouteTimeout
-        } else {
+        } else if passed(self.deadlines.idle) {
             stats.downstream_rq_idle_timeout().inc();
             ErrorKind::IdleTimeout
+        } else if passed(self.deadlines.back_off) {
+            return self.next_attempt();
+        } else {
+            let idle = !passed(self.deadlines.attempt);
+            return self.attempt_expired(idle);
         };
         self.deadlines = Deadlines { idle_timeout: self.deadlines.idle_timeout, ..Deadlines::default() };
         self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| now + timeout);

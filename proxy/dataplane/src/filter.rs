@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use outrigger_http::{BodyBuffer, StreamState};
 
 use crate::error::{LocalReply, StreamError};
+use crate::exchange::Selection;
 
 /// Which of a stream's two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct StreamCx<'a> {
     pub(crate) slot: &'a Rc<StreamSlot>,
     /// The filter's place in the chain.
     pub(crate) index: usize,
+    /// The route, as it is chosen now.
+    pub(crate) selection: &'a Selection,
 }
 
 /// One filter of one stream. Callbacks are synchronous; whatever takes time ends in [`StreamSlot::push`].
@@ -140,6 +143,7 @@ pub(crate) struct Filters {
     pub(crate) response_len: usize,
     pub(crate) stream: Rc<RefCell<StreamState>>,
     pub(crate) slot: Rc<StreamSlot>,
+    pub(crate) selection: Selection,
 }
 
 impl std::fmt::Debug for Filters {
@@ -163,7 +167,11 @@ impl Filters {
 
     pub(crate) fn head(&mut self, way: Way, at: usize, end: bool) -> Action {
         let index = self.index(way, at);
-        let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index };
+        if way == Way::Request && self.slot.take_route_dirty() {
+            // The filter before has changed the head: this one sees the route that it leads to.
+            self.selection.choose(&self.stream);
+        }
+        let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
             Way::Request => self.list[index].on_request_headers(&mut cx, end),
             Way::Response => self.list[index].on_response_headers(&mut cx, end),
@@ -172,7 +180,7 @@ impl Filters {
 
     pub(crate) fn data(&mut self, way: Way, at: usize, end: bool) -> Action {
         let index = self.index(way, at);
-        let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index };
+        let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
             Way::Request => self.list[index].on_request_data(&mut cx, end),
             Way::Response => self.list[index].on_response_data(&mut cx, end),
@@ -181,7 +189,7 @@ impl Filters {
 
     pub(crate) fn trailers(&mut self, way: Way, at: usize) -> Action {
         let index = self.index(way, at);
-        let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index };
+        let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
             Way::Request => self.list[index].on_request_trailers(&mut cx),
             Way::Response => self.list[index].on_response_trailers(&mut cx),
@@ -190,7 +198,7 @@ impl Filters {
 
     pub(crate) fn log(&mut self) {
         for index in 0..self.list.len() {
-            let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index };
+            let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
             self.list[index].on_log(&mut cx);
         }
     }

@@ -101,7 +101,8 @@ fn run(seed: u64) {
             Box::new(Dice { random, head_seen: false, ended: false }) as Box<dyn StreamFilter>
         })
         .collect();
-    let mut filters = Filters { response_len: count, list, stream, slot: Rc::new(StreamSlot::default()) };
+    let (slot, selection) = (Rc::new(StreamSlot::default()), crate::exchange::Selection::default());
+    let mut filters = Filters { response_len: count, list, stream, slot, selection };
     let mut iteration = Iteration::new(way, count, 1 << 20);
     let (mut out, mut expected) = (Out::default(), Vec::new());
     let parts = random.random_range(0..5);

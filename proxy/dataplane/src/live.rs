@@ -14,6 +14,7 @@ use crate::cluster::{ClusterHandle, ClusterStatus};
 use crate::error::{ErrorKind, StreamError};
 use crate::exchange::Exchange;
 use crate::filter::StreamFilter;
+use crate::filters::NativeHandle;
 use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, WasmFilter};
 use crate::prepared::{Prepared, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
@@ -56,7 +57,8 @@ pub(crate) struct HttpChain {
 
 #[derive(Debug)]
 struct FilterFactory {
-    name: Arc<str>,
+    /// Where the routes' overrides of it stand; `None`: no scope says anything about it.
+    position: Option<usize>,
     disabled: bool,
     kind: FilterKind,
 }
@@ -64,6 +66,7 @@ struct FilterFactory {
 #[derive(Debug)]
 enum FilterKind {
     Wasm(Rc<PluginHandle>),
+    Native(Rc<NativeHandle>),
     Failed(StreamError),
 }
 
@@ -141,8 +144,10 @@ impl LiveConfig {
         let mut filters = Vec::with_capacity(hcm.filters.len());
         let mut buffer_bytes_max = usize::MAX;
         for filter in &hcm.filters {
+            let position = routes.as_ref().and_then(|routes| routes.override_names.position(&filter.name));
             let kind = match self.snapshot().filter_config(filter) {
                 FilterConfig::Missing => FilterKind::Failed(StreamError::internal(ErrorKind::FilterMissing)),
+                FilterConfig::Native(native) => FilterKind::Native(NativeHandle::new(native, position)),
                 FilterConfig::Plugin(plugin) => {
                     let limit = usize::try_from(plugin.vm.limits.body_buffer_bytes).unwrap_or(usize::MAX);
                     buffer_bytes_max = buffer_bytes_max.min(limit);
@@ -154,7 +159,7 @@ impl LiveConfig {
                     }
                 }
             };
-            filters.push(FilterFactory { name: filter.name.clone(), disabled: filter.disabled, kind });
+            filters.push(FilterFactory { position, disabled: filter.disabled, kind });
         }
         let stats = HttpStats::new(&cx.registry, &hcm.stat_prefix);
         HttpChain { hcm: hcm.clone(), routes, stats, live: self.clone(), filters, buffer_bytes_max }
@@ -167,13 +172,14 @@ impl HttpChain {
         if self.filters.is_empty() {
             return;
         }
-        let enabled = |factory: &&FilterFactory| !exchange.filter_disabled(&factory.name, factory.disabled);
+        let enabled = |factory: &&FilterFactory| !exchange.filter_disabled(factory.position, factory.disabled);
         let list: Vec<Box<dyn StreamFilter>> = self
             .filters
             .iter()
             .filter(enabled)
             .map(|factory| match &factory.kind {
                 FilterKind::Wasm(handle) => Box::new(WasmFilter::new(handle)) as Box<dyn StreamFilter>,
+                FilterKind::Native(handle) => handle.start(),
                 FilterKind::Failed(error) => Box::new(FailedFilter(*error)),
             })
             .collect();

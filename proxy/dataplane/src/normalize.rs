@@ -1,6 +1,8 @@
 //! What is done to a request's head before anything looks at it: paths, forwarded headers, request ids, and the removal
 //! of what only the proxy may say.
 
+use std::net::IpAddr;
+
 use bytes::{Bytes, BytesMut};
 use outrigger_config::{EscapedSlashes, HttpConnectionManager, PathNormalization};
 use outrigger_http::{HeaderName, Headers, Method, StreamState};
@@ -8,24 +10,46 @@ use outrigger_http::{HeaderName, Headers, Method, StreamState};
 use crate::error::LocalReply;
 use crate::worker::WorkerCx;
 
-/// Headers by which a client could steer the proxy or pretend to be one (Envoy: "internal only headers").
-const INTERNAL_PREFIX: &[u8] = b"x-envoy-";
+/// Headers by which a client could steer the proxy or pretend to be one.
+const ENVOY_PREFIX: &[u8] = b"x-envoy-";
 
-/// Prepares the head; an answer where the request must not go on.
+/// Those of them that only internal clients may send, wherever the proxy stands (Envoy's `mutateRequestHeaders`).
+const INTERNAL_ONLY: &[&[u8]] = &[
+    b"x-envoy-internal",
+    b"x-envoy-retriable-status-codes",
+    b"x-envoy-retriable-header-names",
+    b"x-envoy-retry-on",
+    b"x-envoy-retry-grpc-on",
+    b"x-envoy-max-retries",
+    b"x-envoy-upstream-alt-stat-name",
+    b"x-envoy-upstream-rq-timeout-ms",
+    b"x-envoy-upstream-rq-per-try-timeout-ms",
+    b"x-envoy-upstream-rq-timeout-alt-response",
+    b"x-envoy-expected-rq-timeout-ms",
+    b"x-envoy-force-trace",
+    b"x-envoy-ip-tags",
+    b"x-envoy-original-url",
+    b"x-envoy-hedge-on-per-try-timeout",
+    b"x-envoy-decorator-operation",
+];
+
+/// Prepares the head; an answer where the request must not go on. True: the client is one of
+/// `internal_address_config`, and may steer the proxy by its headers.
 pub(crate) fn prepare(
     state: &mut StreamState,
     hcm: &HttpConnectionManager,
     cx: &WorkerCx,
-) -> Result<(), Box<LocalReply>> {
+) -> Result<bool, Box<LocalReply>> {
     if state.request.method != Method::Connect {
         normalize_path(state, &hcm.path)?;
     }
     strip_port(state, &hcm.path);
-    let head = &mut state.request;
-    if hcm.use_remote_address {
-        remove_internal(&mut head.headers);
-    }
     let remote = state.info.downstream_remote.map(|address| address.ip());
+    let head = &mut state.request;
+    let internal = !hcm.internal_addresses.is_empty() && is_internal(&head.headers, remote, hcm);
+    if !internal {
+        remove_envoy_headers(&mut head.headers, hcm.use_remote_address);
+    }
     if hcm.use_remote_address {
         let scheme = head.scheme.as_str();
         if hcm.xff_num_trusted_hops == 0 || !head.headers.contains(&HeaderName::X_FORWARDED_PROTO) {
@@ -38,6 +62,9 @@ pub(crate) fn prepare(
         let scheme = head.scheme.as_str();
         head.headers.append(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
     }
+    if internal {
+        head.headers.set(HeaderName::X_ENVOY_INTERNAL, Bytes::from_static(b"true"));
+    }
     if hcm.generate_request_id {
         let keep = head.headers.contains(&HeaderName::X_REQUEST_ID)
             && (!hcm.use_remote_address || hcm.preserve_external_request_id);
@@ -45,7 +72,21 @@ pub(crate) fn prepare(
             head.headers.set(HeaderName::X_REQUEST_ID, cx.request_id());
         }
     }
-    Ok(())
+    Ok(internal)
+}
+
+/// A client of `internal_address_config`: the peer itself at the edge, else the only address of x-forwarded-for.
+fn is_internal(headers: &Headers, remote: Option<IpAddr>, hcm: &HttpConnectionManager) -> bool {
+    let within = |address: IpAddr| hcm.internal_addresses.iter().any(|cidr| cidr.contains(address));
+    let mut forwarded = headers.get_all(&HeaderName::X_FORWARDED_FOR);
+    match (forwarded.next(), forwarded.next()) {
+        (None, _) => hcm.use_remote_address && remote.is_some_and(within),
+        (Some(value), None) if !hcm.use_remote_address => {
+            std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok()).is_some_and(within)
+        }
+        // Somebody forwarded it, or several did: who asks isn't inside.
+        _ => false,
+    }
 }
 
 /// Envoy joins by a comma without a space.
@@ -64,10 +105,14 @@ fn append_forwarded_for(headers: &mut Headers, remote: &str) {
     headers.set(HeaderName::X_FORWARDED_FOR, joined.freeze());
 }
 
-fn remove_internal(headers: &mut Headers) {
-    let any = headers.iter().any(|(name, _)| name.as_bytes().starts_with(INTERNAL_PREFIX));
-    if any {
-        headers.retain(|name, _| !name.as_bytes().starts_with(INTERNAL_PREFIX));
+/// `all`: at the edge nothing of a stranger's `x-envoy-*` headers is kept.
+fn remove_envoy_headers(headers: &mut Headers, all: bool) {
+    let removed = |name: &HeaderName| {
+        let name = name.as_bytes();
+        name.starts_with(ENVOY_PREFIX) && (all || INTERNAL_ONLY.contains(&name))
+    };
+    if headers.iter().any(|(name, _)| removed(name)) {
+        headers.retain(|name, _| !removed(name));
     }
 }
 

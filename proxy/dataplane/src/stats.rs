@@ -62,13 +62,14 @@ impl Classes {
 }
 
 macro_rules! cells {
-    ($(#[$doc:meta])* $name:ident { $(by_class: $stem:literal;)? counters: $($counter:ident)*; gauges: $($gauge:ident)*; histograms: $($histogram:ident)*; }) => {
+    ($(#[$doc:meta])* $name:ident { $(by_class: $stem:literal;)? $(also_by_class: $also:ident;)? counters: $($counter:ident)*; gauges: $($gauge:ident)*; histograms: $($histogram:ident)*; }) => {
         $(#[$doc])*
         #[derive(Debug)]
         pub(crate) struct $name {
             scope: Scope,
             $(#[doc = $stem]
             classes: Classes,)?
+            $($also: Classes,)?
             $($counter: OnceCell<Counter>,)*
             $($gauge: OnceCell<Gauge>,)*
             $($histogram: OnceCell<Histogram>,)*
@@ -79,6 +80,7 @@ macro_rules! cells {
                 Rc::new($name {
                     scope,
                     $(classes: { let _: &str = $stem; Classes::default() },)?
+                    $($also: Classes::default(),)?
                     $($counter: OnceCell::new(),)*
                     $($gauge: OnceCell::new(),)*
                     $($histogram: OnceCell::new(),)*
@@ -123,11 +125,15 @@ cells! {
     /// `cluster.NAME.*`.
     ClusterStats {
         by_class: "upstream_rq";
+        also_by_class: retried;
         counters: upstream_cx_total upstream_cx_http1_total upstream_cx_http2_total upstream_cx_connect_fail upstream_cx_connect_timeout
             upstream_cx_idle_timeout upstream_cx_overflow upstream_cx_destroy upstream_cx_destroy_remote upstream_cx_destroy_remote_with_active_rq upstream_cx_none_healthy upstream_cx_protocol_error upstream_cx_rx_bytes_total upstream_cx_tx_bytes_total
 
             upstream_rq_total upstream_rq_completed upstream_rq_timeout upstream_rq_pending_overflow upstream_rq_pending_total
-            upstream_rq_rx_reset upstream_rq_tx_reset upstream_rq_retry_overflow
+            upstream_rq_rx_reset upstream_rq_tx_reset
+            upstream_rq_retry upstream_rq_retry_success upstream_rq_retry_limit_exceeded upstream_rq_retry_overflow
+            upstream_rq_retry_backoff_exponential upstream_rq_retry_backoff_ratelimited upstream_rq_per_try_timeout
+            upstream_rq_per_try_idle_timeout retry_or_shadow_abandoned
             membership_change;
         gauges: upstream_cx_active upstream_rq_active ;
         histograms: upstream_cx_connect_ms upstream_rq_time;
@@ -161,6 +167,12 @@ impl HttpStats {
 }
 
 impl ClusterStats {
+    /// Counts an answer that was dropped for a retry, as `retry.upstream_rq_503`.
+    pub(crate) fn retried(&self, status: u16) {
+        self.retried.inc(&self.scope, "retry.upstream_rq", status);
+        self.retried.inc_code(&self.scope, "retry.upstream_rq", status);
+    }
+
     /// Counts a response by its status, as `upstream_rq_200`.
     pub(crate) fn response_code(&self, status: u16) {
         self.classes.inc_code(&self.scope, "upstream_rq", status);

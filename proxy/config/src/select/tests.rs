@@ -27,7 +27,7 @@ fn hosts_by_exact_name_suffix_prefix_and_any() {
     let hosts = hosts(&[&["*"], &["a.test", "b.test:81"], &["*.test"], &["*.a.test"], &["a.*"], &["a.b.*"]]);
     let table = RouteTable::compile(&hosts).unwrap();
     let check = |authority: &'static str, ignore_port: bool, expected: &str| {
-        let (host, route) = table.select(&hosts, &head(authority, "/"), ignore_port);
+        let (host, route) = table.select(&hosts, &head(authority, "/"), ignore_port, 0);
         assert_eq!(host.map(|host| &*host.name), Some(expected), "{authority}");
         assert!(route.is_none());
     };
@@ -53,8 +53,8 @@ fn hosts_by_exact_name_suffix_prefix_and_any() {
 fn without_a_host_for_all_there_may_be_none() {
     let hosts = hosts(&[&["a.test"]]);
     let table = RouteTable::compile(&hosts).unwrap();
-    assert!(table.select(&hosts, &head("b.test", "/"), false).0.is_none());
-    assert_eq!(RouteTable::compile(&[]).unwrap().select(&[], &head("a", "/"), false), (None, None));
+    assert!(table.select(&hosts, &head("b.test", "/"), false, 0).0.is_none());
+    assert_eq!(RouteTable::compile(&[]).unwrap().select(&[], &head("a", "/"), false, 0), (None, None));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn the_first_route_that_matches_is_taken() {
     let hosts = vec![Arc::new(virtual_host("v", &["*"], routes))];
     let table = RouteTable::compile(&hosts).unwrap();
     let check = |head: &RequestHead, expected: &str| {
-        let (_, route) = table.select(&hosts, head, false);
+        let (_, route) = table.select(&hosts, head, false, 0);
         let crate::RouteAction::Forward(forward) = &route.unwrap().action else { panic!() };
         assert_eq!(forward.cluster, crate::ClusterSpec::Single(expected.into()), "{:?}", head.path);
     };

@@ -64,6 +64,9 @@ impl ClusterHandle {
             self.stats.upstream_cx_none_healthy().inc();
             return Checkout::Failed(StreamError::upstream(ErrorKind::NoHealthyUpstream));
         };
+        if let Some(told) = key.told {
+            told.set(Some((endpoint.endpoint.address, endpoint.priority)));
+        }
         let Some(permit) = self.breakers.acquire(key.priority, Breaker::Requests) else {
             self.stats.upstream_rq_pending_overflow().inc();
             return Checkout::Failed(StreamError::upstream(ErrorKind::Overflow));
@@ -99,7 +102,6 @@ impl ClusterHandle {
     }
 
     /// The right to send a request once more; `None`: the breaker's maximum or the budget is reached.
-    #[allow(dead_code, reason = "for retries")]
     pub(crate) fn retry(&self, priority: RoutingPriority) -> Option<RetryGuard> {
         let guard = self.breakers.acquire_retry(priority);
         if guard.is_none() {
@@ -336,6 +338,13 @@ impl Picked {
         let cell = if status >= 500 { &counts.rq_error } else { &counts.rq_success };
         cell.set(cell.get() + 1);
         self.cluster.stats.upstream_rq_completed().inc();
+    }
+
+    /// Counts an answer that is dropped for a retry.
+    pub(crate) fn count_retried(&self, status: u16) {
+        let errors = &self.endpoint.counts.rq_error;
+        errors.set(errors.get() + 1);
+        self.cluster.stats.retried(status);
     }
 
     /// Counts an answer by its status.

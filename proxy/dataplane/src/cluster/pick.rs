@@ -1,5 +1,6 @@
 //! What a request asks of the balancer.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 
 use outrigger_config::{MetadataMatch, RoutingPriority};
@@ -23,6 +24,8 @@ pub(crate) struct PickKey<'a> {
     pub(crate) priority: RoutingPriority,
     /// Not on a pooled connection.
     pub(crate) fresh: bool,
+    /// Where the address and the priority of the endpoint are told, for those who want to know it even if connecting fails.
+    pub(crate) told: Option<&'a Cell<Option<(SocketAddr, u32)>>>,
 }
 
 impl PickKey<'_> {

@@ -29,9 +29,8 @@ impl Exchange<'_> {
         self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| incoming.received + timeout);
         self.deadlines.request =
             hcm.request_timeout.filter(|t| !t.is_zero() && !incoming.end).map(|t| incoming.received + t);
-        if let Err(reply) = crate::normalize::prepare(&mut self.stream.borrow_mut(), &hcm, self.cx) {
-            return Err(Stop::Reply(*reply));
-        }
+        let prepared = crate::normalize::prepare(&mut self.stream.borrow_mut(), &hcm, self.cx);
+        self.internal = prepared.map_err(|reply| Stop::Reply(*reply))?;
         if let Some(tracing) = &hcm.tracing {
             self.trace = Some(Trace::start(tracing, &self.stream.borrow(), &mut *self.cx.random()));
         }
@@ -65,10 +64,8 @@ impl Exchange<'_> {
     }
 
     /// Whether a filter is off or on for this request, by the most specific scope that says so.
-    pub(crate) fn filter_disabled(&self, name: &str, default: bool) -> bool {
-        let route = self.route.as_ref().and_then(|route| route.overrides.get(name));
-        let host = || self.host.as_ref().and_then(|host| host.overrides.get(name));
-        route.or_else(host).map_or(default, |found| found.disabled)
+    pub(crate) fn filter_disabled(&self, position: Option<usize>, default: bool) -> bool {
+        self.filters.selection.filter_override(position).map_or(default, |found| found.disabled)
     }
 
     fn check_upgrade(&mut self) -> Result<(), Stop> {
@@ -80,7 +77,7 @@ impl Exchange<'_> {
             return Ok(());
         }
         let by_manager = self.chain.hcm.upgrades.iter().find(|upgrade| upgrade.upgrade_type == protocol);
-        let by_route = self.forward().and_then(|forward| forward.upgrades.get(&protocol).copied());
+        let by_route = self.filters.selection.forward().and_then(|forward| forward.upgrades.get(&protocol).copied());
         if by_route.unwrap_or(by_manager.is_some_and(|upgrade| upgrade.enabled)) {
             return Ok(());
         }
@@ -95,6 +92,9 @@ impl Exchange<'_> {
         // The route's timeout counts from here (Envoy: "when the entire downstream request has been processed").
         if self.deadlines.route.is_none() {
             self.deadlines.route = self.deadlines.route_timeout.map(|timeout| Instant::now() + timeout);
+        }
+        if self.attempt_timeout.is_some() {
+            self.arm_attempt();
         }
     }
 
@@ -140,7 +140,7 @@ impl Exchange<'_> {
         let passed = self.request.passed.data.len() < QUEUE_BYTES_MAX;
         match &self.origin {
             Origin::None => passed && self.request.wants_data(&self.filters),
-            Origin::Connecting(_) | Origin::Done => false,
+            Origin::Connecting(_) | Origin::Waiting | Origin::Done => false,
             Origin::Connected(picked) => {
                 passed && picked.stream.buffered() < QUEUE_BYTES_MAX && self.request.wants_data(&self.filters)
             }
@@ -184,10 +184,17 @@ impl Exchange<'_> {
             self.route_request()?;
         }
         let Origin::Connected(picked) = &mut self.origin else { return Ok(progress) };
+        let mut abandoned = false;
         while let Some(bytes) = self.request.passed.data.pop() {
             progress = true;
             let last = self.request.passed.data.is_empty() && self.request.passed.end && !self.request.passed.trailers;
             picked.cluster.stats.upstream_cx_tx_bytes_total().add(bytes.len() as u64);
+            if let Some(retry) = &mut self.retry {
+                abandoned |= !retry.keep(&bytes);
+                if last {
+                    retry.keep_end(false);
+                }
+            }
             picked.stream.send_data(bytes, last)?;
             if last {
                 self.request.passed.end = false;
@@ -197,12 +204,21 @@ impl Exchange<'_> {
             progress = true;
             self.request.passed.trailers = false;
             self.request.passed.end = false;
+            if let Some(retry) = &mut self.retry {
+                retry.keep_end(true);
+            }
             if let Some(trailers) = &self.stream.borrow().request_trailers {
                 picked.stream.send_trailers(trailers)?;
             }
         } else if std::mem::take(&mut self.request.passed.end) {
             progress = true;
+            if let Some(retry) = &mut self.retry {
+                retry.keep_end(false);
+            }
             picked.stream.send_data(Bytes::new(), true)?;
+        }
+        if abandoned {
+            self.give_up_retries();
         }
         Ok(progress)
     }
@@ -229,7 +245,7 @@ impl Exchange<'_> {
                 Ok(picked) => self.connected(picked)?,
                 Err(error) => {
                     self.origin = Origin::Done;
-                    self.fail(error)?;
+                    self.attempt_failed(error, false)?;
                     return Ok(true);
                 }
             }
@@ -250,12 +266,14 @@ impl Exchange<'_> {
             let (remote, local) = picked.stream.addresses();
             state.info.upstream_remote = remote;
             state.info.upstream_local = local;
-            state.info.upstream_attempts += 1;
             state.info.mark(TimingPoint::UpstreamReady);
             picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
             state.info.mark(TimingPoint::UpstreamRequestSent);
         }
         self.origin = Origin::Connected(picked);
+        if self.attempt_timeout.is_some() || self.retry.is_some() {
+            self.arm_attempt();
+        }
         Ok(())
     }
 
@@ -271,7 +289,7 @@ impl Exchange<'_> {
             && error.source == ErrorSource::Upstream
             && picked.stream.reused()
             && !picked.stream.answered()
-            && !self.retried
+            && !self.repeated
             && idempotent
             && self.request.passed.head == Some(true)
     }

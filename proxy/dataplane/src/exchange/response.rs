@@ -7,7 +7,6 @@ use outrigger_http::{HeaderName, Method, ResponseFlags, ResponseHead, TimingPoin
 
 use super::request::QUEUE_BYTES_MAX;
 use super::{Exchange, Origin, Sent};
-use crate::cluster::PickKey;
 use crate::error::{ErrorKind, LocalReply, StreamError};
 use crate::filter::Way;
 use crate::http1::BodyEvent;
@@ -63,11 +62,9 @@ impl Exchange<'_> {
     /// The origin's connection failed before its head came.
     fn origin_failed(&mut self, error: StreamError) -> Result<(), StreamError> {
         if self.may_repeat(error) {
-            self.retried = true;
+            self.repeated = true;
             let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Done) else { return Ok(()) };
-            let version = self.stream.borrow().request.version;
-            self.origin =
-                Origin::Connecting(picked.cluster.checkout(&PickKey { fresh: true, ..PickKey::default() }, version));
+            self.origin = Origin::Connecting(self.checkout(&picked.cluster, true));
             return Ok(());
         }
         if let Origin::Connected(picked) = &self.origin {
@@ -77,7 +74,7 @@ impl Exchange<'_> {
                 _ => picked.cluster.stats.upstream_cx_destroy_remote_with_active_rq().inc(),
             }
         }
-        self.fail(error)
+        self.attempt_failed(error, true)
     }
 
     fn origin_head(&mut self, answer: UpstreamHead) -> Result<(), StreamError> {
@@ -87,7 +84,11 @@ impl Exchange<'_> {
             self.down.send_informational(&head);
             return Ok(());
         }
+        if self.retry.is_some() && upgrade.is_none() && self.retry_after_answer(&head) {
+            return Ok(());
+        }
         self.answered = true;
+        self.deadlines.attempt = None;
         if let Origin::Connected(picked) = &self.origin {
             picked.count_status(head.status);
         }
@@ -105,13 +106,27 @@ impl Exchange<'_> {
                 state.info.mark(TimingPoint::UpstreamResponseComplete);
             }
         }
+        if let Some(cookie) = self.cookie.take()
+            && let Some(head) = &mut self.stream.borrow_mut().response
+        {
+            head.headers.append(HeaderName::SET_COOKIE, cookie);
+        }
         self.response_headers_by_route();
+        self.attempt_count_in_response();
         if let Some(protocol) = upgrade {
             self.upgrade = Some(protocol);
             self.upgraded = true;
         }
         self.deadlines.route = if self.upgraded { None } else { self.deadlines.route };
         self.start_response(end)
+    }
+
+    fn attempt_count_in_response(&self) {
+        if self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_response)
+            && let Some(head) = &mut self.stream.borrow_mut().response
+        {
+            head.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, itoa(u64::from(self.attempts)).freeze());
+        }
     }
 
     fn start_response(&mut self, end: bool) -> Result<(), StreamError> {

@@ -1,53 +1,41 @@
 //! The router: from the chosen route to an origin, a redirect or a direct response.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use outrigger_config::{
-    AppendAction, ClusterSpec, HeaderMutations, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, Route,
-    RouteAction, RouteForward, WeightedCluster,
+    ClusterSpec, HeaderMutations, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, Route, RouteAction,
+    RouteForward,
 };
-use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags, Scheme, StreamState};
-use rand::Rng;
+use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags, Scheme};
 
+use super::response::itoa;
 use super::{Exchange, Origin};
 use crate::cluster::{Checkout, ClusterHandle, PickKey};
 use crate::error::{ErrorKind, LocalReply, StreamError};
+use crate::filter::Way;
+use crate::mutation;
 
 impl Exchange<'_> {
     /// Chooses the virtual host, the route and its weighted cluster.
     pub(super) fn select_route(&mut self) {
-        let Some(routes) = self.chain.routes.clone() else { return };
-        let (host, route) = {
-            let state = self.stream.borrow();
-            let (host, route) =
-                routes.table.select(&routes.virtual_hosts, &state.request, routes.ignore_port_in_host_matching);
-            (host.cloned(), route.cloned())
-        };
-        self.weighted = None;
-        if let Some(RouteAction::Forward(forward)) = route.as_ref().map(|route| &route.action) {
-            let timeout = forward.timeout.filter(|timeout| !timeout.is_zero());
-            self.deadlines.route_timeout = if self.upgrade.is_some() { None } else { timeout };
-            if let Some(idle) = forward.idle_timeout {
-                self.deadlines.idle_timeout = Some(idle).filter(|timeout| !timeout.is_zero());
-                let now = tokio::time::Instant::now();
-                self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| now + timeout);
-            }
-            if let Some(duration) = forward.max_stream_duration.filter(|duration| !duration.is_zero()) {
-                self.deadlines.stream = Some(tokio::time::Instant::now() + duration);
-            }
-            if let ClusterSpec::Weighted { clusters, total } = &forward.cluster {
-                self.weighted = choose(clusters, self.cx.random().random_range(0..(*total).max(1)));
-            }
+        self.filters.selection.choose(&self.stream);
+        self.adopt_route();
+    }
+
+    /// Takes over what the chosen route says about time.
+    fn adopt_route(&mut self) {
+        if !self.filters.selection.take_changed() {
+            return;
         }
-        let mut state = self.stream.borrow_mut();
-        state.info.virtual_host_name = host.as_ref().map(|host| host.name.clone());
-        state.info.route_name = route.as_ref().map(|route| route.name.clone()).filter(|name| !name.is_empty());
-        state.info.cluster_name =
-            route.as_ref().and_then(|route| cluster_name(route, self.weighted, &state.request.headers));
-        drop(state);
-        (self.host, self.route) = (host, route);
+        let Some(route) = self.filters.selection.route.clone() else { return };
+        if let RouteAction::Forward(forward) = &route.action {
+            self.stream_deadlines(forward);
+            // Until the filters are through, what the route says holds.
+            self.deadlines.route_timeout = forward.timeout.filter(|_| self.upgrade.is_none());
+        }
     }
 
     /// A filter has changed the head: the route is chosen again, unless the request is on its way already.
@@ -57,19 +45,13 @@ impl Exchange<'_> {
         }
     }
 
-    pub(super) fn forward(&self) -> Option<&RouteForward> {
-        match &self.route.as_ref()?.action {
-            RouteAction::Forward(forward) => Some(forward),
-            _ => None,
-        }
-    }
-
     /// The request has passed the filters: it is forwarded, redirected or answered.
     pub(super) fn route_request(&mut self) -> Result<(), StreamError> {
         if self.filters.slot.take_route_dirty() {
-            self.select_route();
+            self.filters.selection.choose(&self.stream);
         }
-        let Some(route) = self.route.clone() else {
+        self.adopt_route();
+        let Some(route) = self.filters.selection.route.clone() else {
             self.chain.stats.no_route().inc();
             return self.fail(StreamError::internal(ErrorKind::NoRoute));
         };
@@ -102,35 +84,63 @@ impl Exchange<'_> {
     fn mutate_reply(&self, reply: &mut LocalReply) {
         let state = self.stream.borrow();
         for mutations in self.mutations(|scope| scope.response) {
-            apply(mutations, &state, &mut reply.headers);
+            mutation::apply_to(mutations, &state, &mut reply.headers);
         }
     }
 
     fn forward_to(&mut self, route: &Arc<Route>, forward: &RouteForward) -> Result<(), StreamError> {
-        let Some(cluster) = self.cluster(route, forward) else {
+        let Some(cluster) = self.cluster(forward) else {
             self.chain.stats.no_cluster().inc();
             return self.fail(StreamError::internal(ErrorKind::NoCluster(forward.cluster_not_found_status)));
         };
         self.chain.stats.rq_total().inc();
+        self.cluster = Some(cluster.clone());
+        self.route_timeouts(forward);
+        self.prepare_retries(forward);
+        self.timeout_headers(forward);
         self.request_headers_by_route();
         self.rewrite(route, forward);
         if let Some(trace) = &self.trace {
             trace.inject(&mut self.stream.borrow_mut());
         }
-        let version = self.stream.borrow().request.version;
-        self.origin = Origin::Connecting(cluster.checkout(&PickKey::default(), version));
-        if let Origin::Connecting(Checkout::Failed(error)) = &self.origin {
-            let error = *error;
-            self.origin = Origin::Done;
-            return self.fail(error);
-        }
-        Ok(())
+        self.hash = self.hash_request(forward);
+        self.attempt_headers();
+        self.attempt(&cluster)
     }
 
-    fn cluster(&self, route: &Arc<Route>, forward: &RouteForward) -> Option<Rc<ClusterHandle>> {
+    /// What changes from one attempt to the next.
+    pub(super) fn attempt_headers(&self) {
+        let made = self.retry.as_ref().map_or(0, |retry| retry.made);
+        if self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_request) {
+            let count = itoa(u64::from(made) + 1).freeze();
+            self.stream.borrow_mut().request.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, count);
+        }
+        if made > 0
+            && let Some(forward) = self.filters.selection.forward()
+        {
+            self.timeout_headers(forward);
+        }
+    }
+
+    /// An endpoint and a connection for the next attempt; `fresh`: not a pooled one.
+    pub(super) fn checkout(&mut self, cluster: &Rc<ClusterHandle>, fresh: bool) -> Checkout {
+        let version = self.stream.borrow().request.version;
+        let mut key = PickKey { hash: self.hash, fresh, ..PickKey::default() };
+        if let Some(forward) = self.filters.selection.forward() {
+            key.priority = forward.priority;
+        }
+        let Some(retry) = &mut self.retry else { return cluster.checkout(&key, version) };
+        let told = Cell::new(None);
+        key.told = Some(&told);
+        let checkout = cluster.checkout(&retry.elsewhere(key), version);
+        retry.went_to(told.get());
+        checkout
+    }
+
+    fn cluster(&self, forward: &RouteForward) -> Option<Rc<ClusterHandle>> {
         let name = match &forward.cluster {
             ClusterSpec::Single(name) => name.clone(),
-            _ => cluster_name(route, self.weighted, &self.stream.borrow().request.headers)?,
+            _ => self.filters.selection.cluster_name(&self.stream.borrow().request.headers)?,
         };
         self.chain.live.cluster(self.cx, &name)
     }
@@ -138,41 +148,46 @@ impl Exchange<'_> {
     fn rewrite(&self, route: &Route, forward: &RouteForward) {
         let mut state = self.stream.borrow_mut();
         let state = &mut *state;
-        if let Some(rewrite) = &forward.path_rewrite {
-            let path = rewrite_path(&state.request, &route.path, rewrite);
-            let original = std::mem::replace(&mut state.request.path, path);
-            state.request.headers.set(HeaderName::X_ENVOY_ORIGINAL_PATH, original.clone());
-            state.info.original_path = Some(original);
-        }
-        let weighted = self.weighted_cluster(forward).and_then(|cluster| cluster.host_rewrite.clone());
-        let host = weighted.or_else(|| match &forward.host_rewrite {
-            Some(HostRewrite::Literal(host)) => Some(host.clone()),
-            Some(HostRewrite::Header(name)) => state.request.headers.get(name).cloned(),
-            Some(HostRewrite::Auto) | None => None,
+        let told = !self.chain.hcm.suppress_envoy_headers;
+        let weighted = self.filters.selection.weighted_cluster().and_then(|cluster| cluster.host_rewrite.clone());
+        let host = weighted.or_else(|| match forward.host_rewrite.as_ref()? {
+            HostRewrite::Literal(host) => Some(host.clone()),
+            HostRewrite::Header(name) => state.request.headers.get(name).cloned(),
+            HostRewrite::Path { regex, substitution } => {
+                Some(regex.replace_all(state.request.path_only(), substitution))
+            }
+            HostRewrite::Auto => None,
         });
         if let Some(host) = host.filter(|host| !host.is_empty()) {
             let original = std::mem::replace(&mut state.request.authority, host);
-            state.request.headers.set(HeaderName::X_ENVOY_ORIGINAL_HOST, original);
+            if forward.append_x_forwarded_host && !original.is_empty() {
+                append(&mut state.request.headers, HeaderName::X_FORWARDED_HOST, &original);
+            }
+            if told {
+                state.request.headers.set(HeaderName::X_ENVOY_ORIGINAL_HOST, original);
+            }
         }
-    }
-
-    fn weighted_cluster<'f>(&self, forward: &'f RouteForward) -> Option<&'f WeightedCluster> {
-        match &forward.cluster {
-            ClusterSpec::Weighted { clusters, .. } => clusters.get(self.weighted?),
-            _ => None,
+        if let Some(rewrite) = &forward.path_rewrite {
+            let path = rewrite_path(&state.request, &route.path, rewrite);
+            let original = std::mem::replace(&mut state.request.path, path);
+            if told {
+                state.request.headers.set(HeaderName::X_ENVOY_ORIGINAL_PATH, original.clone());
+            }
+            state.info.original_path = Some(original);
         }
     }
 
     /// The header mutations of the scopes, in the order in which they are applied.
     fn mutations<'s>(&'s self, pick: impl Fn(Scope<'s>) -> &'s HeaderMutations) -> Vec<&'s HeaderMutations> {
+        let selection = &self.filters.selection;
         let mut all = Vec::with_capacity(4);
-        if let Some(cluster) = self.forward().and_then(|forward| self.weighted_cluster(forward)) {
+        if let Some(cluster) = selection.weighted_cluster() {
             all.push(pick(Scope { request: &cluster.request_headers, response: &cluster.response_headers }));
         }
-        if let Some(route) = &self.route {
+        if let Some(route) = &selection.route {
             all.push(pick(Scope { request: &route.request_headers, response: &route.response_headers }));
         }
-        if let Some(host) = &self.host {
+        if let Some(host) = &selection.host {
             all.push(pick(Scope { request: &host.request_headers, response: &host.response_headers }));
         }
         if let Some(routes) = &self.chain.routes {
@@ -187,23 +202,13 @@ impl Exchange<'_> {
 
     fn request_headers_by_route(&self) {
         for mutations in self.mutations(|scope| scope.request) {
-            let mut headers = std::mem::take(&mut self.stream.borrow_mut().request.headers);
-            // Values are made from the head as it was before the scope changed it, the headers included.
-            self.stream.borrow_mut().request.headers = headers.clone();
-            apply(mutations, &self.stream.borrow(), &mut headers);
-            self.stream.borrow_mut().request.headers = headers;
+            mutation::apply(mutations, &mut self.stream.borrow_mut(), Way::Request);
         }
     }
 
     pub(super) fn response_headers_by_route(&self) {
         for mutations in self.mutations(|scope| scope.response) {
-            let Some(mut headers) = self.stream.borrow().response.as_ref().map(|head| head.headers.clone()) else {
-                return;
-            };
-            apply(mutations, &self.stream.borrow(), &mut headers);
-            if let Some(head) = &mut self.stream.borrow_mut().response {
-                head.headers = headers;
-            }
+            mutation::apply(mutations, &mut self.stream.borrow_mut(), Way::Response);
         }
     }
 }
@@ -213,53 +218,16 @@ struct Scope<'s> {
     response: &'s HeaderMutations,
 }
 
-fn apply(mutations: &HeaderMutations, state: &StreamState, headers: &mut Headers) {
-    for name in &mutations.remove {
-        headers.remove(name);
-    }
-    for option in &mutations.add {
-        let value = match option.value.as_literal() {
-            Some(literal) => literal.clone(),
-            None => {
-                let mut value = Vec::new();
-                option.value.write(state, &mut value);
-                value.into()
-            }
-        };
-        if value.is_empty() && !option.keep_empty_value {
-            continue;
+/// Joins a value to those that a header has already.
+fn append(headers: &mut Headers, name: HeaderName, value: &Bytes) {
+    let mut joined = BytesMut::new();
+    for known in headers.get_all(&name).chain(std::iter::once(value)) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b",");
         }
-        let exists = headers.contains(&option.name);
-        // A value that would split the message comes from the request: it is left out.
-        _ = match (option.action, exists) {
-            (AppendAction::AppendIfExistsOrAdd, _) | (AppendAction::AddIfAbsent, false) => {
-                headers.try_append(option.name.clone(), value)
-            }
-            (AppendAction::OverwriteIfExistsOrAdd, _) | (AppendAction::OverwriteIfExists, true) => {
-                headers.try_set(option.name.clone(), value)
-            }
-            (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfExists, false) => Ok(()),
-        };
+        joined.extend_from_slice(known);
     }
-}
-
-fn choose(clusters: &[WeightedCluster], mut at: u32) -> Option<usize> {
-    for (index, cluster) in clusters.iter().enumerate() {
-        match at.checked_sub(cluster.weight) {
-            Some(rest) => at = rest,
-            None => return Some(index),
-        }
-    }
-    None
-}
-
-fn cluster_name(route: &Route, weighted: Option<usize>, headers: &Headers) -> Option<Arc<str>> {
-    let RouteAction::Forward(forward) = &route.action else { return None };
-    match &forward.cluster {
-        ClusterSpec::Single(name) => Some(name.clone()),
-        ClusterSpec::Weighted { clusters, .. } => Some(clusters.get(weighted?)?.name.clone()),
-        ClusterSpec::Header(name) => std::str::from_utf8(headers.get(name)?).ok().map(Arc::from),
-    }
+    headers.set(name, joined.freeze());
 }
 
 /// The path with its query after a rewrite.
@@ -269,6 +237,7 @@ fn rewrite_path(head: &RequestHead, matcher: &PathMatcher, rewrite: &PathRewrite
     let rewritten = match rewrite {
         PathRewrite::Prefix(with) => replace_prefix(path, matcher, with),
         PathRewrite::Regex { regex, substitution } => regex.replace_all(path, substitution),
+        PathRewrite::Template(template) => template.rewrite(path),
     };
     if rest.is_empty() {
         return rewritten;
@@ -282,7 +251,7 @@ fn rewrite_path(head: &RequestHead, matcher: &PathMatcher, rewrite: &PathRewrite
 fn replace_prefix(path: &[u8], matcher: &PathMatcher, with: &Bytes) -> Bytes {
     let matched = match matcher {
         PathMatcher::Prefix(prefix) | PathMatcher::SeparatedPrefix(prefix) => prefix.len(),
-        PathMatcher::Exact(_) | PathMatcher::Regex(_) | PathMatcher::Connect => path.len(),
+        PathMatcher::Exact(_) | PathMatcher::Regex(_) | PathMatcher::Template(_) | PathMatcher::Connect => path.len(),
     };
     let rest = &path[matched.min(path.len())..];
     let mut out = BytesMut::with_capacity(with.len() + rest.len());

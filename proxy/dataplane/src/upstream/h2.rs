@@ -111,6 +111,8 @@ impl Stream {
 fn reset_kind(error: &h2::Error) -> StreamError {
     match error.reason() {
         Some(h2::Reason::PROTOCOL_ERROR) if !error.is_remote() => StreamError::upstream(ErrorKind::Protocol),
+        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => StreamError::upstream(ErrorKind::RefusedStream),
+        Some(_) if error.is_reset() && error.is_remote() => StreamError::upstream(ErrorKind::RemoteReset),
         _ => GONE,
     }
 }

@@ -1,40 +1,56 @@
 //! What a route does: forward, redirect, answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    ClusterSpec, DirectResponse, HostRewrite, PathRewrite, Redirect, RedirectPath, RouteAction, RouteForward,
-    WeightedCluster,
+    ClusterSpec, DirectResponse, HostRewrite, Mirror, OverrideNames, Overrides, PathMatcher, PathRewrite, Redirect,
+    RedirectPath, RetryPolicy, RouteAction, RouteForward, UriTemplateRewrite, WeightedCluster, expected_timeout,
 };
 use outrigger_http::Scheme;
 use outrigger_proto::pb;
+use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::route::v3 as route;
+use pb::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 
 use super::access_log::body_format;
 use super::common::{data_source, duration, flag, name, timeout_or, variant};
-use super::matcher::{header_name, rewrite};
+use super::matcher::{extension, header_name, rewrite};
 use super::mutation::{Side, mutations, overrides};
+use super::{forward, retry};
 use crate::Diagnostics;
 
 /// `timeout` where it is unset.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What the scopes around a route say.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub(crate) struct Around<'a> {
     pub(crate) direct_body_bytes_max: usize,
+    pub(crate) names: &'a OverrideNames,
+    pub(crate) overrides: &'a Overrides,
+    pub(crate) retry: Option<&'a Arc<RetryPolicy>>,
+    pub(crate) mirrors: &'a [Mirror],
+    pub(crate) replay_bytes_max: Option<u64>,
+    /// What the route matches by.
+    pub(crate) path: Option<&'a PathMatcher>,
 }
 
-pub(crate) fn action(proto: Option<&route::route::Action>, bounds: Bounds, d: &mut Diagnostics) -> Option<RouteAction> {
+pub(crate) fn action(
+    proto: Option<&route::route::Action>,
+    around: &Around<'_>,
+    d: &mut Diagnostics,
+) -> Option<RouteAction> {
     use route::route::Action;
     match proto {
         Some(Action::Route(forward)) => {
-            d.at("route", |d| decode_forward(forward, d)).map(|forward| RouteAction::Forward(Box::new(forward)))
+            d.at("route", |d| decode_forward(forward, around, d)).map(|forward| RouteAction::Forward(Box::new(forward)))
         }
         Some(Action::Redirect(proto)) => d.at("redirect", |d| redirect(proto, d)).map(RouteAction::Redirect),
         Some(Action::DirectResponse(proto)) => {
-            d.at("direct_response", |d| direct_response(proto, bounds, d)).map(RouteAction::DirectResponse)
+            d.at("direct_response", |d| direct_response(proto, around, d)).map(RouteAction::DirectResponse)
         }
         Some(Action::FilterAction(_) | Action::NonForwardingAction(_)) => {
             d.error("the action is not supported: route, redirect or direct_response");
@@ -47,20 +63,17 @@ pub(crate) fn action(proto: Option<&route::route::Action>, bounds: Bounds, d: &m
     }
 }
 
-fn decode_forward(proto: &route::RouteAction, d: &mut Diagnostics) -> Option<RouteForward> {
+fn decode_forward(proto: &route::RouteAction, around: &Around<'_>, d: &mut Diagnostics) -> Option<RouteForward> {
     use route::route_action::ClusterNotFoundResponseCode as NotFound;
-    let cluster = cluster(proto.cluster_specifier.as_ref(), d);
+    let cluster = cluster(proto.cluster_specifier.as_ref(), around, d);
     let code = variant::<NotFound>(proto.cluster_not_found_response_code, "cluster_not_found_response_code", d);
     let cluster_not_found_status = match code {
         Some(NotFound::NotFound) => 404,
         Some(NotFound::InternalServerError) => 500,
         Some(NotFound::ServiceUnavailable) | None => 503,
     };
-    let path_rewrite = path_rewrite(proto, d);
+    let path_rewrite = path_rewrite(proto, around.path, d);
     let host_rewrite = host_rewrite(proto.host_rewrite_specifier.as_ref(), d);
-    let max_stream_duration = proto.max_stream_duration.as_ref().and_then(|max| {
-        d.at("max_stream_duration", |d| timeout_or(max.max_stream_duration.as_ref(), None, "max_stream_duration", d))
-    });
     let mut upgrades = BTreeMap::new();
     for (index, upgrade) in proto.upgrade_configs.iter().enumerate() {
         let kind = upgrade.upgrade_type.to_ascii_lowercase();
@@ -68,26 +81,47 @@ fn decode_forward(proto: &route::RouteAction, d: &mut Diagnostics) -> Option<Rou
             d.at_index("upgrade_configs", index, |d| d.error("the upgrade type stands here twice"));
         }
     }
+    let timeout = timeout_or(proto.timeout.as_ref(), Some(ROUTE_TIMEOUT), "timeout", d);
+    let retry = retry::policy(proto.retry_policy.as_ref(), d).or_else(|| around.retry.cloned());
+    let attempt = retry.as_ref().and_then(|policy| policy.per_try_timeout);
+    let expected = attempt.filter(|attempt| timeout.is_none_or(|timeout| *attempt < timeout)).or(timeout);
     Some(RouteForward {
         cluster: cluster?,
         cluster_not_found_status,
         path_rewrite,
         host_rewrite,
-        timeout: timeout_or(proto.timeout.as_ref(), Some(ROUTE_TIMEOUT), "timeout", d),
+        timeout,
+        expected_timeout: expected.and_then(expected_timeout),
         idle_timeout: duration(proto.idle_timeout.as_ref(), "idle_timeout", d),
-        max_stream_duration,
+        max_stream_duration: forward::max_stream_duration(proto.max_stream_duration.as_ref(), d),
+        grpc_timeout: forward::grpc_timeout(proto, d),
+        retry,
+        replay_bytes_max: around.replay_bytes_max,
+        mirrors: match &proto.request_mirror_policies[..] {
+            [] => around.mirrors.to_vec(),
+            own => forward::mirrors(own, d),
+        },
+        hash: forward::hash_policies(&proto.hash_policy, d),
+        priority: forward::priority(proto.priority, d),
+        append_x_forwarded_host: proto.append_x_forwarded_host,
         upgrades,
     })
 }
 
-fn cluster(proto: Option<&route::route_action::ClusterSpecifier>, d: &mut Diagnostics) -> Option<ClusterSpec> {
+fn cluster(
+    proto: Option<&route::route_action::ClusterSpecifier>,
+    around: &Around<'_>,
+    d: &mut Diagnostics,
+) -> Option<ClusterSpec> {
     use route::route_action::ClusterSpecifier as Specifier;
     Some(match proto {
         Some(Specifier::Cluster(cluster)) => ClusterSpec::Single(name(cluster, "cluster", d)),
         Some(Specifier::ClusterHeader(header)) => {
             ClusterSpec::Header(d.at("cluster_header", |d| header_name(header, d))?)
         }
-        Some(Specifier::WeightedClusters(weighted)) => d.at("weighted_clusters", |d| weighted_clusters(weighted, d))?,
+        Some(Specifier::WeightedClusters(weighted)) => {
+            d.at("weighted_clusters", |d| weighted_clusters(weighted, around, d))?
+        }
         Some(Specifier::ClusterSpecifierPlugin(_) | Specifier::InlineClusterSpecifierPlugin(_)) => {
             d.error("cluster specifier plugins are not supported");
             return None;
@@ -99,13 +133,14 @@ fn cluster(proto: Option<&route::route_action::ClusterSpecifier>, d: &mut Diagno
     })
 }
 
-fn weighted_clusters(proto: &route::WeightedCluster, d: &mut Diagnostics) -> Option<ClusterSpec> {
+fn weighted_clusters(proto: &route::WeightedCluster, around: &Around<'_>, d: &mut Diagnostics) -> Option<ClusterSpec> {
     if matches!(proto.random_value_specifier, Some(route::weighted_cluster::RandomValueSpecifier::HeaderName(_))) {
         d.at("header_name", |d| d.error("is not supported"));
     }
     let clusters = proto.clusters.iter().enumerate();
-    let clusters: Vec<_> =
-        clusters.map(|(index, cluster)| d.at_index("clusters", index, |d| weighted_cluster(cluster, d))).collect();
+    let clusters: Vec<_> = clusters
+        .map(|(index, cluster)| d.at_index("clusters", index, |d| weighted_cluster(cluster, around, d)))
+        .collect();
     let total: u64 = clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
     // The sum counts, whatever the older field says: it is what Envoy does today.
     match u32::try_from(total) {
@@ -121,7 +156,11 @@ fn weighted_clusters(proto: &route::WeightedCluster, d: &mut Diagnostics) -> Opt
     }
 }
 
-fn weighted_cluster(proto: &route::weighted_cluster::ClusterWeight, d: &mut Diagnostics) -> WeightedCluster {
+fn weighted_cluster(
+    proto: &route::weighted_cluster::ClusterWeight,
+    around: &Around<'_>,
+    d: &mut Diagnostics,
+) -> WeightedCluster {
     use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     if proto.weight.is_none() {
         d.at("weight", |d| d.error("is required"));
@@ -141,11 +180,17 @@ fn weighted_cluster(proto: &route::weighted_cluster::ClusterWeight, d: &mut Diag
             &proto.response_headers_to_remove,
             d,
         ),
-        overrides: overrides(&proto.typed_per_filter_config, d),
+        overrides: overrides(&proto.typed_per_filter_config, around.names, around.overrides, d),
     }
 }
 
-fn path_rewrite(proto: &route::RouteAction, d: &mut Diagnostics) -> Option<PathRewrite> {
+fn path_rewrite(proto: &route::RouteAction, matcher: Option<&PathMatcher>, d: &mut Diagnostics) -> Option<PathRewrite> {
+    if let Some(policy) = &proto.path_rewrite_policy {
+        if !proto.prefix_rewrite.is_empty() || proto.regex_rewrite.is_some() {
+            d.at("path_rewrite_policy", |d| d.error("is set together with another rewrite"));
+        }
+        return d.at("path_rewrite_policy", |d| template_rewrite(policy, matcher, d)).map(PathRewrite::Template);
+    }
     if !proto.prefix_rewrite.is_empty() && proto.regex_rewrite.is_some() {
         d.at("regex_rewrite", |d| d.error("is set together with prefix_rewrite"));
         return None;
@@ -158,6 +203,23 @@ fn path_rewrite(proto: &route::RouteAction, d: &mut Diagnostics) -> Option<PathR
         return None;
     }
     Some(PathRewrite::Prefix(d.at("prefix_rewrite", |d| text(&proto.prefix_rewrite, d))))
+}
+
+fn template_rewrite(
+    policy: &core::TypedExtensionConfig,
+    matcher: Option<&PathMatcher>,
+    d: &mut Diagnostics,
+) -> Option<UriTemplateRewrite> {
+    d.at("typed_config", |d| {
+        let config: UriTemplateRewriteConfig = extension(policy.typed_config.as_ref(), d)?;
+        d.at("path_template_rewrite", |d| {
+            let Some(PathMatcher::Template(template)) = matcher else {
+                d.error("needs a route that matches by a URI template");
+                return None;
+            };
+            UriTemplateRewrite::new(&config.path_template_rewrite, template).map_err(|problem| d.error(problem)).ok()
+        })
+    })
 }
 
 /// Text that goes into a message.
@@ -187,10 +249,11 @@ fn host_rewrite(proto: Option<&route::route_action::HostRewriteSpecifier>, d: &m
         Specifier::HostRewriteHeader(header) => {
             d.at("host_rewrite_header", |d| header_name(header, d)).map(HostRewrite::Header)
         }
-        Specifier::HostRewritePathRegex(_) | Specifier::HostRewrite(_) => {
-            d.error(
-                "this host rewrite is not supported: host_rewrite_literal, auto_host_rewrite or host_rewrite_header",
-            );
+        Specifier::HostRewritePathRegex(proto) => d
+            .at("host_rewrite_path_regex", |d| rewrite(proto, d))
+            .map(|(regex, substitution)| HostRewrite::Path { regex, substitution }),
+        Specifier::HostRewrite(_) => {
+            d.at("host_rewrite", |d| d.error("is not supported"));
             None
         }
     }
@@ -246,13 +309,17 @@ fn redirect(proto: &route::RedirectAction, d: &mut Diagnostics) -> Option<Redire
     })
 }
 
-fn direct_response(proto: &route::DirectResponseAction, bounds: Bounds, d: &mut Diagnostics) -> Option<DirectResponse> {
+fn direct_response(
+    proto: &route::DirectResponseAction,
+    around: &Around<'_>,
+    d: &mut Diagnostics,
+) -> Option<DirectResponse> {
     let status = u16::try_from(proto.status).ok().filter(|status| (200..600).contains(status));
     if status.is_none() {
         d.at("status", |d| d.error("is not between 200 and 599"));
     }
     let body = match &proto.body {
-        Some(source) => d.at("body", |d| data_source(source, bounds.direct_body_bytes_max, d)),
+        Some(source) => d.at("body", |d| data_source(source, around.direct_body_bytes_max, d)),
         None => Some(Bytes::new()),
     };
     let format = match &proto.body_format {

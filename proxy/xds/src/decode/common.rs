@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_config::{Metadata, MetadataStruct, MetadataValue, Origin, Source};
+use outrigger_config::{Cidr, Metadata, MetadataStruct, MetadataValue, Origin, Source};
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::google::protobuf;
@@ -143,6 +143,25 @@ pub(crate) fn socket_address(
         }
         Some((SocketAddr::new(ip?, port?), socket.ipv4_compat))
     })
+}
+
+/// Address prefixes.
+pub(crate) fn cidrs(ranges: &[core::CidrRange], field: &'static str, diagnostics: &mut Diagnostics) -> Vec<Cidr> {
+    let ranges = ranges.iter().enumerate();
+    ranges.filter_map(|(index, range)| diagnostics.at_index(field, index, |d| cidr(range, d))).collect()
+}
+
+pub(crate) fn cidr(range: &core::CidrRange, diagnostics: &mut Diagnostics) -> Option<Cidr> {
+    let address: Option<IpAddr> = range.address_prefix.parse().ok();
+    if address.is_none() {
+        diagnostics.at("address_prefix", |d| d.error(format!("{:?} is no IP address", range.address_prefix)));
+    }
+    let len = range.prefix_len.map_or(0, |len| len.value);
+    let cidr = Cidr::new(address?, len);
+    if cidr.is_none() {
+        diagnostics.at("prefix_len", |d| d.error(format!("{len} is longer than the address")));
+    }
+    cidr
 }
 
 /// Where further resources are fetched, and for how long one waits for them.

@@ -6,19 +6,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    CodecType, EscapedSlashes, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits, PathNormalization,
+    Cidr, CodecType, EscapedSlashes, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits, PathNormalization,
     RouteSource, UpgradeConfig,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
+use pb::envoy::extensions::filters::http::router::v3::Router;
 use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::google::protobuf::Any;
 use prost::Message;
 
 use super::access_log::access_logs;
 use super::cluster::{http1_options, http2_options};
-use super::common::{config_source, duration, flag, name, number, timeout_or, variant};
-use super::{route, wasm};
+use super::common::{cidrs, config_source, duration, flag, name, number, timeout_or, variant};
+use super::{native, route, wasm};
 use crate::Diagnostics;
 
 /// Filters that only observe: without them nothing is served or allowed that wouldn't be with them.
@@ -38,13 +39,15 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
     let routes = routes(proto.route_specifier.as_ref(), d);
     let filters = filters(&proto.http_filters, d);
     let common = proto.common_http_protocol_options.unwrap_or_default();
-    let (idle_timeout, max_connection_duration, max_headers_count) = d.at("common_http_protocol_options", |d| {
-        (
-            timeout_or(common.idle_timeout.as_ref(), Some(IDLE), "idle_timeout", d),
-            timeout_or(common.max_connection_duration.as_ref(), None, "max_connection_duration", d),
-            number(common.max_headers_count, 100, 1..=100_000, "max_headers_count", d),
-        )
-    });
+    let (idle_timeout, max_connection_duration, max_stream_duration, max_headers_count) =
+        d.at("common_http_protocol_options", |d| {
+            (
+                timeout_or(common.idle_timeout.as_ref(), Some(IDLE), "idle_timeout", d),
+                timeout_or(common.max_connection_duration.as_ref(), None, "max_connection_duration", d),
+                timeout_or(common.max_stream_duration.as_ref(), None, "max_stream_duration", d),
+                number(common.max_headers_count, 100, 1..=100_000, "max_headers_count", d),
+            )
+        });
     let kilobytes = number(proto.max_request_headers_kb, 60, 1..=8192, "max_request_headers_kb", d);
     let server_name = if proto.server_name.is_empty() { "envoy" } else { &proto.server_name };
     Some(HttpConnectionManager {
@@ -68,6 +71,9 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         request_headers_timeout: duration(proto.request_headers_timeout.as_ref(), "request_headers_timeout", d),
         idle_timeout,
         max_connection_duration,
+        max_stream_duration,
+        internal_addresses: internal_addresses(proto.internal_address_config.as_ref(), d),
+        suppress_envoy_headers: suppresses(&proto.http_filters),
         max_requests_per_connection: common.max_requests_per_connection.map(|max| max.value).filter(|max| *max > 0),
         drain_timeout: duration(proto.drain_timeout.as_ref(), "drain_timeout", d).unwrap_or(DRAIN),
         use_remote_address: flag(proto.use_remote_address, false),
@@ -79,6 +85,27 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         via: header_text(&proto.via, "via", d),
         path: path_normalization(proto, d),
         upgrades: upgrades(&proto.upgrade_configs, d),
+    })
+}
+
+/// `internal_address_config`. A Unix socket's clients are none for us: they have no address to trust.
+fn internal_addresses(
+    proto: Option<&hcm::http_connection_manager::InternalAddressConfig>,
+    d: &mut Diagnostics,
+) -> Vec<Cidr> {
+    let Some(proto) = proto else { return Vec::new() };
+    d.at("internal_address_config", |d| cidrs(&proto.cidr_ranges, "cidr_ranges", d))
+}
+
+/// The router's own configuration. It is decoded again where it stands, which tells what is wrong with it.
+fn suppresses(filters: &[hcm::HttpFilter]) -> bool {
+    use hcm::http_filter::ConfigType;
+    filters.iter().any(|filter| match &filter.config_type {
+        Some(ConfigType::TypedConfig(config)) => {
+            type_url::message_name(&config.type_url) == type_url::message_name(type_url::ROUTER)
+                && Router::decode(&config.value[..]).is_ok_and(|router| router.suppress_envoy_headers)
+        }
+        _ => false,
     })
 }
 
@@ -216,6 +243,9 @@ fn filter_kind(name: &Arc<str>, proto: &hcm::HttpFilter, d: &mut Diagnostics) ->
     let plugin = d.at("typed_config", |d| wasm::plugin(name, config, d));
     if let Some(plugin) = plugin {
         return plugin.map_or(Filter::None, |plugin| Filter::Kind(HttpFilterKind::Wasm(Arc::new(plugin))));
+    }
+    if let Some(native) = d.at("typed_config", |d| native::filter(config, d)) {
+        return native.map_or(Filter::None, |filter| Filter::Kind(HttpFilterKind::Native(filter)));
     }
     let message = inner_type(config);
     if OBSERVERS.contains(&message.as_str()) {

@@ -2,14 +2,20 @@
 
 use bytes::Bytes;
 use outrigger_config::{
-    HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex, StringMatch,
-    StringMatcher,
+    CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex,
+    StringMatch, StringMatcher, UriTemplate,
 };
 use outrigger_http::HeaderName;
 use outrigger_proto::pb;
+use outrigger_proto::type_url::message_name;
+use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::route::v3 as route;
+use pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use pb::envoy::r#type::matcher::v3 as matcher;
+use pb::google::protobuf::Any;
+use prost::{Message, Name};
 
+use super::access_log::message;
 use crate::Diagnostics;
 
 /// The longest regular expression.
@@ -25,14 +31,8 @@ pub(crate) fn regex(regex: &matcher::RegexMatcher, diagnostics: &mut Diagnostics
             d.error(format!("is longer than {REGEX_BYTES_MAX} bytes"));
             return None;
         }
-        Regex::new(&regex.regex).map_err(|error| d.error(last_line(&error.to_string()))).ok()
+        Regex::new(&regex.regex).map_err(|problem| d.error(format!("is no regular expression: {problem}"))).ok()
     })
-}
-
-/// The crate shows the expression over several lines; the last one says what is wrong.
-fn last_line(text: &str) -> String {
-    let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    format!("is no regular expression: {}", line.strip_prefix("error: ").unwrap_or(line))
 }
 
 /// A pattern with its substitution, from RE2's `\1` to this proxy's `${1}`.
@@ -144,6 +144,7 @@ fn header_match_name(name: &str, diagnostics: &mut Diagnostics) -> Option<Header
         ":path" => HeaderMatchName::Path,
         ":authority" | "host" => HeaderMatchName::Authority,
         ":scheme" => HeaderMatchName::Scheme,
+        ":status" => HeaderMatchName::Status,
         _ => HeaderMatchName::Header(header_name(name, diagnostics)?),
     })
 }
@@ -166,6 +167,42 @@ pub(crate) fn query(proto: &route::QueryParameterMatcher, diagnostics: &mut Diag
         }
     };
     Some(QueryMatcher { name: Bytes::copy_from_slice(proto.name.as_bytes()), matcher })
+}
+
+pub(crate) fn cookie(proto: &route::CookieMatcher, diagnostics: &mut Diagnostics) -> Option<CookieMatcher> {
+    if proto.name.is_empty() || proto.name.len() > 1024 {
+        diagnostics.at("name", |d| d.error("is required, of 1024 bytes at most"));
+    }
+    let matcher = diagnostics.at("string_match", |d| match &proto.string_match {
+        Some(matcher) => string(matcher, d),
+        None => {
+            d.error("is required");
+            None
+        }
+    });
+    let name = Bytes::copy_from_slice(proto.name.as_bytes());
+    Some(CookieMatcher { name, matcher: matcher?, invert: proto.invert_match })
+}
+
+fn template(policy: &core::TypedExtensionConfig, diagnostics: &mut Diagnostics) -> Option<UriTemplate> {
+    diagnostics.at("typed_config", |d| {
+        let config: UriTemplateMatchConfig = extension(policy.typed_config.as_ref(), d)?;
+        d.at("path_template", |d| UriTemplate::new(&config.path_template).map_err(|problem| d.error(problem)).ok())
+    })
+}
+
+/// The message of an extension point that knows one type.
+pub(crate) fn extension<M: Message + Default + Name>(config: Option<&Any>, d: &mut Diagnostics) -> Option<M> {
+    let Some(config) = config else {
+        d.error("is required");
+        return None;
+    };
+    let found = message_name(&config.type_url);
+    if found != M::full_name() {
+        d.error(format!("type {found} is not supported, only {}", M::NAME));
+        return None;
+    }
+    message(config, d)
 }
 
 pub(crate) fn path(
@@ -192,9 +229,8 @@ pub(crate) fn path(
         }
         Some(Specifier::SafeRegex(pattern)) => PathMatcher::Regex(diagnostics.at("safe_regex", |d| regex(pattern, d))?),
         Some(Specifier::ConnectMatcher(_)) => PathMatcher::Connect,
-        Some(Specifier::PathMatchPolicy(_)) => {
-            diagnostics.at("path_match_policy", |d| d.error("is not supported"));
-            return None;
+        Some(Specifier::PathMatchPolicy(policy)) => {
+            PathMatcher::Template(diagnostics.at("path_match_policy", |d| template(policy, d))?)
         }
         None => {
             diagnostics.error("names no path: prefix, path, path_separated_prefix, safe_regex or connect_matcher");

@@ -1,9 +1,11 @@
 //! Header changes, `typed_per_filter_config`, and substitution formats.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use outrigger_config::{AppendAction, FilterOverride, Format, HeaderMutations, HeaderValueOption};
+use outrigger_config::{
+    AppendAction, FilterOverride, Format, HeaderMutations, HeaderValueOption, OverrideNames, Overrides,
+};
 use outrigger_http::HeaderName;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
@@ -12,6 +14,7 @@ use pb::google::protobuf::Any;
 use prost::Message;
 
 use super::matcher::header_name;
+use super::native;
 use crate::Diagnostics;
 
 /// Whose headers change.
@@ -48,7 +51,10 @@ pub(crate) fn mutations(
 }
 
 #[expect(deprecated, reason = "append is still in use")]
-fn header_value(option: &core::HeaderValueOption, diagnostics: &mut Diagnostics) -> Option<HeaderValueOption> {
+pub(crate) fn header_value(
+    option: &core::HeaderValueOption,
+    diagnostics: &mut Diagnostics,
+) -> Option<HeaderValueOption> {
     use core::header_value_option::HeaderAppendAction as Action;
     let Some(header) = &option.header else {
         diagnostics.at("header", |d| d.error("is required"));
@@ -82,7 +88,7 @@ pub(crate) fn header_format(text: &str, diagnostics: &mut Diagnostics) -> Option
 }
 
 /// A header that configuration may change: no pseudo header, and not the host, which has its own rewrites.
-fn changeable(name: &str, diagnostics: &mut Diagnostics) -> Option<HeaderName> {
+pub(crate) fn changeable(name: &str, diagnostics: &mut Diagnostics) -> Option<HeaderName> {
     let parsed = header_name(name, diagnostics)?;
     if parsed == HeaderName::HOST {
         diagnostics.error("the host is changed by a host rewrite only");
@@ -91,29 +97,30 @@ fn changeable(name: &str, diagnostics: &mut Diagnostics) -> Option<HeaderName> {
     Some(parsed)
 }
 
-/// `typed_per_filter_config`.
+/// `typed_per_filter_config` of a scope within another.
 pub(crate) fn overrides(
     configs: &HashMap<String, Any>,
+    names: &OverrideNames,
+    outer: &Overrides,
     diagnostics: &mut Diagnostics,
-) -> BTreeMap<Arc<str>, FilterOverride> {
-    let mut names: Vec<&String> = configs.keys().collect();
-    names.sort();
-    let mut overrides = BTreeMap::new();
-    for name in names {
+) -> Overrides {
+    let mut filters: Vec<&String> = configs.keys().collect();
+    filters.sort();
+    let mut own = Vec::with_capacity(filters.len());
+    for name in filters {
         let Some(config) = configs.get(name) else { continue };
         let found = diagnostics.at_key("typed_per_filter_config", name, |d| filter_override(config, d));
         if let Some(found) = found {
-            overrides.insert(Arc::from(name.as_str()), found);
+            own.push((Arc::from(name.as_str()), found));
         }
     }
-    overrides
+    outer.with(names, own)
 }
 
 fn filter_override(config: &Any, diagnostics: &mut Diagnostics) -> Option<FilterOverride> {
     let message = type_url::message_name(&config.type_url);
     if message != type_url::message_name(type_url::FILTER_CONFIG) {
-        diagnostics.error(format!("type {message} is not supported here, only a FilterConfig that switches a filter"));
-        return None;
+        return filter_config(config, false, diagnostics);
     }
     let filter = match route::FilterConfig::decode(&config.value[..]) {
         Ok(filter) => filter,
@@ -123,20 +130,30 @@ fn filter_override(config: &Any, diagnostics: &mut Diagnostics) -> Option<Filter
         }
     };
     match &filter.config {
-        None => Some(FilterOverride { disabled: filter.disabled }),
+        None => Some(FilterOverride { disabled: filter.disabled, config: None }),
         // Envoy wants something there to switch a filter on; nothing in it is what says no more than that.
         Some(config) if config.type_url.is_empty() && config.value.is_empty() => {
             diagnostics.at("config", Diagnostics::ignored_here);
-            Some(FilterOverride { disabled: filter.disabled })
+            Some(FilterOverride { disabled: filter.disabled, config: None })
         }
-        Some(_) if filter.disabled => Some(FilterOverride { disabled: true }),
-        Some(_) if filter.is_optional => {
-            diagnostics.at("config", |d| d.ignore("is not supported, and optional"));
-            None
+        Some(_) if filter.disabled => {
+            diagnostics.at("config", Diagnostics::ignored_here);
+            Some(FilterOverride { disabled: true, config: None })
         }
-        Some(_) => {
-            diagnostics.at("config", |d| d.error("a filter's configuration by route is not supported"));
-            None
-        }
+        Some(config) => diagnostics.at("config", |d| filter_config(config, filter.is_optional, d)),
     }
+}
+
+/// A filter's own configuration for a scope.
+fn filter_config(config: &Any, optional: bool, d: &mut Diagnostics) -> Option<FilterOverride> {
+    if let Some(native) = native::per_route(config, d) {
+        return native.map(|config| FilterOverride { disabled: false, config: Some(config) });
+    }
+    let message = type_url::message_name(&config.type_url);
+    if optional {
+        d.ignore(format!("type {message} is not supported here, and optional"));
+    } else {
+        d.error(format!("type {message} is not supported as a filter's configuration by route"));
+    }
+    None
 }

@@ -1,22 +1,25 @@
 //! `RouteConfiguration`: virtual hosts and routes; what a route does is in `action`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use outrigger_config::{FilterOverride, Resource, Route, RouteConfig, RouteTable, VirtualHost};
+use outrigger_config::{OverrideNames, Overrides, Resource, Route, RouteConfig, RouteTable, VirtualHost};
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::route::v3 as route;
+use pb::google::protobuf;
 
-use super::action::{Bounds, action};
+use super::action::{Around, action};
 use super::common::{flag, name, number, object, origin};
 use super::mutation::{Side, mutations, overrides};
-use super::{Rejection, XdsResource, matcher};
+use super::{Rejection, XdsResource, forward, matcher, retry};
 use crate::Diagnostics;
 
 /// `max_direct_response_body_size_bytes` where it is unset.
 const DIRECT_BODY_BYTES: u32 = 4096;
 /// What it may be.
 const DIRECT_BODY_BYTES_MAX: u32 = 16 << 20;
+/// What of a body may be kept for retries.
+const REPLAY_BYTES_MAX: u64 = 64 << 20;
 
 impl XdsResource for RouteConfig {
     type Proto = route::RouteConfiguration;
@@ -49,8 +52,18 @@ pub(crate) fn route_config(
         "max_direct_response_body_size_bytes",
         d,
     );
-    let bounds = Bounds { direct_body_bytes_max: max as usize };
-    let defaults = overrides(&proto.typed_per_filter_config, d);
+    let filters = override_names(proto);
+    let defaults = overrides(&proto.typed_per_filter_config, &filters, &Overrides::default(), d);
+    let mirrors = forward::mirrors(&proto.request_mirror_policies, d);
+    let around = Around {
+        direct_body_bytes_max: max as usize,
+        names: &filters,
+        overrides: &defaults,
+        retry: None,
+        mirrors: &mirrors,
+        replay_bytes_max: None,
+        path: None,
+    };
     let mut names = BTreeSet::new();
     let mut virtual_hosts = Vec::with_capacity(proto.virtual_hosts.len());
     for (index, host) in proto.virtual_hosts.iter().enumerate() {
@@ -58,7 +71,7 @@ pub(crate) fn route_config(
             if !names.insert(host.name.as_str()) {
                 d.at("name", |d| d.error(format!("{:?} stands here twice", host.name)));
             }
-            virtual_hosts.push(Arc::new(virtual_host(host, &defaults, bounds, d)));
+            virtual_hosts.push(Arc::new(virtual_host(host, &around, d)));
         });
     }
     let table = RouteTable::compile(&virtual_hosts)
@@ -77,16 +90,31 @@ pub(crate) fn route_config(
         response_headers: response,
         most_specific_header_mutations_wins: proto.most_specific_header_mutations_wins,
         ignore_port_in_host_matching: proto.ignore_port_in_host_matching,
+        override_names: filters,
         table: table?,
     })
 }
 
-fn virtual_host(
-    proto: &route::VirtualHost,
-    defaults: &BTreeMap<Arc<str>, FilterOverride>,
-    bounds: Bounds,
-    d: &mut Diagnostics,
-) -> VirtualHost {
+/// Every filter that any scope names.
+fn override_names(proto: &route::RouteConfiguration) -> OverrideNames {
+    use route::route::Action;
+    use route::route_action::ClusterSpecifier;
+    let mut names: BTreeSet<&String> = proto.typed_per_filter_config.keys().collect();
+    for host in &proto.virtual_hosts {
+        names.extend(host.typed_per_filter_config.keys());
+        for route in &host.routes {
+            names.extend(route.typed_per_filter_config.keys());
+            if let Some(Action::Route(forward)) = &route.action
+                && let Some(ClusterSpecifier::WeightedClusters(weighted)) = &forward.cluster_specifier
+            {
+                names.extend(weighted.clusters.iter().flat_map(|cluster| cluster.typed_per_filter_config.keys()));
+            }
+        }
+    }
+    OverrideNames::new(names.into_iter().map(|name| Arc::from(name.as_str())))
+}
+
+fn virtual_host(proto: &route::VirtualHost, around: &Around<'_>, d: &mut Diagnostics) -> VirtualHost {
     let name = name(&proto.name, "name", d);
     if proto.domains.is_empty() {
         d.at("domains", |d| d.error("is required"));
@@ -97,12 +125,21 @@ fn virtual_host(
             d.at_index("domains", index, |d| d.error(text));
         }
     }
+    let filters = overrides(&proto.typed_per_filter_config, around.names, around.overrides, d);
+    let mirrors = forward::mirrors(&proto.request_mirror_policies, d);
+    let retry = retry::policy(proto.retry_policy.as_ref(), d);
+    #[expect(deprecated, reason = "the older field is still in use")]
+    let replay_bytes_max = replay_bytes(proto.request_body_buffer_limit, proto.per_request_buffer_limit_bytes, d);
+    let around = Around {
+        overrides: &filters,
+        retry: retry.as_ref(),
+        mirrors: if mirrors.is_empty() { around.mirrors } else { &mirrors },
+        replay_bytes_max,
+        ..*around
+    };
     let routes = proto.routes.iter().enumerate();
-    let routes = routes.filter_map(|(index, route)| d.at_index("routes", index, |d| decode(route, bounds, d)));
+    let routes = routes.filter_map(|(index, route)| d.at_index("routes", index, |d| decode(route, &around, d)));
     let routes = routes.map(Arc::new).collect();
-    // What the whole configuration says about a filter holds unless the virtual host says something itself.
-    let mut filters = defaults.clone();
-    filters.extend(overrides(&proto.typed_per_filter_config, d));
     VirtualHost {
         name,
         domains: proto.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
@@ -114,8 +151,24 @@ fn virtual_host(
             &proto.response_headers_to_remove,
             d,
         ),
-        overrides: filters,
+        overrides: filters.clone(),
+        attempt_count_in_request: proto.include_request_attempt_count,
+        attempt_count_in_response: proto.include_attempt_count_in_response,
     }
+}
+
+/// How much of a body is kept for retries: the newer field, or the older one.
+fn replay_bytes(
+    newer: Option<protobuf::UInt64Value>,
+    older: Option<protobuf::UInt32Value>,
+    d: &mut Diagnostics,
+) -> Option<u64> {
+    let bytes = newer.map(|value| value.value).or(older.map(|value| u64::from(value.value)))?;
+    if bytes > REPLAY_BYTES_MAX {
+        let text = format!("{bytes} bytes are more than {REPLAY_BYTES_MAX}");
+        d.at("request_body_buffer_limit", |d| d.error(text));
+    }
+    Some(bytes)
 }
 
 /// At most one `*`, at one end.
@@ -128,7 +181,7 @@ fn is_domain(domain: &str) -> bool {
         && domain.bytes().all(|byte| byte > b' ' && byte != 0x7f)
 }
 
-fn decode(proto: &route::Route, bounds: Bounds, d: &mut Diagnostics) -> Option<Route> {
+fn decode(proto: &route::Route, around: &Around<'_>, d: &mut Diagnostics) -> Option<Route> {
     let Some(matching) = &proto.r#match else {
         d.at("match", |d| d.error("is required"));
         return None;
@@ -143,13 +196,33 @@ fn decode(proto: &route::Route, bounds: Bounds, d: &mut Diagnostics) -> Option<R
         d.at("match", |d| d.at_index("query_parameters", index, |d| matcher::query(parameter, d)))
     });
     let query = query.collect();
-    let action = action(proto.action.as_ref(), bounds, d);
+    let cookies =
+        matching.cookies.iter().enumerate().filter_map(|(index, proto)| {
+            d.at("match", |d| d.at_index("cookies", index, |d| matcher::cookie(proto, d)))
+        });
+    let cookies = cookies.collect();
+    let fraction = matching
+        .runtime_fraction
+        .as_ref()
+        .and_then(|proto| d.at("match", |d| d.at("runtime_fraction", |d| forward::runtime_fraction(proto, d))));
+    let filters = overrides(&proto.typed_per_filter_config, around.names, around.overrides, d);
+    #[expect(deprecated, reason = "the older field is still in use")]
+    let own_bytes = replay_bytes(proto.request_body_buffer_limit, proto.per_request_buffer_limit_bytes, d);
+    let around = Around {
+        overrides: &filters,
+        replay_bytes_max: own_bytes.or(around.replay_bytes_max),
+        path: path.as_ref(),
+        ..*around
+    };
+    let action = action(proto.action.as_ref(), &around, d);
     Some(Route {
         name: Arc::from(proto.name.as_str()),
         path: path?,
         case_sensitive: flag(matching.case_sensitive, true),
         headers,
         query,
+        cookies,
+        fraction,
         grpc_only: matching.grpc.is_some(),
         action: action?,
         request_headers: mutations(Side::Request, &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
@@ -159,7 +232,7 @@ fn decode(proto: &route::Route, bounds: Bounds, d: &mut Diagnostics) -> Option<R
             &proto.response_headers_to_remove,
             d,
         ),
-        overrides: overrides(&proto.typed_per_filter_config, d),
+        overrides: filters.clone(),
         object: object(proto.metadata.as_ref()),
     })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrigger_config::{
     AppendAction, ClusterSpec, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, Resource, ResourceKind,
-    Route, RouteAction, RouteConfig, RouteForward, Source,
+    RetryOn, Route, RouteAction, RouteConfig, RouteForward, Source,
 };
 use outrigger_http::{HeaderName, RequestHead, Scheme};
 use outrigger_proto::pb::envoy::config::route::v3::{self as pb, FilterConfig};
@@ -133,7 +133,7 @@ fn headers_are_added_by_their_action() {
     let actions: Vec<AppendAction> = found.request_headers.add.iter().map(|option| option.action).collect();
     use AppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExistsOrAdd};
     assert_eq!(actions, [AppendIfExistsOrAdd, OverwriteIfExistsOrAdd, AppendIfExistsOrAdd, AddIfAbsent]);
-    assert!(found.overrides["f"].disabled);
+    assert!(found.overrides.get(0).unwrap().disabled);
     let on = FilterConfig { config: Some(Any::default()), ..FilterConfig::default() };
     let host = pb::VirtualHost {
         name: "v".to_owned(),
@@ -149,7 +149,41 @@ fn headers_are_added_by_their_action() {
     let bytes = config.encode_to_vec();
     let accepted = decode(ResourceKind::Route, &bytes, &Source::Ads, &Arc::from("")).unwrap();
     let Resource::Route(found) = accepted.resource else { panic!() };
-    assert!(!found.virtual_hosts[0].overrides["f"].disabled && accepted.warnings.is_empty());
+    assert!(!found.virtual_hosts[0].overrides.get(0).unwrap().disabled && accepted.warnings.is_empty());
+}
+
+#[test]
+fn retries_mirrors_and_hashes() {
+    let found = forward(
+        "{cluster: a, retry_policy: {retry_on: '5xx,unavailable', num_retries: 3, per_try_timeout: 1s, \
+         retriable_status_codes: [418], host_selection_retry_max_attempts: 5, retry_host_predicate: [{name: \
+         envoy.retry_host_predicates.previous_hosts}], rate_limited_retry_back_off: {reset_headers: [{name: Retry-After, \
+         format: SECONDS}]}}, request_mirror_policies: [{cluster: m, runtime_fraction: {default_value: {numerator: 5}}}], \
+         hash_policy: [{header: {header_name: x-a}, terminal: true}, {cookie: {name: c, ttl: 60s, path: /p}}, \
+         {connection_properties: {source_ip: true}}, {query_parameter: {name: q}}], priority: HIGH, \
+         max_stream_duration: {grpc_timeout_header_max: 0s}}",
+    );
+    let retry = found.retry.unwrap();
+    assert!(retry.on.has(RetryOn::SERVER_ERROR) && retry.on.grpc(14) && !retry.on.has(RetryOn::RESET));
+    assert_eq!(
+        (retry.retries, retry.per_try_timeout, &retry.status_codes[..]),
+        (3, Some(Duration::from_secs(1)), &[418][..])
+    );
+    assert!(retry.hosts.previous && retry.hosts.attempts == 5 && retry.rate_limited.is_some());
+    assert_eq!(found.expected_timeout.unwrap().0, 1000);
+    assert_eq!((found.mirrors[0].fraction.numerator, found.mirrors[0].host_suffix), (5, true));
+    assert_eq!((found.hash.len(), found.hash[0].terminal), (4, true));
+    assert!(found.max_stream_duration.set && found.max_stream_duration.grpc_header_max == Some(Duration::ZERO));
+    let inherited = routes(
+        "{name: r, virtual_hosts: [{name: v, domains: ['*'], retry_policy: {retry_on: reset}, request_body_buffer_limit: 7, \
+         routes: [{match: {prefix: /a}, route: {cluster: a}}, {match: {prefix: /}, route: {cluster: a, retry_policy: \
+         {retry_on: 5xx}}, request_body_buffer_limit: 9}]}]}",
+    );
+    let of = |index: usize| match &inherited.virtual_hosts[0].routes[index].action {
+        RouteAction::Forward(forward) => (forward.retry.as_ref().unwrap().on, forward.replay_bytes_max),
+        _ => panic!(),
+    };
+    assert_eq!((of(0), of(1)), ((RetryOn::RESET, Some(7)), (RetryOn::SERVER_ERROR, Some(9))));
 }
 
 #[test]
@@ -167,8 +201,21 @@ fn bad_routes_name_the_field() {
         "route.regex_rewrite.substitution: \\1 names a group that the pattern doesn't have",
     );
     check(
-        "{match: {prefix: /}, route: {cluster: a, retry_policy: {retry_on: 5xx}}}",
-        "route.retry_policy: is not supported",
+        "{match: {prefix: /}, route: {cluster: a, hedge_policy: {initial_requests: 2}}}",
+        "route.hedge_policy: is not supported",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a, retry_policy: {retry_on: 5xx, retry_back_off: {base_interval: 1s, \
+         max_interval: 0.5s}}}}",
+        "route.retry_policy.retry_back_off.max_interval: is less than base_interval",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a, retry_policy: {retry_host_predicate: [{name: x}]}}}",
+        "route.retry_policy.retry_host_predicate[0].typed_config: is required",
+    );
+    check(
+        "{match: {prefix: /}, route: {cluster: a, hash_policy: [{cookie: {name: 'a b'}}]}}",
+        "route.hash_policy[0].cookie.name: \"a b\" is no name of a cookie",
     );
     check(
         "{match: {prefix: /}, route: {weighted_clusters: {clusters: [{name: a, weight: 0}]}}}",

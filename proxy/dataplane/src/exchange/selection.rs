@@ -1,0 +1,108 @@
+//! Which route a request takes, chosen before its filters run and again when one of them has changed the head.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use outrigger_config::{
+    ClusterSpec, FilterOverride, Overrides, Route, RouteAction, RouteConfig, RouteForward, VirtualHost, WeightedCluster,
+};
+use outrigger_http::{Headers, StreamState};
+
+/// The virtual host, the route and its weighted cluster.
+#[derive(Debug, Default)]
+pub(crate) struct Selection {
+    pub(super) routes: Option<Arc<RouteConfig>>,
+    pub(crate) host: Option<Arc<VirtualHost>>,
+    pub(crate) route: Option<Arc<Route>>,
+    /// The weighted cluster that was chosen, by its place.
+    weighted: Option<usize>,
+    /// The same for every choice of the stream, so that choosing again changes nothing by chance.
+    random: u64,
+    /// Chosen, and the exchange hasn't looked yet.
+    changed: bool,
+}
+
+impl Selection {
+    pub(super) fn new(routes: Option<Arc<RouteConfig>>, random: u64) -> Selection {
+        Selection { routes, random, ..Selection::default() }
+    }
+
+    pub(crate) fn choose(&mut self, stream: &RefCell<StreamState>) {
+        let Some(routes) = &self.routes else { return };
+        let mut state = stream.borrow_mut();
+        let state = &mut *state;
+        let (host, route) = routes.table.select(
+            &routes.virtual_hosts,
+            &state.request,
+            routes.ignore_port_in_host_matching,
+            self.random,
+        );
+        self.weighted = match route.map(|route| &route.action) {
+            Some(RouteAction::Forward(forward)) => match &forward.cluster {
+                ClusterSpec::Weighted { clusters, total } => {
+                    let at = self.random % u64::from((*total).max(1));
+                    pick(clusters, u32::try_from(at).unwrap_or_default())
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        state.info.virtual_host_name = host.map(|host| host.name.clone());
+        state.info.route_name = route.map(|route| route.name.clone()).filter(|name| !name.is_empty());
+        state.info.cluster_name = route.and_then(|route| cluster_name(route, self.weighted, &state.request.headers));
+        (self.host, self.route) = (host.cloned(), route.cloned());
+        self.changed = true;
+    }
+
+    /// Whether a choice was made since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    pub(crate) fn forward(&self) -> Option<&RouteForward> {
+        match &self.route.as_ref()?.action {
+            RouteAction::Forward(forward) => Some(forward),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn weighted_cluster(&self) -> Option<&WeightedCluster> {
+        match &self.forward()?.cluster {
+            ClusterSpec::Weighted { clusters, .. } => clusters.get(self.weighted?),
+            _ => None,
+        }
+    }
+
+    pub(super) fn cluster_name(&self, headers: &Headers) -> Option<Arc<str>> {
+        cluster_name(self.route.as_ref()?, self.weighted, headers)
+    }
+
+    /// What the scopes of the route say about the filter at a place of the configuration's names.
+    pub(crate) fn filter_override(&self, position: Option<usize>) -> Option<&FilterOverride> {
+        let position = position?;
+        let scope: &Overrides = match self.weighted_cluster() {
+            Some(cluster) => &cluster.overrides,
+            None => &self.route.as_ref()?.overrides,
+        };
+        scope.get(position)
+    }
+}
+
+fn pick(clusters: &[WeightedCluster], mut at: u32) -> Option<usize> {
+    for (index, cluster) in clusters.iter().enumerate() {
+        match at.checked_sub(cluster.weight) {
+            Some(rest) => at = rest,
+            None => return Some(index),
+        }
+    }
+    None
+}
+
+fn cluster_name(route: &Route, weighted: Option<usize>, headers: &Headers) -> Option<Arc<str>> {
+    let RouteAction::Forward(forward) = &route.action else { return None };
+    match &forward.cluster {
+        ClusterSpec::Single(name) => Some(name.clone()),
+        ClusterSpec::Weighted { clusters, .. } => Some(clusters.get(weighted?)?.name.clone()),
+        ClusterSpec::Header(name) => std::str::from_utf8(headers.get(name)?).ok().map(Arc::from),
+    }
+}

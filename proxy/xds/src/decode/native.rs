@@ -1,0 +1,44 @@
+//! Filters that are built into the proxy, and their configuration by scope of the routes.
+
+mod header_mutation;
+
+use outrigger_config::{NativeFilter, OverrideConfig};
+use outrigger_proto::pb::envoy::extensions::filters::http as filters;
+use outrigger_proto::pb::google::protobuf::Any;
+use outrigger_proto::type_url::message_name;
+use prost::{Message, Name};
+
+use super::access_log::message;
+use crate::Diagnostics;
+
+/// A filter's configuration; the outer `None` where the type is none of these, the inner where the diagnostics say why.
+pub(crate) fn filter(config: &Any, d: &mut Diagnostics) -> Option<Option<NativeFilter>> {
+    let mut found = Typed { config, d };
+    found.decode(|proto, d| header_mutation::filter(&proto, d).map(NativeFilter::HeaderMutation))
+}
+
+/// A filter's configuration for a scope, with the same two kinds of `None`.
+pub(crate) fn per_route(config: &Any, d: &mut Diagnostics) -> Option<Option<OverrideConfig>> {
+    use filters::header_mutation::v3::HeaderMutationPerRoute;
+    let mut found = Typed { config, d };
+    found.decode(|proto: HeaderMutationPerRoute, d| header_mutation::per_route(&proto, d))
+}
+
+/// An `Any` that is looked at by its type.
+struct Typed<'a> {
+    config: &'a Any,
+    d: &'a mut Diagnostics,
+}
+
+impl Typed<'_> {
+    /// `None` where the type is another.
+    fn decode<M: Message + Default + Name, T>(
+        &mut self,
+        f: impl FnOnce(M, &mut Diagnostics) -> Option<T>,
+    ) -> Option<Option<T>> {
+        if message_name(&self.config.type_url) != M::full_name() {
+            return None;
+        }
+        Some(message(self.config, self.d).and_then(|proto| f(proto, self.d)))
+    }
+}
