@@ -113,6 +113,8 @@ type_urls! {
     /// A part of it.
     CLUSTERS_CONFIG_DUMP = "envoy.admin.v3.ClustersConfigDump";
     /// A part of it.
+    SECRETS_CONFIG_DUMP = "envoy.admin.v3.SecretsConfigDump";
+    /// A part of it.
     ROUTES_CONFIG_DUMP = "envoy.admin.v3.RoutesConfigDump";
     /// A part of it.
     ENDPOINTS_CONFIG_DUMP = "envoy.admin.v3.EndpointsConfigDump";

@@ -206,7 +206,7 @@ fn depth_is_bounded() {
 #[test]
 #[expect(deprecated, reason = "a field that is listed with its inert value")]
 fn findings_are_bounded_and_warnings_hide_no_rejection() {
-    let warned = FilterChain { transport_socket_connect_timeout: Some(Duration::default()), ..FilterChain::default() };
+    let warned = FilterChain { metadata: Some(core::Metadata::default()), ..FilterChain::default() };
     let mut filter_chains = vec![warned; FINDINGS_MAX + 10];
     filter_chains.push(FilterChain { use_proxy_proto: Some(BoolValue { value: true }), ..FilterChain::default() });
     let bytes = Listener { filter_chains, ..Listener::default() }.encode_to_vec();

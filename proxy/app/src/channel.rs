@@ -1,13 +1,17 @@
-//! The connection to the control plane: gRPC to the endpoints of a static cluster.
+//! Connections of the control side: gRPC to the endpoints of a static cluster, with its transport socket.
 
 use std::cell::{Cell, RefCell};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_config::{Health, Snapshot};
-use outrigger_xds::AdsServer;
+use hyper_util::rt::TokioIo;
+use outrigger_config::{ClusterEntry, Health, ResolvedTls, Snapshot, UpstreamTls, UpstreamTransport};
+use outrigger_dataplane::connect_control;
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::server::Server;
@@ -22,7 +26,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 #[derive(Debug)]
 pub(crate) struct Connector {
     server: Rc<Server>,
-    ads: AdsServer,
+    cluster: Arc<str>,
+    authority: String,
     /// Endpoints are tried in turn from a random one on, so that proxies spread over the control plane's instances.
     next: Cell<usize>,
     /// Told once an endpoint, not at each attempt.
@@ -36,25 +41,33 @@ pub(crate) enum ConnectError {
     NoEndpoint(Arc<str>),
     #[error("{address}: {reason}")]
     Transport { address: SocketAddr, reason: String },
+    #[error("cluster {cluster}: {reason}")]
+    Tls { cluster: Arc<str>, reason: String },
 }
 
+/// TLS of a cluster, with its secrets.
+type Tls = (Arc<UpstreamTls>, ResolvedTls);
+
 impl Connector {
-    pub(crate) fn new(server: Rc<Server>, ads: AdsServer) -> Connector {
+    pub(crate) fn new(server: Rc<Server>, cluster: Arc<str>, authority: String) -> Connector {
         let next = Cell::new(usize::from(rand::random::<u16>()));
-        Connector { server, ads, next, last: RefCell::default() }
+        Connector { server, cluster, authority, next, last: RefCell::default() }
     }
 
     pub(crate) async fn connect(&self) -> Result<Channel, ConnectError> {
         let snapshot = self.server.snapshot.borrow().clone();
-        let (addresses, connect_timeout) = endpoints(&snapshot, &self.ads.cluster);
+        let Some(entry) = snapshot.clusters.get(&self.cluster) else {
+            return Err(ConnectError::NoEndpoint(Arc::clone(&self.cluster)));
+        };
+        let (addresses, connect_timeout) = (usable(entry), entry.cluster.connect_timeout);
         if addresses.is_empty() {
-            return Err(ConnectError::NoEndpoint(Arc::clone(&self.ads.cluster)));
+            return Err(ConnectError::NoEndpoint(Arc::clone(&self.cluster)));
         }
         let position = self.next.get();
         self.next.set(position.wrapping_add(1));
-        let address = addresses[position % addresses.len()];
+        let (address, host_name) = addresses[position % addresses.len()].clone();
         if self.last.borrow_mut().replace(address) != Some(address) {
-            tracing::info!("connecting to the control plane at {address} ({})", self.ads.cluster);
+            tracing::info!("connecting to {address} ({})", self.cluster);
         }
         let transport = |error: tonic::transport::Error| ConnectError::Transport { address, reason: chain(&error) };
         let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(transport)?;
@@ -68,22 +81,73 @@ impl Connector {
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         // A cluster's name may hold what no authority may; the address serves then.
-        let endpoint = match format!("http://{}", self.ads.authority).parse::<Uri>() {
+        let endpoint = match format!("http://{}", self.authority).parse::<Uri>() {
             Ok(origin) if origin.path() == "/" && origin.authority().is_some() => endpoint.origin(origin),
             _ => endpoint,
         };
-        endpoint.connect().await.map_err(transport)
+        let Some((tls, resolved)) = tls(&self.cluster, entry)? else {
+            return endpoint.connect().await.map_err(transport);
+        };
+        // Secrets that rotate count from the next connection on.
+        let connector = Function(move |_| {
+            let (tls, resolved, host_name) = (tls.clone(), resolved.clone(), host_name.clone());
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                connect_control(&tls, &resolved, &host_name, stream).await.map(TokioIo::new)
+            }
+        });
+        endpoint.connect_with_connector(connector).await.map_err(transport)
     }
 }
 
-/// The usable endpoints of a cluster, and how long a connection to one may take.
+/// The usable endpoints of a cluster, and how long a connection to one may take. None where its connections are not in
+/// cleartext: who asks here can't do better.
 pub(crate) fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) {
     let Some(entry) = snapshot.clusters.get(cluster) else { return (Vec::new(), Duration::ZERO) };
-    let assignment = entry.assignment.iter();
-    let usable = assignment
+    let is_clear = entry.cluster.transports.default == UpstreamTransport::Raw;
+    let addresses = usable(entry).into_iter().filter(|_| is_clear).map(|(address, _)| address);
+    (addresses.collect(), entry.cluster.connect_timeout)
+}
+
+fn usable(entry: &ClusterEntry) -> Vec<(SocketAddr, Arc<str>)> {
+    let usable = entry
+        .assignment
+        .iter()
         .flat_map(|assignment| assignment.endpoints())
         .filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded));
-    (usable.map(|endpoint| endpoint.address).collect(), entry.cluster.connect_timeout)
+    usable.map(|endpoint| (endpoint.address, endpoint.hostname.clone())).collect()
+}
+
+/// The TLS of a cluster's default transport socket; `None`: cleartext.
+fn tls(cluster: &Arc<str>, entry: &ClusterEntry) -> Result<Option<Tls>, ConnectError> {
+    let UpstreamTransport::Tls(tls) = &entry.cluster.transports.default else { return Ok(None) };
+    match tls.context.resolve(|key| entry.secrets.get(key)) {
+        Ok(resolved) => Ok(Some((Arc::clone(tls), resolved))),
+        Err(error) => Err(ConnectError::Tls { cluster: Arc::clone(cluster), reason: error.to_string() }),
+    }
+}
+
+/// A function as the connector of a channel.
+#[derive(Debug, Clone)]
+struct Function<F>(F);
+
+impl<F, R, T, E> tonic::codegen::Service<Uri> for Function<F>
+where
+    F: FnMut(Uri) -> R,
+    R: Future<Output = Result<T, E>>,
+{
+    type Response = T;
+    type Error = E;
+    type Future = R;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> R {
+        (self.0)(uri)
+    }
 }
 
 /// An error with its causes: the transport's own text says nothing.

@@ -1,5 +1,7 @@
 //! The control thread: from the bootstrap to a serving process, and to its end.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,12 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use outrigger_config::{CodeSource, ResourceKind};
+use outrigger_config::{CodeSource, ResourceKind, StreamSource};
 use outrigger_dataplane::{Workers, span_queue};
+use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
 use outrigger_xds::{
     AdsOptions, Bootstrap, BootstrapOptions, ConfigSink, ResourceSource, Status, decode_bootstrap, run_ads, run_files,
+    run_secret_files, run_secret_streams,
 };
 use prost::Message;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -148,6 +152,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     let concurrency = options.concurrency.map_or(0, usize::from);
     let concurrency = if concurrency == 0 { system::cpus() } else { concurrency };
     set_hostname();
+    outrigger_dataplane::install_provider();
     let registry = Arc::new(Registry::default());
     let services = Services::new(Arc::clone(&registry), node::to_host(&bootstrap.node));
     let (span_sink, span_queue) = span_queue();
@@ -222,6 +227,7 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
         let (overload, registry) = (Arc::clone(workers.overload()), Arc::clone(server.metrics.registry()));
         tokio::task::spawn_local(overload::watch(bootstrap.overload, overload, registry));
     }
+    start_secrets(bootstrap.node.clone(), server, sink);
     if let Some(ads) = bootstrap.ads {
         let options = AdsOptions {
             node: bootstrap.node,
@@ -231,7 +237,7 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
             initial_metadata: ads.initial_metadata.clone(),
         };
         let own = (Rc::clone(sink), Rc::clone(server));
-        let connector = Rc::new(Connector::new(Rc::clone(server), ads));
+        let connector = Rc::new(Connector::new(Rc::clone(server), ads.cluster, ads.authority));
         tokio::task::spawn_local(async move {
             let (sink, server) = own;
             let connect = || {
@@ -252,6 +258,27 @@ async fn forget_idle(interval: Option<Duration>, registry: Arc<Registry>) {
         tokio::time::sleep(sweep_interval).await;
         registry.sweep(STATS_SWEEPS);
     }
+}
+
+/// Starts the sources of secrets that are no ADS: streams of their own, and the files that secrets name.
+fn start_secrets(node: core::Node, server: &Rc<Server>, sink: &Rc<Sink>) {
+    let (streams, files) = ((Rc::clone(sink), Rc::clone(server)), (Rc::clone(sink), Rc::clone(server)));
+    tokio::task::spawn_local(async move {
+        let (sink, server) = streams;
+        // One connector a source: it goes from endpoint to endpoint.
+        let connectors: RefCell<HashMap<Arc<StreamSource>, Rc<Connector>>> = RefCell::default();
+        let connect = |source: Arc<StreamSource>| {
+            let (cluster, authority) = (Arc::clone(&source.cluster), source.authority.clone());
+            let made = || Rc::new(Connector::new(Rc::clone(&server), cluster, authority));
+            let connector = Rc::clone(connectors.borrow_mut().entry(source).or_insert_with(made));
+            async move { connector.connect().await }
+        };
+        run_secret_streams(node, connect, &*sink, sink.needed(), &server.status).await;
+    });
+    tokio::task::spawn_local(async move {
+        let (sink, server) = files;
+        run_secret_files(&*sink, sink.needed(), &server.status).await;
+    });
 }
 
 /// Watches for the moment when the first complete configuration serves.

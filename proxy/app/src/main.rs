@@ -12,6 +12,7 @@ mod allocator;
 mod args;
 mod bootstrap;
 mod cache;
+mod certificates;
 mod channel;
 mod child;
 mod compile_child;

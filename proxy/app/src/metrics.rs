@@ -1,5 +1,7 @@
 //! The metrics of the control side, with Envoy's names where Envoy has them.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,11 @@ use outrigger_stats::{Counter, Gauge, Histogram, Name, Registry};
 use outrigger_xds::Status;
 
 use crate::cache::digest;
+use crate::certificates::{self, Shown};
 use crate::system;
+
+/// Secrets that have a metric of their own at most.
+const CERTIFICATES_MAX: usize = 1000;
 
 /// What preparing plugins tells.
 #[derive(Debug)]
@@ -85,6 +91,7 @@ impl UpdateMetrics {
             ResourceKind::Listener => "listener_manager.lds",
             ResourceKind::Route => "http.rds",
             ResourceKind::Extension => "extension_config_discovery.ecds",
+            ResourceKind::Secret => "sds",
         };
         let name = |rest: &str| Name::new("", format!("{prefix}.{rest}"));
         UpdateMetrics {
@@ -149,6 +156,9 @@ pub(crate) struct ServerMetrics {
     memory_allocated: Gauge,
     memory_heap_size: Gauge,
     memory_physical_size: Gauge,
+    first_end: Gauge,
+    /// When the certificates of a secret end.
+    ends: RefCell<HashMap<Arc<str>, Gauge>>,
 }
 
 impl ServerMetrics {
@@ -178,6 +188,8 @@ impl ServerMetrics {
             memory_allocated: gauge("server.memory_allocated"),
             memory_heap_size: gauge("server.memory_heap_size"),
             memory_physical_size: gauge("server.memory_physical_size"),
+            first_end: gauge("server.days_until_first_cert_expiring"),
+            ends: RefCell::default(),
         }
     }
 
@@ -195,6 +207,32 @@ impl ServerMetrics {
         self.memory_allocated.set(signed(memory.anonymous));
         self.memory_heap_size.set(signed(memory.mapped));
         self.memory_physical_size.set(signed(memory.resident));
+    }
+
+    /// Tells when certificates end: the first of all, and each secret's.
+    pub(crate) fn certificates(&self, shown: &[Shown]) {
+        let first = shown.iter().filter_map(Shown::ends).min();
+        // Envoy's value where there is none.
+        self.first_end.set(first.map_or(i64::from(u32::MAX), certificates::days_until));
+        let mut ends = self.ends.borrow_mut();
+        let name =
+            |secret: &str| Name::new("ssl", "certificate.expiration_unix_time_seconds").tag("certificate_name", secret);
+        let named: HashMap<&Arc<str>, i64> = shown
+            .iter()
+            .filter(|shown| !shown.name.is_empty())
+            .filter_map(|shown| Some((&shown.name, shown.ends()?)))
+            .take(CERTIFICATES_MAX)
+            .collect();
+        ends.retain(|secret, _| {
+            let kept = named.contains_key(secret);
+            if !kept {
+                self.registry.forget(&name(secret));
+            }
+            kept
+        });
+        for (secret, end) in named {
+            ends.entry(Arc::clone(secret)).or_insert_with(|| self.registry.gauge(&name(secret))).set(end);
+        }
     }
 
     /// The metrics of one kind's updates.

@@ -202,7 +202,7 @@ pub(crate) fn of_resource(resource: &Resource) -> Vec<Arc<WasmPlugin>> {
                 HttpFilterKind::Discovered { default, .. } => default.clone(),
             })
             .collect(),
-        Resource::Cluster(_) | Resource::Endpoints(_) | Resource::Route(_) => Vec::new(),
+        Resource::Cluster(_) | Resource::Endpoints(_) | Resource::Route(_) | Resource::Secret(_) => Vec::new(),
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::args::Options;
+use crate::certificates;
 use crate::logging::Logging;
 use crate::metrics::ServerMetrics;
 
@@ -190,6 +191,7 @@ impl Server {
     pub(crate) fn refresh_metrics(&self) {
         let dropped = self.workers.borrow().as_ref().map(Workers::access_log_dropped).unwrap_or_default();
         self.metrics.refresh(self.uptime(), &self.status, dropped);
+        self.metrics.certificates(&certificates::all(&self.snapshot.borrow()));
     }
 
     /// Opens access logs and the process's own log anew.
@@ -229,7 +231,9 @@ impl Server {
         for warming in self.snapshot.borrow().warming.iter().filter(|warming| !warming.has_previous) {
             for (kind, name) in &warming.waiting_for {
                 let mut line = format!("{kind} {name}: missing for {} {}", warming.kind, warming.name);
-                if let Some(rejected) = self.status.kind(*kind).rejected.get(name) {
+                // A secret is called by its source, too.
+                let plain = name.split_once(" of ").map_or(&**name, |(plain, _)| plain);
+                if let Some(rejected) = self.status.kind(*kind).rejected.get(plain) {
                     line.push_str(": rejected: ");
                     line.push_str(&rejected.reason);
                 }

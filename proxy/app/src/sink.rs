@@ -305,19 +305,27 @@ impl Endpoints for Sink {
         let mut generation = self.generation.subscribe();
         let found = async {
             loop {
-                if let Some(endpoints) = addresses(&self.server.snapshot.borrow(), cluster) {
-                    return endpoints;
+                let snapshot = self.server.snapshot.borrow().clone();
+                if is_tls(&snapshot, cluster) {
+                    return Err(format!("the cluster {cluster} is of TLS, by which no code is fetched"));
+                }
+                if let Some(endpoints) = addresses(&snapshot, cluster) {
+                    return Ok(endpoints);
                 }
                 if generation.changed().await.is_err() {
-                    return Vec::new();
+                    return Ok(Vec::new());
                 }
             }
         };
         match tokio::time::timeout(CLUSTER_TIME_MAX, found).await {
-            Ok(endpoints) => Ok(endpoints),
+            Ok(endpoints) => endpoints,
             Err(_) => Err(format!("the cluster {cluster}, which the code is to be fetched from, isn't there")),
         }
     }
+}
+
+fn is_tls(snapshot: &Snapshot, cluster: &str) -> bool {
+    snapshot.clusters.get(cluster).is_some_and(|entry| entry.cluster.transports.contexts().next().is_some())
 }
 
 /// Where a cluster's healthy endpoints are; `None`: there is none, or none yet.

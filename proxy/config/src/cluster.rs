@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Assignment, Origin, Source};
+use crate::{Assignment, Origin, SecretRef, Source, TlsContext, UpstreamTransport};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -23,6 +23,25 @@ pub struct Cluster {
     pub per_connection_buffer_limit_bytes: u32,
     /// `upstream_connection_options.tcp_keepalive`: seconds idle, interval and probes.
     pub tcp_keepalive: Option<(u32, u32, u32)>,
+    pub transports: Transports,
+}
+
+/// `transport_socket` and `transport_socket_matches`.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub struct Transports {
+    pub default: UpstreamTransport,
+}
+
+impl Transports {
+    /// The TLS contexts of the sockets.
+    pub fn contexts(&self) -> impl Iterator<Item = &TlsContext> {
+        self.default.tls().into_iter().map(|tls| &tls.context)
+    }
+
+    /// The secrets that they name.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        self.contexts().flat_map(TlsContext::secrets)
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

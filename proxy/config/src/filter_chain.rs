@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use table::{FilterChainClash, FilterChainTable};
 
-use crate::{Cidr, NetworkFilter};
+use crate::{Cidr, DownstreamTransport, NetworkFilter};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct FilterChain {
@@ -20,12 +20,6 @@ pub struct FilterChain {
     pub transport_timeout: Option<Duration>,
     /// The terminal filter.
     pub filter: NetworkFilter,
-}
-
-/// `transport_socket` of a filter chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DownstreamTransport {
-    Raw,
 }
 
 /// `filter_chain_match`. What is empty matches every connection; lists are sorted, each entry once.

@@ -34,13 +34,14 @@ mod shared;
 mod snapshot;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod tracing;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
 pub use cidr::Cidr;
 pub use cluster::{
     CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, RetryBudget, RoutingPriority,
-    UpstreamHttpOptions,
+    Transports, UpstreamHttpOptions,
 };
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{
@@ -48,7 +49,7 @@ pub use filter::{
     WasmVm,
 };
 pub use filter_chain::{
-    ConnectionFacts, DownstreamTransport, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
+    ConnectionFacts, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
 };
 pub use format::{Format, FormatError, FormatValue, set_hostname};
 pub use fraction::Fraction;
@@ -64,7 +65,7 @@ pub use matcher::{
 pub use metadata::{LB_NAMESPACE, Metadata, MetadataMatch, MetadataStruct, MetadataValue};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use native::{HeaderChange, HeaderMutationFilter, NativeFilter};
-pub use origin::{Origin, Source};
+pub use origin::{Origin, Source, StreamSource};
 pub use overload::{
     Action, OverloadAction, OverloadManager, ResourceMonitor, Threshold, Trigger as OverloadTrigger, monitored,
 };
@@ -79,4 +80,10 @@ pub use route::{
 pub use select::RouteTable;
 pub use shared::{Iter, SharedMap};
 pub use snapshot::{ClusterEntry, FilterConfig, Needed, Snapshot, Warming};
+pub use tls::{
+    Bundle, CertificateSource, CipherSuite, ClientCertDetails, Curve, DownstreamTls, DownstreamTransport,
+    ForwardClientCert, HANDSHAKE_TIMEOUT, PrivateKey, ResolvedTls, SanKind, SanMatcher, Secret, SecretContent,
+    SecretRef, TlsCertificate, TlsContext, TlsParams, TlsVersions, Trust, TrustDomain, Unresolved, UpstreamTls,
+    UpstreamTransport, ValidationContext,
+};
 pub use tracing::{CustomTag, OtlpTransport, Share, TagValue, Tracer, Tracing};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use outrigger_http::Direction;
 
 use crate::{
-    AccessLog, Cidr, FilterChain, FilterChainTable, Http1Options, Http2Options, HttpFilter, Origin, RouteConfig,
-    Source, Tracing,
+    AccessLog, Cidr, ClientCertDetails, FilterChain, FilterChainTable, ForwardClientCert, Http1Options, Http2Options,
+    HttpFilter, Origin, RouteConfig, Source, Tracing,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -81,6 +81,9 @@ pub struct HttpConnectionManager {
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
+    /// `forward_client_cert_details`, and `set_current_client_cert_details`.
+    pub forward_client_cert: ForwardClientCert,
+    pub client_cert_details: ClientCertDetails,
     pub generate_request_id: bool,
     pub preserve_external_request_id: bool,
     pub always_set_request_id_in_response: bool,

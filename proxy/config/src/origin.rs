@@ -11,6 +11,20 @@ pub enum Source {
     File(Arc<str>),
     /// An ADS stream.
     Ads,
+    /// A gRPC stream of its own.
+    Stream(Arc<StreamSource>),
+}
+
+/// `api_config_source`: a stream to a static cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamSource {
+    pub cluster: Arc<str>,
+    /// `envoy_grpc.authority`, or the cluster's name.
+    pub authority: String,
+    /// `DELTA_GRPC`, else the state of the world.
+    pub is_delta: bool,
+    /// Sent with each stream.
+    pub initial_metadata: Vec<(String, String)>,
 }
 
 /// A resource's source, and the object that the control plane made it from (what it wrote to
@@ -32,6 +46,7 @@ impl std::fmt::Display for Source {
             Source::Static => f.write_str("static_resources"),
             Source::File(path) => write!(f, "the file {path}"),
             Source::Ads => f.write_str("ADS"),
+            Source::Stream(stream) => write!(f, "a stream to {}", stream.cluster),
         }
     }
 }

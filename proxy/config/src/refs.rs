@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::{
-    ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilterKind, Listener, MirrorCluster, NetworkFilter,
-    Resource, RouteAction, RouteConfig, RouteSource,
+    Cluster, ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilterKind, Listener, MirrorCluster,
+    NetworkFilter, Resource, RouteAction, RouteConfig, RouteSource, SecretRef,
 };
 
 #[derive(Debug, Default)]
@@ -15,6 +15,7 @@ pub(crate) struct Refs {
     pub(crate) endpoints: Option<Dependency>,
     pub(crate) routes: Vec<Dependency>,
     pub(crate) extensions: Vec<ExtensionDependency>,
+    pub(crate) secrets: Vec<SecretRef>,
 }
 
 #[derive(Debug)]
@@ -26,24 +27,30 @@ pub(crate) struct ExtensionDependency {
 
 impl Refs {
     pub(crate) const NONE: Refs =
-        Refs { clusters: Vec::new(), endpoints: None, routes: Vec::new(), extensions: Vec::new() };
+        Refs { clusters: Vec::new(), endpoints: None, routes: Vec::new(), extensions: Vec::new(), secrets: Vec::new() };
 
     /// `None` where it names nothing.
     pub(crate) fn of(resource: &Resource) -> Option<Refs> {
         match resource {
-            Resource::Cluster(cluster) => match &cluster.discovery {
-                Discovery::Static(_) => None,
-                Discovery::Eds { service, initial_fetch_timeout, from } => {
-                    let (name, from) = (Arc::clone(service), from.clone());
-                    let dependency = Dependency { name, from, initial_fetch_timeout: *initial_fetch_timeout };
-                    Some(Refs { endpoints: Some(dependency), ..Refs::NONE })
-                }
-            },
+            Resource::Cluster(cluster) => of_cluster(cluster),
             Resource::Route(route) => Some(Refs { clusters: sorted(route_clusters(route)), ..Refs::NONE }),
             Resource::Listener(listener) => Some(of_listener(listener)),
-            Resource::Endpoints(_) | Resource::Extension(_) => None,
+            Resource::Endpoints(_) | Resource::Extension(_) | Resource::Secret(_) => None,
         }
     }
+}
+
+fn of_cluster(cluster: &Cluster) -> Option<Refs> {
+    let endpoints = match &cluster.discovery {
+        Discovery::Static(_) => None,
+        Discovery::Eds { service, initial_fetch_timeout, from } => Some(Dependency {
+            name: Arc::clone(service),
+            from: from.clone(),
+            initial_fetch_timeout: *initial_fetch_timeout,
+        }),
+    };
+    let secrets: Vec<SecretRef> = cluster.transports.secrets().cloned().collect();
+    (endpoints.is_some() || !secrets.is_empty()).then_some(Refs { endpoints, secrets, ..Refs::NONE })
 }
 
 fn sorted<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> Vec<Arc<str>> {
@@ -74,6 +81,7 @@ fn of_listener(listener: &Listener) -> Refs {
     let mut refs = Refs::default();
     let mut clusters = Vec::new();
     for chain in &listener.chains {
+        refs.secrets.extend(chain.transport.tls().into_iter().flat_map(|tls| tls.context.secrets()).cloned());
         match &chain.filter {
             NetworkFilter::Tcp(proxy) => {
                 clusters

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::refs::Refs;
-use crate::{Assignment, Cluster, ExtensionConfig, Listener, RouteConfig, SharedMap, Snapshot, Source};
+use crate::tls::secret_key;
+use crate::{Assignment, Cluster, ExtensionConfig, Listener, RouteConfig, Secret, SharedMap, Snapshot, Source};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ResourceKind {
@@ -13,23 +14,26 @@ pub enum ResourceKind {
     Listener,
     Route,
     Extension,
+    Secret,
 }
 
 impl ResourceKind {
     /// In the order in which they are asked for and applied: what others need comes first.
-    pub const ALL: [ResourceKind; 5] = [
+    pub const ALL: [ResourceKind; ResourceKind::COUNT] = [
         ResourceKind::Cluster,
         ResourceKind::Endpoints,
         ResourceKind::Listener,
         ResourceKind::Route,
         ResourceKind::Extension,
+        ResourceKind::Secret,
     ];
+    pub const COUNT: usize = 6;
 
     /// Whether resources are there because others name them, not for their own sake. Such a resource stays until
     /// nothing names it any more, whatever the server says: its last state serves better than none.
     #[must_use]
     pub fn is_named(self) -> bool {
-        matches!(self, ResourceKind::Endpoints | ResourceKind::Route | ResourceKind::Extension)
+        matches!(self, ResourceKind::Endpoints | ResourceKind::Route | ResourceKind::Extension | ResourceKind::Secret)
     }
 
     /// Such as `RouteConfiguration`: the last part of the type's name.
@@ -41,6 +45,7 @@ impl ResourceKind {
             ResourceKind::Listener => "Listener",
             ResourceKind::Route => "RouteConfiguration",
             ResourceKind::Extension => "TypedExtensionConfig",
+            ResourceKind::Secret => "Secret",
         }
     }
 }
@@ -58,6 +63,7 @@ pub enum Resource {
     Listener(Arc<Listener>),
     Route(Arc<RouteConfig>),
     Extension(Arc<ExtensionConfig>),
+    Secret(Arc<Secret>),
 }
 
 impl Resource {
@@ -69,6 +75,7 @@ impl Resource {
             Resource::Listener(_) => ResourceKind::Listener,
             Resource::Route(_) => ResourceKind::Route,
             Resource::Extension(_) => ResourceKind::Extension,
+            Resource::Secret(_) => ResourceKind::Secret,
         }
     }
 
@@ -80,6 +87,7 @@ impl Resource {
             Resource::Listener(listener) => &listener.name,
             Resource::Route(route) => &route.name,
             Resource::Extension(extension) => &extension.name,
+            Resource::Secret(secret) => &secret.name,
         }
     }
 
@@ -92,6 +100,7 @@ impl Resource {
             (Resource::Listener(a), Resource::Listener(b)) => Arc::ptr_eq(a, b),
             (Resource::Route(a), Resource::Route(b)) => Arc::ptr_eq(a, b),
             (Resource::Extension(a), Resource::Extension(b)) => Arc::ptr_eq(a, b),
+            (Resource::Secret(a), Resource::Secret(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -107,6 +116,7 @@ impl PartialEq for Resource {
                 (Resource::Listener(a), Resource::Listener(b)) => a == b,
                 (Resource::Route(a), Resource::Route(b)) => a == b,
                 (Resource::Extension(a), Resource::Extension(b)) => a == b,
+                (Resource::Secret(a), Resource::Secret(b)) => a == b,
                 _ => false,
             }
     }
@@ -151,7 +161,7 @@ impl Changes {
 /// The last accepted resources by kind and name. A clone is cheap and independent.
 #[derive(Debug, Clone, Default)]
 pub struct ResourceSet {
-    kinds: [SharedMap<Slot>; 5],
+    kinds: [SharedMap<Slot>; ResourceKind::COUNT],
 }
 
 #[derive(Debug, Clone)]
@@ -224,16 +234,17 @@ impl ResourceSet {
                 changes.rejected.push((name, format!("is a {} and not a {kind}", resource.kind())));
                 continue;
             }
-            match self.obstacle(kind, &name, &source, &resource) {
+            let key = key(kind, &name, &source);
+            match self.obstacle(kind, &key, &source, &resource) {
                 Some(reason) => changes.rejected.push((name, reason)),
                 None => {
-                    if self.hold(kind, &name, &source, resource) {
-                        changes.changed.push(name);
+                    if self.hold(kind, &key, &source, resource) {
+                        changes.changed.push(key);
                     }
                 }
             }
         }
-        for name in removed {
+        for name in removed.iter().map(|name| key(kind, name, &source)) {
             match self.entry(kind, &name).map(|entry| entry.source == source) {
                 Some(true) if kind.is_named() => changes.retracted.push(name),
                 Some(true) => {
@@ -245,7 +256,7 @@ impl ResourceSet {
                 None => self.miss(kind, name, &mut changes),
             }
         }
-        for name in missing {
+        for name in missing.iter().map(|name| key(kind, name, &source)) {
             if self.entry(kind, &name).is_none() {
                 self.miss(kind, name, &mut changes);
             }
@@ -262,6 +273,16 @@ impl ResourceSet {
         self.forget(ResourceKind::Route, before.keys(), |name| now.contains_key(name));
         let (before, now) = (&previous.needed.extensions, &current.needed.extensions);
         self.forget(ResourceKind::Extension, before.keys(), |name| now.contains_key(name));
+        let (before, now) = (previous.needed.secrets.keys(), &current.needed.secrets);
+        self.forget(ResourceKind::Secret, before, |name| now.contains_key(name));
+        for (from, names) in &previous.needed.streams {
+            for name in names.keys() {
+                let needed = current.needed.streams.get(from).is_some_and(|now| now.contains_key(name));
+                if !needed {
+                    self.slots_mut(ResourceKind::Secret).remove(&secret_key(name, from));
+                }
+            }
+        }
     }
 
     fn forget<'a>(
@@ -332,6 +353,11 @@ impl ResourceSet {
             changes.missing.push(name);
         }
     }
+}
+
+/// What a resource is called in a set: secrets of one name from two sources are two secrets.
+fn key(kind: ResourceKind, name: &Arc<str>, from: &Source) -> Arc<str> {
+    if kind == ResourceKind::Secret { secret_key(name, from) } else { Arc::clone(name) }
 }
 
 /// A name that a resource needs, and how it is fetched.

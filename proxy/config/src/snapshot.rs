@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::resources::Entry;
 use crate::{
-    Assignment, Cluster, Dependency, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter, ResourceKind,
-    ResourceSet, RouteConfig, SharedMap, WasmPlugin,
+    Assignment, Cluster, Dependency, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter, Resource,
+    ResourceKind, ResourceSet, RouteConfig, Secret, SharedMap, Source, WasmPlugin,
 };
 
 /// An immutable, internally consistent generation.
@@ -45,6 +45,8 @@ pub struct ClusterEntry {
     pub cluster: Arc<Cluster>,
     /// `None`: the assignment of an EDS cluster doesn't exist, says the server or its silence.
     pub assignment: Option<Arc<Assignment>>,
+    /// The secrets that its transport sockets name, by their keys, as far as they are there.
+    pub secrets: BTreeMap<Arc<str>, Arc<Secret>>,
 }
 
 /// A resource that waits for others.
@@ -65,18 +67,34 @@ pub struct Needed {
     pub endpoints: SharedMap<Option<Duration>>,
     pub routes: SharedMap<Option<Duration>>,
     pub extensions: SharedMap<Option<Duration>>,
+    pub secrets: SharedMap<Option<Duration>>,
+    /// Secrets over streams of their own.
+    pub streams: BTreeMap<Source, SharedMap<Option<Duration>>>,
     /// Paths of `path_config_source`, with the names that are expected in each file.
     pub files: BTreeMap<(ResourceKind, Arc<str>), BTreeSet<Arc<str>>>,
 }
 
 impl Needed {
-    /// The names of a named kind; `None` for clusters and listeners, which are fetched whole.
+    /// The names of a kind that are fetched from a source other than files; `None` where it isn't asked for names.
+    #[must_use]
+    pub fn names_from(&self, source: &Source, kind: ResourceKind) -> Option<SharedMap<Option<Duration>>> {
+        match source {
+            Source::Ads => self.names(kind).cloned(),
+            Source::Stream(_) if kind == ResourceKind::Secret => {
+                Some(self.streams.get(source).cloned().unwrap_or_default())
+            }
+            Source::Stream(_) | Source::Static | Source::File(_) => None,
+        }
+    }
+
+    /// The names of a named kind over ADS; `None` for clusters and listeners, which are fetched whole.
     #[must_use]
     pub fn names(&self, kind: ResourceKind) -> Option<&SharedMap<Option<Duration>>> {
         match kind {
             ResourceKind::Endpoints => Some(&self.endpoints),
             ResourceKind::Route => Some(&self.routes),
             ResourceKind::Extension => Some(&self.extensions),
+            ResourceKind::Secret => Some(&self.secrets),
             ResourceKind::Cluster | ResourceKind::Listener => None,
         }
     }
@@ -105,6 +123,15 @@ impl Snapshot {
             (Some(extension), _) => FilterConfig::Plugin(&extension.plugin),
             (None, Some(plugin)) => FilterConfig::Plugin(plugin),
             (None, None) => FilterConfig::Missing,
+        }
+    }
+
+    /// A secret by its key.
+    #[must_use]
+    pub fn secret(&self, key: &str) -> Option<&Arc<Secret>> {
+        match self.set.get(ResourceKind::Secret, key) {
+            Some(Resource::Secret(secret)) => Some(secret),
+            _ => None,
         }
     }
 

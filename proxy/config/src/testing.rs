@@ -30,6 +30,7 @@ fn cluster_with(name: &str, discovery: Discovery, version: u32) -> Cluster {
         http: UpstreamHttpOptions::default(),
         per_connection_buffer_limit_bytes: version,
         tcp_keepalive: None,
+        transports: crate::Transports::default(),
     }
 }
 
@@ -41,6 +42,35 @@ pub(crate) fn clone_cluster(template: &Cluster, name: &str) -> Cluster {
 pub(crate) fn cluster(name: &str, version: u32) -> Resource {
     let discovery = Discovery::Static(Arc::new(assignment_of(name, 0)));
     Resource::Cluster(Arc::new(cluster_with(name, discovery, version)))
+}
+
+/// A cluster that needs a secret over ADS.
+pub(crate) fn tls_cluster(name: &str, service: &str, secret: &str, version: u32) -> Resource {
+    let discovery = Discovery::Eds { service: service.into(), initial_fetch_timeout: None, from: Source::Ads };
+    let dependency = crate::Dependency { name: secret.into(), from: Source::Ads, initial_fetch_timeout: None };
+    let context = crate::TlsContext {
+        params: crate::TlsParams::default(),
+        certificates: Vec::new(),
+        validation: None,
+        validation_secret: Some(crate::SecretRef::new(dependency)),
+        alpn: Vec::new(),
+    };
+    let tls = crate::UpstreamTls {
+        context,
+        sni: "".into(),
+        auto_host_sni: false,
+        auto_sni_san_validation: false,
+        max_session_keys: 1,
+    };
+    let default = crate::UpstreamTransport::Tls(Arc::new(tls));
+    let transports = crate::Transports { default };
+    Resource::Cluster(Arc::new(Cluster { transports, ..cluster_with(name, discovery, version) }))
+}
+
+pub(crate) fn secret(name: &str, version: u32) -> Resource {
+    let validation = crate::ValidationContext { spkis: vec![[version as u8; 32]], ..Default::default() };
+    let content = crate::SecretContent::Validation(Arc::new(validation));
+    Resource::Secret(Arc::new(crate::Secret { name: name.into(), origin: origin(name), content }))
 }
 
 pub(crate) fn eds(name: &str, service: &str, version: u32) -> Resource {
@@ -165,6 +195,8 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         use_remote_address: false,
         xff_num_trusted_hops: 0,
         skip_xff_append: false,
+        forward_client_cert: crate::ForwardClientCert::Sanitize,
+        client_cert_details: crate::ClientCertDetails::default(),
         generate_request_id: true,
         preserve_external_request_id: false,
         always_set_request_id_in_response: false,

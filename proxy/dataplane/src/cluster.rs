@@ -5,6 +5,7 @@ mod breakers;
 mod connect;
 mod endpoint;
 mod pick;
+mod secure;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,6 +22,7 @@ pub(crate) use pick::PickKey;
 
 use crate::stats::ClusterStats;
 use balancer::Balancer;
+use secure::Security;
 
 /// Cheap worker-local access to a cluster. Survives updates that don't change the cluster; endpoints survive those that
 /// don't change them.
@@ -31,6 +33,8 @@ pub(crate) struct ClusterHandle {
     pub(crate) breakers: Arc<Breakers>,
     endpoints: Vec<Rc<EndpointHandle>>,
     balancer: RefCell<Balancer>,
+    /// `None`: connections are in cleartext.
+    security: Option<Rc<Security>>,
 }
 
 impl ClusterHandle {
@@ -48,7 +52,9 @@ impl ClusterHandle {
         };
         // Connections made under other settings are not kept.
         let kept = previous.filter(|previous| {
-            previous.cluster().http == cluster.http && previous.cluster().tcp_keepalive == cluster.tcp_keepalive
+            previous.cluster().http == cluster.http
+                && previous.cluster().tcp_keepalive == cluster.tcp_keepalive
+                && previous.cluster().transports == cluster.transports
         });
         let endpoints: Vec<Rc<EndpointHandle>> = entry
             .assignment
@@ -67,6 +73,7 @@ impl ClusterHandle {
         Rc::new(ClusterHandle {
             balancer: RefCell::new(Balancer::new(cluster.lb, &endpoints)),
             breakers: breakers.get(cluster),
+            security: Security::build(entry, registry, previous.map(|previous| &**previous)),
             entry: entry.clone(),
             stats,
             endpoints,

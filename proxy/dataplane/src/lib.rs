@@ -11,6 +11,7 @@
 //! workers, but for the counts of circuit breakers. Names of HTTP versions end in `downstream`, `upstream` and `serve`.
 
 mod access_log;
+mod client_cert;
 mod cluster;
 mod date;
 mod downstream;
@@ -32,6 +33,7 @@ mod serve;
 mod stats;
 mod tcp;
 mod timer;
+mod tls;
 mod trace;
 mod transport;
 mod tunnel;
@@ -45,5 +47,6 @@ pub use overload::Overload;
 pub use plugin::PreparedPlugin;
 
 pub use prepared::{BoundListener, ListenerFailure, Prepared, WorkerVms};
+pub use tls::{connect_control, install_provider};
 pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
 pub use workers::{Options, PublishError, Workers};

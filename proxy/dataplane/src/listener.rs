@@ -1,15 +1,16 @@
 //! A worker's listeners: accepting, and finding the filter chain of a connection.
 
 mod chain;
+mod secure;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use outrigger_config::{Action, ConnectionFacts, DownstreamTransport, Listener};
+use outrigger_config::{Action, ConnectionFacts, Listener};
 use outrigger_http::{ConnectionInfo, Direction};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -20,6 +21,7 @@ use crate::live::{LiveChain, LiveConfig};
 use crate::serve;
 use crate::stats::{ActiveGuard, ListenerStats};
 use crate::tcp;
+use crate::tls::TlsStats;
 use crate::transport::Transport;
 use crate::worker::WorkerCx;
 
@@ -49,6 +51,7 @@ pub(crate) struct ListenerSlot {
     /// The listener is gone or drains: connections close when they have answered.
     closing: Rc<Cell<bool>>,
     stop: RefCell<Option<Rc<Notify>>>,
+    tls_stats: OnceCell<Rc<TlsStats>>,
 }
 
 impl ListenerSlot {
@@ -61,6 +64,7 @@ impl ListenerSlot {
             listener: RefCell::new(listener.clone()),
             closing,
             stop: RefCell::new(None),
+            tls_stats: OnceCell::new(),
         })
     }
 
@@ -75,6 +79,11 @@ impl ListenerSlot {
     fn find(&self, facts: &ConnectionFacts<'_>) -> Option<Rc<ChainSlot>> {
         let index = self.listener.borrow().table.find(facts)?;
         self.chains.borrow().get(index).cloned()
+    }
+
+    fn tls_stats(&self, cx: &WorkerCx) -> Rc<TlsStats> {
+        let made = || TlsStats::of_listener(&cx.registry, &self.listener.borrow().stat_prefix);
+        self.tls_stats.get_or_init(made).clone()
     }
 
     pub(crate) fn is_inbound(&self) -> bool {
@@ -183,7 +192,7 @@ fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStrea
     let active = ActiveGuard::new(&slot.stats, ListenerStats::downstream_cx_active);
     let (cx, slot) = (cx.clone(), slot.clone());
     tokio::task::spawn_local(async move {
-        if let Some(accepted) = accept(&slot, socket).await {
+        if let Some(accepted) = accept(&cx, &slot, socket).await {
             serve_chain(&cx, accepted).await;
         }
         slot.stats.downstream_cx_destroy().inc();
@@ -199,7 +208,7 @@ async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted) {
 }
 
 /// Finds a connection's filter chain and brings its transport up.
-async fn accept(slot: &ListenerSlot, socket: TcpStream) -> Option<Accepted> {
+async fn accept(cx: &Rc<WorkerCx>, slot: &ListenerSlot, socket: TcpStream) -> Option<Accepted> {
     let transport = Transport::new(socket).ok()?;
     let facts = ConnectionFacts {
         destination: transport.local,
@@ -213,13 +222,5 @@ async fn accept(slot: &ListenerSlot, socket: TcpStream) -> Option<Accepted> {
         slot.stats.no_filter_chain_match().inc();
         return None;
     };
-    secure(Accepted { chain, transport, info: None }).await
-}
-
-/// Shakes hands as the chain's transport socket has it; `None`: the connection is over.
-#[expect(clippy::unused_async, reason = "the handshakes of transport sockets belong here")]
-async fn secure(accepted: Accepted) -> Option<Accepted> {
-    match accepted.chain.config(|chain| chain.transport.clone())? {
-        DownstreamTransport::Raw => Some(accepted),
-    }
+    secure::secure(cx, slot, Accepted { chain, transport, info: None }).await
 }

@@ -18,6 +18,7 @@ use crate::filters::NativeHandle;
 use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, WasmFilter};
 use crate::prepared::{Prepared, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
+use crate::tls::Acceptors;
 use crate::worker::WorkerCx;
 
 /// The clusters and plugins of a generation.
@@ -72,7 +73,12 @@ enum FilterKind {
 
 impl LiveConfig {
     pub(crate) fn empty() -> Rc<LiveConfig> {
-        let prepared = Prepared { snapshot: Arc::default(), plugins: HashMap::new(), sockets: BTreeMap::new() };
+        let prepared = Prepared {
+            snapshot: Arc::default(),
+            plugins: HashMap::new(),
+            sockets: BTreeMap::new(),
+            acceptors: Acceptors::default(),
+        };
         Rc::new(LiveConfig { prepared: Arc::new(prepared), clusters: RefCell::default(), plugins: Plugins::default() })
     }
 

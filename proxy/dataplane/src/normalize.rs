@@ -44,6 +44,9 @@ pub(crate) fn prepare(
         normalize_path(state, &hcm.path)?;
     }
     strip_port(state, &hcm.path);
+    crate::client_cert::forward(state, hcm);
+    // What the connection is counts, not what a client calls it.
+    let scheme = if state.info.downstream_tls.is_some() { "https" } else { "http" };
     let remote = state.info.downstream_remote.map(|address| address.ip());
     let head = &mut state.request;
     let internal = !hcm.internal_addresses.is_empty() && is_internal(&head.headers, remote, hcm);
@@ -51,7 +54,6 @@ pub(crate) fn prepare(
         remove_envoy_headers(&mut head.headers, hcm.use_remote_address);
     }
     if hcm.use_remote_address {
-        let scheme = head.scheme.as_str();
         if hcm.xff_num_trusted_hops == 0 || !head.headers.contains(&HeaderName::X_FORWARDED_PROTO) {
             head.headers.set(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
         }
@@ -59,7 +61,6 @@ pub(crate) fn prepare(
             append_forwarded_for(&mut head.headers, &remote.to_string());
         }
     } else if !head.headers.contains(&HeaderName::X_FORWARDED_PROTO) {
-        let scheme = head.scheme.as_str();
         head.headers.append(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
     }
     if internal {

@@ -10,6 +10,7 @@ use outrigger_wasm::ReadyVm;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::plugin::PreparedPlugin;
+use crate::tls::Acceptors;
 
 /// What workers swap to.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub struct Prepared {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>,
     pub(crate) sockets: BTreeMap<Arc<str>, Arc<ListenerSockets>>,
+    pub(crate) acceptors: Acceptors,
 }
 
 /// One worker's started VMs, for plugins that the previous generation didn't have.
@@ -82,7 +84,11 @@ impl Prepared {
                 }
             }
         }
-        if failures.is_empty() { Ok(Prepared { snapshot, plugins, sockets }) } else { Err(failures) }
+        if !failures.is_empty() {
+            return Err(failures);
+        }
+        let acceptors = Acceptors::build(&snapshot, previous.map(|previous| &previous.acceptors));
+        Ok(Prepared { snapshot, plugins, sockets, acceptors })
     }
 
     #[must_use]

@@ -10,7 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use outrigger_config::{Action, CodecType, HttpConnectionManager};
-use outrigger_http::{ConnectionInfo, HeaderName, RequestHead, ResponseFlags, ResponseHead, StreamInfo, StreamState};
+use outrigger_http::{
+    ConnectionInfo, HeaderName, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo, StreamState, TlsInfo,
+    Version,
+};
 use tokio::time::Instant;
 
 use crate::downstream::h1::{Connection, NoRequest};
@@ -40,6 +43,8 @@ struct Client<'a> {
     id: u64,
     opened: Instant,
     stats: Rc<HttpStats>,
+    /// `None`: cleartext.
+    tls: Option<Arc<TlsInfo>>,
 }
 
 impl Drop for Client<'_> {
@@ -81,17 +86,21 @@ impl Client<'_> {
 
     fn state(
         &self,
-        head: RequestHead,
+        mut head: RequestHead,
         head_bytes: usize,
         remote: Option<std::net::SocketAddr>,
         local: Option<std::net::SocketAddr>,
         generation: u64,
     ) -> StreamState {
+        if self.tls.is_some() && head.version != Version::Http2 {
+            head.scheme = Scheme::Https;
+        }
         let mut info = StreamInfo {
             connection_id: self.id,
             downstream_remote: remote,
             downstream_local: local,
             connection: self.info.clone(),
+            downstream_tls: self.tls.clone(),
             request_header_bytes: head_bytes as u64,
             generation,
             ..StreamInfo::default()
@@ -107,16 +116,22 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
     let LiveChain::Http(chain) = slot.live() else { return };
     chain.stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_active);
-    let client = Client { cx, slot, info, id: cx.connection_id(), opened: Instant::now(), stats: chain.stats.clone() };
+    let tls = transport.tls().cloned();
+    let client =
+        Client { cx, slot, info, tls, id: cx.connection_id(), opened: Instant::now(), stats: chain.stats.clone() };
     let http2 = match chain.hcm.codec {
         CodecType::Http1 => false,
         CodecType::Http2 => true,
-        CodecType::Auto => {
-            match tokio::time::timeout(idle_timeout(&chain.hcm), starts_with_preface(&mut transport, &client)).await {
+        CodecType::Auto => match client.tls.as_ref().map_or("", |tls| &*tls.alpn) {
+            "h2" => true,
+            "http/1.1" => false,
+            _ => match tokio::time::timeout(idle_timeout(&chain.hcm), starts_with_preface(&mut transport, &client))
+                .await
+            {
                 Ok(Some(http2)) => http2,
                 _ => return,
-            }
-        }
+            },
+        },
     };
     drop(chain);
     if http2 {

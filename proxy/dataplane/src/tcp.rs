@@ -29,6 +29,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
         downstream_remote: down.remote,
         downstream_local: down.local,
         connection: info,
+        downstream_tls: down.tls().cloned(),
         ..StreamInfo::default()
     };
     slot.describe(&mut info);
@@ -73,6 +74,7 @@ async fn run(
     };
     state.info.upstream_remote = up.remote;
     state.info.upstream_local = up.local;
+    state.info.upstream_tls = up.tls().cloned();
     state.info.upstream_attempts = attempts;
     let deadline = proxy.max_downstream_connection_duration.map(|duration| Instant::now() + duration);
     match tunnel::run(down, &mut up, proxy.idle_timeout, deadline).await {

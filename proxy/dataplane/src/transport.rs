@@ -1,29 +1,41 @@
 //! The sockets that bytes come from and go to, and what every connection does with one.
 
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use outrigger_http::TlsInfo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::tls::{Acceptor, Connector, HandshakeError, Session, Target, TlsStats};
 use crate::write_queue::WriteQueue;
 
 /// How much one read takes at most.
 const READ_BYTES_MAX: usize = 16 * 1024;
 
+/// What TLS runs on.
+pub(crate) type Socket = TcpStream;
+
 /// A connected socket with what was read ahead and what is still to be written.
 #[derive(Debug)]
 pub(crate) struct Transport {
-    socket: TcpStream,
+    socket: Socket,
+    /// `None`: cleartext.
+    tls: Option<Box<Session>>,
     /// Bytes read and not taken yet. Holds no memory while it is empty: an idle connection costs next to nothing.
     pub(crate) input: BytesMut,
     pub(crate) output: WriteQueue,
     /// The peer has closed its sending side.
     pub(crate) eof: bool,
+    /// A TLS peer did so without saying it: its last message may have been cut.
+    pub(crate) truncated: bool,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) bytes_read: u64,
@@ -37,9 +49,11 @@ impl Transport {
         let (remote, local) = (socket.peer_addr().ok(), socket.local_addr().ok());
         Ok(Transport {
             socket,
+            tls: None,
             input: BytesMut::new(),
             output: WriteQueue::default(),
             eof: false,
+            truncated: false,
             remote,
             local,
             bytes_read: 0,
@@ -47,10 +61,46 @@ impl Transport {
         })
     }
 
+    /// Shakes hands with a client. What was read ahead is the beginning of its TLS.
+    pub(crate) async fn accept_tls(
+        &mut self,
+        acceptor: &Acceptor,
+        time_max: Duration,
+        stats: &TlsStats,
+    ) -> Result<(), HandshakeError> {
+        let incoming = std::mem::take(&mut self.input);
+        let session = acceptor.accept(&mut self.socket, incoming, time_max, stats).await?;
+        self.tls = Some(Box::new(session));
+        Ok(())
+    }
+
+    /// Shakes hands with a server.
+    pub(crate) async fn connect_tls(
+        &mut self,
+        connector: &Connector,
+        target: &Target<'_>,
+        stats: &TlsStats,
+    ) -> Result<(), HandshakeError> {
+        let session = connector.connect(&mut self.socket, target, stats).await?;
+        self.tls = Some(Box::new(session));
+        Ok(())
+    }
+
+    /// What is known of the connection's TLS; `None` for cleartext.
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        self.tls.as_ref().map(|tls| &tls.info)
+    }
+
     /// Reads once into `input`; 0 at the end of the peer's bytes. One `recv` a readiness: a short read disarms.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
+        }
+        if let Some(tls) = &mut self.tls {
+            let read = ready!(tls.poll_fill(&mut self.socket, &mut self.input, &mut self.truncated, cx))?;
+            self.eof = read == 0;
+            self.bytes_read += read as u64;
+            return Poll::Ready(Ok(read));
         }
         let mut scratch = [MaybeUninit::uninit(); READ_BYTES_MAX];
         let mut buffer = ReadBuf::uninit(&mut scratch);
@@ -69,11 +119,14 @@ impl Transport {
 
     /// Writes what is queued.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.output.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
         let before = self.output.len();
-        let result = self.output.poll_write_to(&mut self.socket, cx);
+        let result = match &mut self.tls {
+            Some(tls) if before > 0 || tls.wants_write() => {
+                tls.poll_write_queue(&mut self.output, &mut self.socket, cx)
+            }
+            _ if before == 0 => return Poll::Ready(Ok(())),
+            _ => self.output.poll_write_to(&mut self.socket, cx),
+        };
         self.bytes_written += (before - self.output.len()) as u64;
         result
     }
@@ -81,41 +134,64 @@ impl Transport {
     /// Closes the sending side.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
+        if let Some(tls) = &mut self.tls {
+            ready!(tls.poll_close(&mut self.socket, cx))?;
+        }
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 
-    /// The socket, for a protocol that reads by itself; what was read ahead comes first.
+    /// The connection, for a protocol that reads by itself; what was read ahead comes first.
     pub(crate) fn into_prefixed(self) -> Prefixed {
-        Prefixed { socket: self.socket, prefix: self.input }
+        Prefixed { socket: self.socket, tls: self.tls, prefix: self.input }
     }
 
     /// Closes with a reset: a peer must not take what it got for a whole message.
     pub(crate) fn reset(&self) {
-        _ = socket2::SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
+        _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// A socket whose first bytes were read already.
+/// Reads once; 0 at the end.
+pub(crate) async fn read_more(socket: &mut Socket, bytes: &mut BytesMut) -> io::Result<usize> {
+    let mut scratch = [MaybeUninit::uninit(); 4096];
+    let mut buffer = ReadBuf::uninit(&mut scratch);
+    poll_fn(|cx| Pin::new(&mut *socket).poll_read(cx, &mut buffer)).await?;
+    bytes.extend_from_slice(buffer.filled());
+    Ok(buffer.filled().len())
+}
+
+/// A connection whose first bytes were read already.
 #[derive(Debug)]
 pub(crate) struct Prefixed {
-    socket: TcpStream,
+    socket: Socket,
+    tls: Option<Box<Session>>,
     prefix: BytesMut,
 }
 
 impl AsyncRead for Prefixed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(cx, buffer);
+        let Prefixed { socket, tls, prefix } = &mut *self;
+        if prefix.is_empty() {
+            let Some(tls) = tls else { return Pin::new(socket).poll_read(cx, buffer) };
+            // A cut is noticed by the protocol: its frames have lengths.
+            ready!(tls.poll_fill(socket, prefix, &mut false, cx))?;
         }
-        let taken = self.prefix.len().min(buffer.remaining());
-        buffer.put_slice(&self.prefix.split_to(taken));
+        let taken = prefix.len().min(buffer.remaining());
+        buffer.put_slice(&prefix.split_to(taken));
+        if prefix.is_empty() {
+            *prefix = BytesMut::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Prefixed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        let Prefixed { socket, tls, .. } = &mut *self;
+        match tls {
+            Some(tls) => tls.poll_write(bytes, socket, cx),
+            None => Pin::new(socket).poll_write(cx, bytes),
+        }
     }
 
     fn poll_write_vectored(
@@ -123,7 +199,11 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        let Prefixed { socket, tls, .. } = &mut *self;
+        match tls {
+            Some(tls) => tls.poll_write_slices(slices, socket, cx),
+            None => Pin::new(socket).poll_write_vectored(cx, slices),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -131,10 +211,18 @@ impl AsyncWrite for Prefixed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
+        let Prefixed { socket, tls, .. } = &mut *self;
+        match tls {
+            Some(tls) => tls.poll_send(socket, cx),
+            None => Pin::new(socket).poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
+        let Prefixed { socket, tls, .. } = &mut *self;
+        if let Some(tls) = tls {
+            ready!(tls.poll_close(socket, cx))?;
+        }
+        Pin::new(socket).poll_shutdown(cx)
     }
 }

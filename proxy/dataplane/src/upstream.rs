@@ -4,10 +4,11 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, RequestHead, ResponseHead};
+use outrigger_http::{Headers, RequestHead, ResponseHead, TlsInfo};
 
 use crate::error::StreamError;
 use crate::http1::BodyEvent;
@@ -102,6 +103,14 @@ impl Upstream {
         match self {
             Upstream::H1(stream) => stream.answered,
             Upstream::H2(_) => false,
+        }
+    }
+
+    /// What TLS established; `None`: cleartext.
+    pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
+        match self {
+            Upstream::H1(stream) => stream.transport.tls(),
+            Upstream::H2(stream) => stream.tls.as_ref(),
         }
     }
 

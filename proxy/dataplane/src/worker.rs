@@ -22,6 +22,7 @@ use crate::listener::{self, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
 use crate::prepared::{Prepared, WorkerVms};
+use crate::tls::Handshakes;
 use crate::trace::{SpanSink, Spans};
 
 /// What the control side asks of a worker.
@@ -60,6 +61,7 @@ pub(crate) struct WorkerCx {
     pub(crate) services: Arc<Services>,
     pub(crate) access_log: AccessLogWriter,
     pub(crate) breakers: BreakerSet,
+    pub(crate) handshakes: Handshakes,
     pub(crate) overload: Arc<Overload>,
     pub(crate) spans: Spans,
     connections: Arc<[AtomicUsize]>,
@@ -84,6 +86,7 @@ impl WorkerCx {
             services: shared.services,
             access_log: shared.access_log,
             breakers: shared.breakers,
+            handshakes: Handshakes::default(),
             overload: shared.overload,
             connections: shared.connections,
             peers: RefCell::new(peers),

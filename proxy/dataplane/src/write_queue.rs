@@ -101,7 +101,13 @@ impl WriteQueue {
         Poll::Ready(Ok(()))
     }
 
-    fn consume(&mut self, mut written: usize) {
+    /// What is queued, in order.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        self.done.iter().map(|bytes| &bytes[..]).chain(std::iter::once(&self.open[..]))
+    }
+
+    /// Forgets the first bytes: they are written.
+    pub(crate) fn consume(&mut self, mut written: usize) {
         self.len -= written;
         while let Some(front) = self.done.front_mut() {
             if written < front.len() {

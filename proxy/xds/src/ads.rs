@@ -1,8 +1,10 @@
 //! The ADS client: a thin loop around [`AdsState`], which knows the protocol.
 //!
-//! Whatever happens to the stream, what is held keeps serving; only its age is told.
+//! Whatever happens to the stream, what is held keeps serving; only its age is told. Secrets may come over streams of
+//! their own, which are driven the same way.
 
 mod backoff;
+mod secrets;
 mod state;
 mod stream;
 
@@ -22,10 +24,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::{ApiVariant, ConfigSink, Status, Verdict};
+use crate::{AdsStatus, ApiVariant, ConfigSink, Status, Verdict};
 use backoff::Backoff;
 use state::{AdsState, Pending, Request};
-use stream::{AdsStream, Outgoing, Received};
+use stream::{AdsStream, Outgoing, Received, Service};
+
+pub use secrets::run_secret_streams;
 
 /// A connection that isn't there after this long isn't coming.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,21 +63,40 @@ pub async fn run_ads<C, F, E>(
     E: Display,
 {
     let AdsOptions { node, variant, clusters, listeners, initial_metadata } = options;
-    let mut client = Client {
-        state: AdsState::new(variant, node, clusters, listeners),
-        sink,
-        needed,
-        status,
-        judging: FuturesUnordered::new(),
-        outgoing: None,
-    };
+    let state = AdsState::new(Source::Ads, variant, node, clusters, listeners);
+    let kind = Kind { source: Source::Ads, service: Service::Aggregated, variant };
+    run(kind, state, &initial_metadata, connect, sink, needed, status).await;
+}
+
+/// What a stream carries, and how.
+#[derive(Debug, Clone)]
+struct Kind {
+    source: Source,
+    service: Service,
+    variant: ApiVariant,
+}
+
+async fn run<C, F, E>(
+    kind: Kind,
+    state: AdsState,
+    initial_metadata: &[(String, String)],
+    connect: C,
+    sink: &impl ConfigSink,
+    needed: watch::Receiver<Needed>,
+    status: &Status,
+) where
+    C: Fn() -> F,
+    F: Future<Output = Result<Channel, E>>,
+    E: Display,
+{
+    let mut client = Client { kind, state, sink, needed, status, judging: FuturesUnordered::new(), outgoing: None };
     client.needed.mark_changed();
     let mut backoff = Backoff::new();
     let mut random = SmallRng::from_os_rng();
     loop {
         let Some(connected) = client.meanwhile(tokio::time::timeout(CONNECT_TIMEOUT, connect())).await else { return };
         let ended = match connected {
-            Ok(Ok(channel)) => match client.run_stream(channel, variant, &initial_metadata, &mut backoff).await {
+            Ok(Ok(channel)) => match client.run_stream(channel, initial_metadata, &mut backoff).await {
                 Some(ended) => ended,
                 None => return,
             },
@@ -82,7 +105,8 @@ pub async fn run_ads<C, F, E>(
         };
         client.disconnected(&ended);
         let wait = backoff.next(Some(&ended), &mut random);
-        tracing::warn!(code = ?ended.code(), reason = ended.message(), ?wait, "ADS stream ended");
+        let of = &client.kind.source;
+        tracing::warn!(%of, code = ?ended.code(), reason = ended.message(), ?wait, "stream ended");
         if client.meanwhile(tokio::time::sleep(wait)).await.is_none() {
             return;
         }
@@ -92,6 +116,7 @@ pub async fn run_ads<C, F, E>(
 type Judging<'a> = Pin<Box<dyn Future<Output = (Option<Box<Pending>>, Verdict)> + 'a>>;
 
 struct Client<'a, S> {
+    kind: Kind,
     state: AdsState,
     sink: &'a S,
     needed: watch::Receiver<Needed>,
@@ -132,13 +157,12 @@ impl<S: ConfigSink> Client<'_, S> {
     async fn run_stream(
         &mut self,
         channel: Channel,
-        variant: ApiVariant,
         metadata: &[(String, String)],
         backoff: &mut Backoff,
     ) -> Option<tonic::Status> {
-        let (outgoing, opening) = stream::open(channel, variant, metadata);
+        let (outgoing, opening) = stream::open(channel, self.kind.service, self.kind.variant, metadata);
         self.outgoing = Some(outgoing);
-        self.status.update_ads(|ads| ads.streams += 1);
+        self.of_ads(|ads| ads.streams += 1);
         let requests = self.state.on_connect(Instant::now());
         self.send(requests);
         let mut stream: AdsStream = match self.meanwhile(opening).await? {
@@ -164,8 +188,15 @@ impl<S: ConfigSink> Client<'_, S> {
         }
     }
 
+    /// Notes something of the ADS stream, where this is it.
+    fn of_ads(&self, write: impl FnOnce(&mut AdsStatus)) {
+        if self.kind.source == Source::Ads {
+            self.status.update_ads(write);
+        }
+    }
+
     fn connected(&self) {
-        self.status.update_ads(|ads| {
+        self.of_ads(|ads| {
             ads.connected = true;
             ads.since = Some(SystemTime::now());
             ads.last_error.clear();
@@ -175,19 +206,20 @@ impl<S: ConfigSink> Client<'_, S> {
     fn disconnected(&mut self, ended: &tonic::Status) {
         self.outgoing = None;
         self.state.on_disconnect();
-        self.status.update_ads(|ads| {
+        self.of_ads(|ads| {
             if std::mem::replace(&mut ads.connected, false) {
                 ads.since = Some(SystemTime::now());
             }
             ads.last_error = format!("{:?}: {}", ended.code(), ended.message());
         });
-        for kind in ResourceKind::ALL {
+        let all = self.kind.source == Source::Ads;
+        for kind in ResourceKind::ALL.into_iter().filter(|kind| all || *kind == ResourceKind::Secret) {
             self.status.update(kind, |status| status.update_failure += 1);
         }
     }
 
     fn on_received(&mut self, received: Received) {
-        self.status.update_ads(|ads| {
+        self.of_ads(|ads| {
             ads.last_response = Some(SystemTime::now());
             ads.control_plane = received.control_plane;
         });
@@ -222,13 +254,13 @@ impl<S: ConfigSink> Client<'_, S> {
         let Some(mut pending) = pending else { return };
         let requests = self.state.on_verdict(&mut pending, verdict, Instant::now());
         self.status.update(pending.kind, |status| {
-            pending.batch.record(&Source::Ads, status);
+            pending.batch.record(&self.kind.source, status);
             for name in &pending.removed {
                 match status.accepted.get_mut(name) {
                     Some(resource) if pending.kind.is_named() => {
                         resource.warnings = Arc::new(["removed by the control plane, kept while in use".to_owned()]);
                     }
-                    _ => status.forget(name, &Source::Ads),
+                    _ => status.forget(name, &self.kind.source),
                 }
             }
             if pending.batch.rejected.is_empty() {
@@ -247,7 +279,7 @@ impl<S: ConfigSink> Client<'_, S> {
         let needed = self.needed.borrow_and_update().clone();
         let (requests, forgotten) = self.state.on_needed(&needed, Instant::now());
         for (kind, name) in forgotten {
-            self.status.update(kind, |status| status.forget(&name, &Source::Ads));
+            self.status.update(kind, |status| status.forget(&name, &self.kind.source));
         }
         self.send(requests);
     }

@@ -1,6 +1,7 @@
 //! Resources that came together, from any source: what is new is decoded, what is wrong is named.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,7 +10,7 @@ use outrigger_config::{Resource, ResourceKind, Source};
 use outrigger_proto::{pb, type_url};
 use prost::Message;
 
-use crate::decode::{decode, type_url_of};
+use crate::decode::{certificate_files, decode, type_url_of};
 use crate::{AcceptedResource, KindStatus, Rejected, Verdict};
 
 /// A NACK's text is no longer than this.
@@ -44,7 +45,12 @@ pub(crate) struct Batch {
     /// A resource of which not even the name could be read.
     pub(crate) has_unnamed: bool,
     pub(crate) watched: Vec<(Arc<str>, Arc<str>)>,
+    /// Files that accepted secrets name.
+    pub(crate) files: BTreeMap<Arc<str>, SecretFiles>,
 }
+
+/// Files, each with the folder to watch for it.
+pub(crate) type SecretFiles = Vec<(Arc<str>, Arc<Path>)>;
 
 /// Unwraps an `Any` that may hold a `Resource` with name and version (state of the world with the wrapper).
 pub(crate) fn raw(any: pb::google::protobuf::Any, version: &Arc<str>) -> Option<Raw> {
@@ -137,6 +143,9 @@ impl Batch {
                 self.reject(name, &format!("calls itself {:?}", accepted.name), &raw.version);
             }
             Ok(accepted) => {
+                if kind == ResourceKind::Secret {
+                    self.files.insert(Arc::clone(&accepted.name), certificate_files(&raw.bytes));
+                }
                 let held = Held { version: raw.version, bytes: raw.bytes };
                 self.raws.insert(Arc::clone(&accepted.name), (held, accepted.warnings.into()));
                 self.upserts.push((accepted.name, accepted.resource));
@@ -160,6 +169,9 @@ impl Batch {
         for (name, (held, warnings)) in &self.raws {
             let (version, bytes) = (Arc::clone(&held.version), held.bytes.clone());
             let warnings = Arc::clone(warnings);
+            if let Some(files) = self.files.get(name) {
+                status.note_files(source, name, held, files.clone());
+            }
             let source = source.clone();
             status.accept(name, AcceptedResource { source, version, bytes, since, warnings });
         }

@@ -7,14 +7,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::{Cluster, Listener, OverloadManager, Resource, ResourceKind, Source, Update};
+use outrigger_config::{
+    Cluster, Listener, OverloadManager, Resource, ResourceKind, Secret, Source, StreamSource, Update,
+};
 use outrigger_proto::audit::audit;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::bootstrap::v3 as bootstrap;
 use pb::envoy::config::core::v3 as core;
 use prost::Message;
 
-use crate::decode::{XdsResource, config_source, duration, is_v2, judge, socket_address};
+use crate::decode::{XdsResource, config_source, duration, judge, socket_address, stream_source};
 use crate::files::FileSource;
 use crate::{Diagnostics, Problem};
 
@@ -35,7 +37,7 @@ pub struct Bootstrap {
     /// As it is told to the control plane.
     pub node: core::Node,
     pub admin: Option<Admin>,
-    /// To be submitted first: clusters, then listeners.
+    /// To be submitted first: secrets, clusters, then listeners.
     pub static_resources: Vec<Update>,
     pub ads: Option<AdsServer>,
     pub cds: Option<ResourceSource>,
@@ -169,9 +171,11 @@ fn decode_admin(proto: &bootstrap::Admin, d: &mut Diagnostics) -> Option<Admin> 
 }
 
 fn static_resources(proto: bootstrap::bootstrap::StaticResources, d: &mut Diagnostics) -> Vec<Update> {
+    let secrets = resources::<Secret>(proto.secrets, "secrets", ResourceKind::Secret, d);
     let clusters = resources::<Cluster>(proto.clusters, "clusters", ResourceKind::Cluster, d);
     let listeners = resources::<Listener>(proto.listeners, "listeners", ResourceKind::Listener, d);
-    vec![clusters, listeners]
+    let secrets = Some(secrets).filter(|secrets| !secrets.upserts.is_empty());
+    secrets.into_iter().chain([clusters, listeners]).collect()
 }
 
 fn resources<R: XdsResource>(
@@ -207,44 +211,16 @@ fn resources<R: XdsResource>(
 }
 
 fn ads_server(proto: &core::ApiConfigSource, static_resources: &[Update], d: &mut Diagnostics) -> Option<AdsServer> {
-    use core::api_config_source::ApiType;
-    let variant = match ApiType::try_from(proto.api_type) {
-        Ok(ApiType::Grpc) => Some(ApiVariant::StateOfTheWorld),
-        Ok(ApiType::DeltaGrpc) => Some(ApiVariant::Delta),
-        Ok(other) => {
-            let text = format!("{} is not supported, only GRPC and DELTA_GRPC", other.as_str_name());
-            d.at("api_type", |d| d.error(text));
-            None
-        }
-        Err(_) => {
-            d.at("api_type", |d| d.error("is no value of this enum"));
-            None
-        }
-    };
-    if is_v2(proto.transport_api_version) {
-        d.at("transport_api_version", |d| d.error("only V3 is supported"));
+    let stream = stream_source(proto, d)?;
+    let known = static_resources.iter().flat_map(|update| &update.upserts);
+    let mut known = known.filter(|(_, resource)| resource.kind() == ResourceKind::Cluster);
+    if !known.any(|(name, _)| *name == stream.cluster) && !d.has_errors() {
+        let text = format!("{:?} is no cluster of static_resources", stream.cluster);
+        d.at_index("grpc_services", 0, |d| d.at("envoy_grpc", |d| d.at("cluster_name", |d| d.error(text))));
     }
-    let [service] = &proto.grpc_services[..] else {
-        d.at("grpc_services", |d| d.error("is required, one of them"));
-        return None;
-    };
-    let (cluster, authority) = d.at_index("grpc_services", 0, |d| {
-        let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
-            d.at("envoy_grpc", |d| d.error("is required"));
-            return None;
-        };
-        let known = static_resources.iter().flat_map(|update| &update.upserts);
-        let mut known = known.filter(|(_, resource)| resource.kind() == ResourceKind::Cluster);
-        if !known.any(|(name, _)| **name == *grpc.cluster_name) && !d.has_errors() {
-            let text = format!("{:?} is no cluster of static_resources", grpc.cluster_name);
-            d.at("envoy_grpc", |d| d.at("cluster_name", |d| d.error(text)));
-        }
-        let authority = if grpc.authority.is_empty() { &grpc.cluster_name } else { &grpc.authority };
-        Some((Arc::from(grpc.cluster_name.as_str()), authority.clone()))
-    })?;
-    let initial_metadata =
-        service.initial_metadata.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
-    Some(AdsServer { variant: variant?, cluster, authority, initial_metadata })
+    let variant = if stream.is_delta { ApiVariant::Delta } else { ApiVariant::StateOfTheWorld };
+    let StreamSource { cluster, authority, initial_metadata, .. } = stream;
+    Some(AdsServer { variant, cluster, authority, initial_metadata })
 }
 
 fn dynamic_source(
@@ -266,7 +242,7 @@ fn dynamic_source(
             let folder = d.watched.iter().rfind(|(file, _)| *file == path).map(|(_, folder)| Arc::clone(folder));
             Some(ResourceSource::File(FileSource { kind, path, watched_directory: folder }))
         }
-        Source::Static => None,
+        Source::Static | Source::Stream(_) => None,
     })
 }
 

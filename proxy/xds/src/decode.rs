@@ -15,18 +15,22 @@ mod mutation;
 mod native;
 mod retry;
 mod route;
+mod tls;
 mod tracing;
 mod wasm;
 
 use std::sync::Arc;
 
-use outrigger_config::{Assignment, Cluster, ExtensionConfig, Listener, Resource, ResourceKind, RouteConfig, Source};
+use outrigger_config::{
+    Assignment, Cluster, ExtensionConfig, Listener, Resource, ResourceKind, RouteConfig, Secret, Source,
+};
 use outrigger_proto::audit::{Finding, Severity, audit};
 use outrigger_proto::type_url;
 use prost::Message;
 
 pub(crate) use access_log::message;
-pub(crate) use common::{config_source, duration, is_v2, socket_address};
+pub(crate) use common::{config_source, duration, socket_address, stream_source};
+pub(crate) use tls::certificate_files;
 
 use crate::{Diagnostics, Problem};
 
@@ -89,6 +93,7 @@ pub(crate) fn type_url_of(kind: ResourceKind) -> &'static str {
         ResourceKind::Listener => Listener::TYPE_URL,
         ResourceKind::Route => RouteConfig::TYPE_URL,
         ResourceKind::Extension => ExtensionConfig::TYPE_URL,
+        ResourceKind::Secret => Secret::TYPE_URL,
     }
 }
 
@@ -105,6 +110,7 @@ pub fn decode(kind: ResourceKind, bytes: &[u8], source: &Source, version: &Arc<s
         ResourceKind::Listener => decode_as::<Listener>(bytes, source, version),
         ResourceKind::Route => decode_as::<RouteConfig>(bytes, source, version),
         ResourceKind::Extension => decode_as::<ExtensionConfig>(bytes, source, version),
+        ResourceKind::Secret => decode_as::<Secret>(bytes, source, version),
     }
 }
 

@@ -3,6 +3,7 @@
 //! A file holds a `DiscoveryResponse`, as the state of the world of its kind. It is read again when anything moves in its
 //! folder (atomic renames, Kubernetes' symlink swaps); what can't be read or is rejected leaves the last good version.
 
+mod secrets;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ use tokio::sync::watch as channel;
 use crate::batch::{Batch, Held, prepare, raw};
 use crate::{ConfigSink, Rejected, Status};
 use watch::Folders;
+
+pub use secrets::run_secret_files;
 
 /// No file is longer.
 const FILE_BYTES_MAX: u64 = 256 << 20;

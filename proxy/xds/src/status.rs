@@ -1,12 +1,15 @@
 //! What was accepted and rejected, for `/config_dump`, `/ready` and metrics.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use outrigger_config::{ResourceKind, Source};
+use tokio::sync::Notify;
 
+use crate::batch::{Held, SecretFiles};
 use crate::{Bootstrap, Rejected};
 
 /// Shared by the sources that write it and the admin interface that reads it. Clones are the same status.
@@ -15,10 +18,12 @@ pub struct Status(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    kinds: [KindStatus; 5],
+    kinds: [KindStatus; ResourceKind::COUNT],
     ads: AdsStatus,
     /// Folders to watch for files, where `watched_directory` says so.
     watched: BTreeMap<Arc<str>, Arc<str>>,
+    /// Told when secrets that name files come or go.
+    files_changed: Arc<Notify>,
 }
 
 /// The resources of one kind.
@@ -36,6 +41,8 @@ pub struct KindStatus {
     pub update_success: u64,
     pub update_rejected: u64,
     pub update_failure: u64,
+    /// Secrets whose content stands in files, by source and name.
+    files: BTreeMap<(Source, Arc<str>), (Held, SecretFiles)>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,7 +111,25 @@ impl Status {
 
     /// Runs `write` on a kind's status. Never across an await.
     pub(crate) fn update<T>(&self, kind: ResourceKind, write: impl FnOnce(&mut KindStatus) -> T) -> T {
-        write(&mut self.lock().kinds[kind as usize])
+        let mut state = self.lock();
+        let out = write(&mut state.kinds[kind as usize]);
+        if kind == ResourceKind::Secret {
+            state.files_changed.notify_one();
+        }
+        out
+    }
+
+    /// Secrets whose content stands in files, and what tells that there are others.
+    pub(crate) fn secret_files(&self) -> (Vec<FiledSecret>, Arc<Notify>) {
+        let state = self.lock();
+        let files = state.kinds[ResourceKind::Secret as usize].files.iter();
+        let secrets = files.map(|((source, name), (held, files))| FiledSecret {
+            source: source.clone(),
+            name: Arc::clone(name),
+            held: held.clone(),
+            files: files.clone(),
+        });
+        (secrets.collect(), Arc::clone(&state.files_changed))
     }
 
     pub(crate) fn update_ads(&self, write: impl FnOnce(&mut AdsStatus)) {
@@ -120,7 +145,27 @@ impl Status {
     }
 }
 
+/// A secret that names files.
+#[derive(Debug, Clone)]
+pub(crate) struct FiledSecret {
+    pub(crate) source: Source,
+    pub(crate) name: Arc<str>,
+    pub(crate) held: Held,
+    /// Each with the folder to watch for it.
+    pub(crate) files: Vec<(Arc<str>, Arc<Path>)>,
+}
+
 impl KindStatus {
+    /// Notes the files that an accepted secret names.
+    pub(crate) fn note_files(&mut self, source: &Source, name: &Arc<str>, held: &Held, files: SecretFiles) {
+        let key = (source.clone(), Arc::clone(name));
+        if files.is_empty() {
+            self.files.remove(&key);
+        } else {
+            self.files.insert(key, (held.clone(), files));
+        }
+    }
+
     pub(crate) fn accept(&mut self, name: &Arc<str>, resource: AcceptedResource) {
         self.rejected.remove(name);
         self.accepted.insert(Arc::clone(name), resource);
@@ -136,6 +181,9 @@ impl KindStatus {
     }
 
     pub(crate) fn forget(&mut self, name: &str, source: &Source) {
+        if !self.files.is_empty() {
+            self.files.remove(&(source.clone(), Arc::from(name)));
+        }
         if self.accepted.get(name).is_some_and(|resource| resource.source == *source) {
             self.accepted.remove(name);
         }

@@ -52,7 +52,7 @@ fn whole(server: &Server, selection: &Selection<'_>, include_eds: bool) -> Confi
         let (bootstrap, last_updated) = (server.bootstrap.decode(), Some(parts::timestamp(server.bootstrap.at)));
         configs.push(parts::any(type_url::BOOTSTRAP_CONFIG_DUMP, &BootstrapConfigDump { bootstrap, last_updated }));
     }
-    let parts = [Part::Clusters, Part::Endpoints, Part::Extensions, Part::Listeners, Part::Routes];
+    let parts = [Part::Clusters, Part::Endpoints, Part::Extensions, Part::Listeners, Part::Routes, Part::Secrets];
     configs.extend(
         parts
             .into_iter()

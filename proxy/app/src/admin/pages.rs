@@ -9,6 +9,7 @@ use super::reply::Reply;
 use super::request::Asked;
 use super::{clusters, config_dump, server_info, stats};
 use crate::args::LogLevel;
+use crate::certificates;
 use crate::logging::{Logging, Unknown};
 use crate::server::{Exit, Server, State};
 use crate::system;
@@ -63,7 +64,7 @@ pub(crate) async fn answer(asked: &Asked, server: &Rc<Server>) -> Reply {
         }
         "/logging" => logging(asked, &server.logging),
         "/memory" => memory(),
-        "/certs" => Reply::json(&json!({"certificates": []})),
+        "/certs" => Reply::json(&certificates::page(&server.snapshot.borrow())),
         "/runtime" => Reply::json(&json!({"layers": [], "entries": {}})),
         "/hot_restart_version" => Reply::text(200, "disabled\n"),
         "/drain_listeners" => drain(asked, server),

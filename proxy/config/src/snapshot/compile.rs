@@ -8,7 +8,9 @@ use super::dirty::Dirty;
 use super::{ClusterEntry, Snapshot, Warming};
 use crate::refs::Refs;
 use crate::resources::{Entry, Slot};
-use crate::{Assignment, Cluster, Dependency, Discovery, Resource, ResourceKind, ResourceSet, SharedMap, Source};
+use crate::{
+    Assignment, Cluster, Dependency, Discovery, Resource, ResourceKind, ResourceSet, SecretRef, SharedMap, Source,
+};
 
 impl Snapshot {
     /// The generation of a set. `previous` is the one that is served now: what is unchanged is taken from it, and its
@@ -42,6 +44,7 @@ impl Snapshot {
         if dirty.listeners {
             compiler.names_needed();
         }
+        compiler.secrets_needed(dirty);
         compiler.next.warming.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         compiler.next
     }
@@ -68,17 +71,30 @@ impl Compiler<'_> {
             self.next.clusters.remove(name);
             return;
         };
-        match self.endpoints(cluster) {
-            Endpoints::Known(assignment) => self.publish_cluster(name, cluster, assignment),
+        let mut awaited = self.secrets_awaited(cluster.transports.secrets());
+        let assignment = match self.endpoints(cluster) {
+            Endpoints::Known(assignment) => assignment,
             Endpoints::Awaited(service) => {
-                let old = self.previous.published(ResourceKind::Cluster, name).cloned();
-                self.next.clusters.remove(name);
-                if let Some(old) = &old {
-                    self.publish_old_cluster(name, old);
-                }
-                self.hold(ResourceKind::Cluster, name, vec![(ResourceKind::Endpoints, service)], old);
+                awaited.push((ResourceKind::Endpoints, service));
+                None
             }
+        };
+        if awaited.is_empty() {
+            return self.publish_cluster(name, cluster, assignment);
         }
+        let old = self.previous.published(ResourceKind::Cluster, name).cloned();
+        self.next.clusters.remove(name);
+        if let Some(old) = &old {
+            self.publish_old_cluster(name, old);
+        }
+        self.hold(ResourceKind::Cluster, name, awaited, old);
+    }
+
+    /// Secrets that haven't come. Of those that don't exist nobody waits: their connections are refused.
+    fn secrets_awaited<'s>(&self, secrets: impl Iterator<Item = &'s SecretRef>) -> Vec<(ResourceKind, Arc<str>)> {
+        let slots = self.set.slots(ResourceKind::Secret);
+        let awaited = secrets.filter(|secret| !slots.contains_key(&secret.key));
+        awaited.map(|secret| (ResourceKind::Secret, Arc::clone(&secret.key))).collect()
     }
 
     fn endpoints(&self, cluster: &Cluster) -> Endpoints {
@@ -95,8 +111,15 @@ impl Compiler<'_> {
     }
 
     fn publish_cluster(&mut self, name: &Arc<str>, cluster: &Arc<Cluster>, assignment: Option<Arc<Assignment>>) {
+        let found = |secret: &SecretRef| match self.set.get(ResourceKind::Secret, &secret.key) {
+            Some(Resource::Secret(found)) => Some((Arc::clone(&secret.key), Arc::clone(found))),
+            _ => None,
+        };
+        let secrets: BTreeMap<_, _> = cluster.transports.secrets().filter_map(found).collect();
         let unchanged = self.previous.clusters.get(name).filter(|entry| {
             Arc::ptr_eq(&entry.cluster, cluster)
+                && entry.secrets.len() == secrets.len()
+                && entry.secrets.iter().zip(&secrets).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1))
                 && match (&entry.assignment, &assignment) {
                     (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                     (None, None) => true,
@@ -105,7 +128,7 @@ impl Compiler<'_> {
         });
         let entry = match unchanged {
             Some(entry) => Arc::clone(entry),
-            None => Arc::new(ClusterEntry { cluster: Arc::clone(cluster), assignment }),
+            None => Arc::new(ClusterEntry { cluster: Arc::clone(cluster), assignment, secrets }),
         };
         if !self.next.clusters.get(name).is_some_and(|held| Arc::ptr_eq(held, &entry)) {
             self.next.clusters.insert(Arc::clone(name), entry);
@@ -194,6 +217,7 @@ impl Compiler<'_> {
             !self.next.extensions.contains_key(name) && !self.set.is_missing(ResourceKind::Extension, name)
         });
         awaited.extend(extensions.map(|name| (ResourceKind::Extension, Arc::clone(name))));
+        awaited.extend(self.secrets_awaited(refs.secrets.iter()));
         awaited
     }
 
@@ -241,7 +265,7 @@ impl Compiler<'_> {
                 self.next.extensions.insert(Arc::clone(name), Arc::clone(extension));
             }
             Resource::Cluster(_) => self.publish_old_cluster(name, &old),
-            Resource::Listener(_) | Resource::Endpoints(_) => return None,
+            Resource::Listener(_) | Resource::Endpoints(_) | Resource::Secret(_) => return None,
         }
         self.next.kept.insert((kind, Arc::clone(name)), old.clone());
         Some(old)
@@ -318,9 +342,58 @@ impl Compiler<'_> {
         let needed = &mut self.next.needed;
         needed.routes = routes;
         needed.extensions = extensions;
-        needed.files.retain(|(kind, _), _| *kind == ResourceKind::Endpoints);
+        needed.files.retain(|(kind, _), _| !matches!(kind, ResourceKind::Route | ResourceKind::Extension));
         needed.files.extend(files);
     }
+
+    /// The secrets that listeners and clusters need, the held versions too.
+    fn secrets_needed(&mut self, dirty: &Dirty) {
+        let changed = dirty.listeners
+            || dirty.clusters.iter().any(|name| secrets_of(self.previous, name) != secrets_of(&self.next, name));
+        if !changed {
+            return;
+        }
+        let mut secrets: BTreeMap<Arc<str>, Vec<&Dependency>> = BTreeMap::new();
+        let mut streams: BTreeMap<Source, BTreeMap<Arc<str>, Vec<&Dependency>>> = BTreeMap::new();
+        let mut files = Files::new();
+        let set = self.set;
+        let kinds = [ResourceKind::Listener, ResourceKind::Cluster];
+        let accepted = kinds.into_iter().flat_map(|kind| set.slots(kind).values()).filter_map(|slot| match slot {
+            Slot::Held(entry) => Some(entry),
+            Slot::Missing => None,
+        });
+        let published = self.next.held.values().flatten().chain(self.next.kept.values());
+        for secret in accepted.chain(published).flat_map(|entry| &entry.refs().secrets) {
+            let dependency = &secret.dependency;
+            let name = Arc::clone(&dependency.name);
+            expect(&mut files, ResourceKind::Secret, dependency);
+            match &dependency.from {
+                Source::Ads => secrets.entry(name).or_default().push(dependency),
+                Source::Stream(_) => {
+                    streams.entry(dependency.from.clone()).or_default().entry(name).or_default().push(dependency);
+                }
+                Source::File(_) | Source::Static => {}
+            }
+        }
+        let secrets = over_ads(secrets, &self.previous.needed.secrets);
+        let streams = streams.into_iter().map(|(from, names)| {
+            let names = names.into_iter().filter_map(|(name, users)| Some((name, timeout(users.into_iter())?)));
+            (from, names.collect::<SharedMap<_>>())
+        });
+        let streams = streams.collect();
+        let needed = &mut self.next.needed;
+        needed.secrets = secrets;
+        needed.streams = streams;
+        needed.files.retain(|(kind, _), _| *kind != ResourceKind::Secret);
+        needed.files.extend(files);
+    }
+}
+
+/// The secrets that the versions of a cluster name.
+fn secrets_of<'s>(snapshot: &'s Snapshot, name: &Arc<str>) -> Vec<&'s SecretRef> {
+    let accepted = snapshot.set.entry(ResourceKind::Cluster, name);
+    let published = snapshot.published(ResourceKind::Cluster, name);
+    accepted.into_iter().chain(published).flat_map(|entry| &entry.refs().secrets).collect()
 }
 
 /// The assignments that the versions of a cluster name: the accepted one and the published one.

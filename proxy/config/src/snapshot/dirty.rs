@@ -32,13 +32,22 @@ impl Dirty {
                 dirty.clusters.extend(users.keys().cloned());
             }
         }
+        let secrets = changed(ResourceKind::Secret);
+        if !secrets.is_empty() {
+            dirty.listeners = true;
+            let users = set.slots(ResourceKind::Cluster).iter().filter(|(_, slot)| match slot {
+                Slot::Held(entry) => entry.refs().secrets.iter().any(|secret| secrets.contains(&secret.key)),
+                Slot::Missing => false,
+            });
+            dirty.clusters.extend(users.map(|(name, _)| Arc::clone(name)));
+        }
         for (kind, name) in previous.held.keys().chain(previous.kept.keys()) {
             match kind {
                 ResourceKind::Cluster => drop(dirty.clusters.insert(Arc::clone(name))),
                 ResourceKind::Route => drop(dirty.routes.insert(Arc::clone(name))),
                 ResourceKind::Extension => drop(dirty.extensions.insert(Arc::clone(name))),
                 ResourceKind::Listener => dirty.listeners = true,
-                ResourceKind::Endpoints => {}
+                ResourceKind::Endpoints | ResourceKind::Secret => {}
             }
         }
         dirty

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::dirty::Dirty;
 use super::{FilterConfig, Snapshot};
-use crate::testing::{assignment, cluster, eds, extension, listener, route};
+use crate::testing::{assignment, cluster, eds, extension, listener, route, secret, tls_cluster};
 use crate::{HttpFilter, HttpFilterKind, Resource, ResourceKind, ResourceSet, Source, Update};
 
 /// A set, and what is served of it.
@@ -270,8 +270,8 @@ impl Random {
 }
 
 fn random_update(random: &mut Random, version: u32) -> Update {
-    let kind = ResourceKind::ALL[usize::try_from(random.below(5)).unwrap()];
-    let prefix = ["c", "e", "l", "r", "x"][kind as usize];
+    let kind = ResourceKind::ALL[usize::try_from(random.below(6)).unwrap()];
+    let prefix = ["c", "e", "l", "r", "x", "s"][kind as usize];
     let name = random.name(prefix);
     match random.below(10) {
         0..=6 => {}
@@ -281,11 +281,15 @@ fn random_update(random: &mut Random, version: u32) -> Update {
     let (a, b) = (random.name("c"), random.name("c"));
     let resource = match kind {
         ResourceKind::Cluster if random.below(4) == 0 => cluster(&name, version),
+        ResourceKind::Cluster if random.below(3) == 0 => {
+            tls_cluster(&name, &random.name("e"), &random.name("s"), version)
+        }
         ResourceKind::Cluster => eds(&name, &random.name("e"), version),
         ResourceKind::Endpoints => assignment(&name, version),
         ResourceKind::Listener => listener(&name, version, &random.name("r"), &[&random.name("x")]),
         ResourceKind::Route => route(&name, version, &[&a, &b]),
         ResourceKind::Extension => extension(&name, version),
+        ResourceKind::Secret => secret(&name, version),
     };
     upsert(Source::Ads, [resource])
 }
@@ -317,6 +321,15 @@ fn check_invariants(set: &ResourceSet, before: &Snapshot, now: &Snapshot) {
             assert!(there || !new || !in_set(ResourceKind::Cluster, cluster), "{name} lacks {cluster}");
             let lost = !there && before.clusters.contains_key(cluster);
             assert!(!lost || (!held && !in_set(ResourceKind::Cluster, cluster)), "{name} lost {cluster}");
+        }
+    }
+    for (name, entry) in &now.clusters {
+        let new = !before.clusters.get(name).is_some_and(|old| Arc::ptr_eq(&old.cluster, &entry.cluster));
+        for secret in entry.cluster.transports.secrets() {
+            let there = entry.secrets.contains_key(&secret.key);
+            assert!(there || !new || set.is_missing(ResourceKind::Secret, &secret.key), "{name} lacks {}", secret.key);
+            assert_eq!(there, in_set(ResourceKind::Secret, &secret.key), "{name} {}", secret.key);
+            assert!(now.needed.secrets.contains_key(&secret.dependency.name), "{name} {}", secret.key);
         }
     }
     // Nothing that served and still exists stops serving.
@@ -362,7 +375,9 @@ fn picture(snapshot: &Snapshot) -> BTreeMap<String, String> {
     }
     for (name, entry) in &snapshot.clusters {
         let assignment = entry.assignment.as_ref().map(Arc::as_ptr);
-        picture.insert(format!("cluster {name}"), format!("{:p} {assignment:?}", Arc::as_ptr(&entry.cluster)));
+        let secrets: Vec<_> = entry.secrets.values().map(Arc::as_ptr).collect();
+        picture
+            .insert(format!("cluster {name}"), format!("{:p} {assignment:?} {secrets:?}", Arc::as_ptr(&entry.cluster)));
     }
     picture.insert("warming".to_owned(), format!("{:?}", snapshot.warming));
     let needed = |kind| {
@@ -371,11 +386,14 @@ fn picture(snapshot: &Snapshot) -> BTreeMap<String, String> {
         names.sort();
         names.join(",")
     };
-    for kind in [ResourceKind::Endpoints, ResourceKind::Route, ResourceKind::Extension] {
+    for kind in NAMED {
         picture.insert(format!("needed {kind}"), needed(kind));
     }
     picture
 }
+
+const NAMED: [ResourceKind; 4] =
+    [ResourceKind::Endpoints, ResourceKind::Route, ResourceKind::Extension, ResourceKind::Secret];
 
 #[test]
 fn random_updates_keep_the_invariants() {
@@ -400,7 +418,7 @@ fn random_updates_keep_the_invariants() {
 /// Tells what is missing until nothing is warming: then the way there doesn't show.
 fn settle(world: &mut World, seed: u64) {
     for _ in 0..20 {
-        for kind in [ResourceKind::Endpoints, ResourceKind::Route, ResourceKind::Extension] {
+        for kind in NAMED {
             let missing = world.snapshot.needed.names(kind).unwrap().keys().cloned().collect();
             world.apply(Update { missing, ..empty(Source::Ads, kind) });
         }
@@ -410,4 +428,34 @@ fn settle(world: &mut World, seed: u64) {
     assert_eq!(picture(&world.snapshot), picture(&fresh), "seed {seed}: equal sets, different snapshots");
     let again = Snapshot::compile(&world.set, Some(&world.snapshot), 2);
     assert!(again.clusters.changed(&world.snapshot.clusters, Arc::ptr_eq).is_empty());
+}
+
+#[test]
+fn a_cluster_waits_for_its_own_secrets_only() {
+    let mut world = World::default();
+    world.add(assignment("e", 1));
+    world.add(tls_cluster("a", "e", "s1", 1));
+    world.add(tls_cluster("b", "e", "s2", 1));
+    assert_eq!(world.warming(), ["a<-s1", "b<-s2"]);
+    world.add(secret("s2", 1));
+    assert_eq!(world.warming(), ["a<-s1"]);
+    assert!(world.snapshot.clusters.contains_key("b") && !world.snapshot.clusters.contains_key("a"));
+    // It doesn't exist: the cluster is there, and its connections are refused.
+    world.miss(ResourceKind::Secret, "s1");
+    assert!(world.warming().is_empty());
+    assert!(world.snapshot.clusters.get("a").unwrap().secrets.is_empty());
+    // A rotated secret reaches whoever uses it, and nobody else.
+    let before = world.snapshot.clone();
+    world.add(secret("s2", 2));
+    let same = |name: &str| Arc::ptr_eq(before.clusters.get(name).unwrap(), world.snapshot.clusters.get(name).unwrap());
+    assert!(same("a") && !same("b"));
+    // While a new version waits, the old one serves with its secret.
+    world.add(tls_cluster("b", "e", "s3", 2));
+    assert_eq!(world.warming(), ["b<-s3"]);
+    let served = world.snapshot.clusters.get("b").unwrap();
+    assert_eq!(served.cluster.per_connection_buffer_limit_bytes, 1);
+    assert!(served.secrets.contains_key("s2"));
+    world.add(secret("s3", 1));
+    assert!(world.warming().is_empty());
+    assert!(world.snapshot.needed.secrets.get("s2").is_none() && world.set.get(ResourceKind::Secret, "s2").is_none());
 }

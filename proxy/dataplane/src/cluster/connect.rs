@@ -15,6 +15,7 @@ use super::PickKey;
 use super::breakers::{Breaker, Permit, RetryGuard};
 use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection, Pools};
 use crate::error::{ErrorKind, StreamError};
+use crate::tls::Alpn;
 use crate::transport::Transport;
 use crate::upstream::{Upstream, h1, h2};
 
@@ -92,7 +93,7 @@ impl ClusterHandle {
             None => {
                 let cluster = self.clone();
                 Checkout::Connecting(Box::pin(async move {
-                    let (transport, guard) = cluster.connect(&endpoint, priority).await?;
+                    let (transport, guard) = cluster.connect(&endpoint, priority, Alpn::Http1).await?;
                     cluster.stats.upstream_cx_http1_total().inc();
                     let stream = Box::new(h1::Stream::new(transport, cluster.cluster().http.http1.enable_trailers));
                     Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
@@ -136,7 +137,8 @@ impl ClusterHandle {
                 StreamError::upstream(ErrorKind::Terminated)
             })?;
             let (remote, local) = connection.addresses;
-            let stream = Upstream::H2(Box::new(h2::Stream::new(sender, reused, remote, local)));
+            let stream = h2::Stream::new(sender, reused, (remote, local), connection.tls.clone());
+            let stream = Upstream::H2(Box::new(stream));
             Ok(Box::new(cluster.picked(stream, endpoint, None, request, Some(count))))
         }))
     }
@@ -171,6 +173,7 @@ impl ClusterHandle {
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
         priority: RoutingPriority,
+        alpn: Alpn,
     ) -> Result<(Transport, ConnectionGuard), StreamError> {
         let stats = &self.stats;
         let overflow = || {
@@ -187,28 +190,26 @@ impl ClusterHandle {
         let counts = &endpoint.counts;
         counts.cx_total.set(counts.cx_total.get() + 1);
         let started = Instant::now();
-        let connecting = TcpStream::connect(endpoint.endpoint.address);
-        let failed = |kind| {
+        let connecting = async {
+            let failure = |_| StreamError::upstream(ErrorKind::ConnectFailure);
+            let socket = TcpStream::connect(endpoint.endpoint.address).await.map_err(failure)?;
+            keep_alive(&socket, self.cluster().tcp_keepalive);
+            let mut transport = Transport::new(socket).map_err(failure)?;
+            self.secure(&mut transport, endpoint, alpn).await?;
+            Ok(transport)
+        };
+        let failed = |error| {
             stats.upstream_cx_connect_fail().inc();
             counts.cx_connect_fail.set(counts.cx_connect_fail.get() + 1);
-            StreamError::upstream(kind)
+            error
         };
-        let socket = match tokio::time::timeout(self.cluster().connect_timeout, connecting).await {
-            Ok(Ok(socket)) => socket,
-            Ok(Err(_)) => return Err(failed(ErrorKind::ConnectFailure)),
+        let transport = match tokio::time::timeout(self.cluster().connect_timeout, connecting).await {
+            Ok(connected) => connected.map_err(failed)?,
             Err(_) => {
                 stats.upstream_cx_connect_timeout().inc();
-                return Err(failed(ErrorKind::ConnectTimeout));
+                return Err(failed(StreamError::upstream(ErrorKind::ConnectTimeout)));
             }
         };
-        if let Some((idle, interval, probes)) = self.cluster().tcp_keepalive {
-            let keepalive = socket2::TcpKeepalive::new()
-                .with_time(std::time::Duration::from_secs(idle.into()))
-                .with_interval(std::time::Duration::from_secs(interval.into()))
-                .with_retries(probes);
-            _ = socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive);
-        }
-        let transport = Transport::new(socket).map_err(|_| failed(ErrorKind::ConnectFailure))?;
         stats.upstream_cx_connect_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
         stats.upstream_cx_active().inc();
         counts.cx_active.set(counts.cx_active.get() + 1);
@@ -225,7 +226,7 @@ impl ClusterHandle {
             self.stats.upstream_cx_none_healthy().inc();
             StreamError::upstream(ErrorKind::NoHealthyUpstream)
         })?;
-        let (transport, guard) = self.connect(&endpoint, key.priority).await?;
+        let (transport, guard) = self.connect(&endpoint, key.priority, Alpn::None).await?;
         Ok((transport, guard, endpoint))
     }
 
@@ -234,9 +235,9 @@ impl ClusterHandle {
         endpoint: &Rc<EndpointHandle>,
         priority: RoutingPriority,
     ) -> Result<Rc<H2Connection>, StreamError> {
-        let (transport, guard) = self.connect(endpoint, priority).await?;
+        let (transport, guard) = self.connect(endpoint, priority, Alpn::Http2).await?;
         self.stats.upstream_cx_http2_total().inc();
-        let addresses = (transport.remote, transport.local);
+        let (addresses, tls) = ((transport.remote, transport.local), transport.tls().cloned());
         let options = self.cluster().http.http2;
         let handshake = ::h2::client::Builder::new()
             .initial_window_size(options.initial_stream_window_bytes)
@@ -258,6 +259,7 @@ impl ClusterHandle {
             closed: closed.clone(),
             idle_since: Cell::new(Instant::now()),
             addresses,
+            tls,
         });
         // The task lives as long as the connection, which the pool and its streams hold.
         tokio::task::spawn_local(async move {
@@ -268,6 +270,15 @@ impl ClusterHandle {
         endpoint.pools().h2.borrow_mut().push(connection.clone());
         Ok(connection)
     }
+}
+
+fn keep_alive(socket: &TcpStream, options: Option<(u32, u32, u32)>) {
+    let Some((idle, interval, probes)) = options else { return };
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(std::time::Duration::from_secs(idle.into()))
+        .with_interval(std::time::Duration::from_secs(interval.into()))
+        .with_retries(probes);
+    _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }
 
 fn usable(connection: &Rc<H2Connection>, options: &UpstreamHttpOptions) -> bool {

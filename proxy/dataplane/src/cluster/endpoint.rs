@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use outrigger_config::{Endpoint, Health, Locality};
+use outrigger_http::TlsInfo;
 use tokio::time::Instant;
 
 use super::breakers::Permit;
@@ -88,6 +89,7 @@ pub(crate) struct H2Connection {
     pub(super) closed: Rc<Cell<bool>>,
     pub(super) idle_since: Cell<Instant>,
     pub(super) addresses: (Option<SocketAddr>, Option<SocketAddr>),
+    pub(super) tls: Option<Arc<TlsInfo>>,
 }
 
 impl EndpointHandle {

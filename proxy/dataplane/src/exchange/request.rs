@@ -245,6 +245,7 @@ impl Exchange<'_> {
                 Ok(picked) => self.connected(picked)?,
                 Err(error) => {
                     self.origin = Origin::Done;
+                    self.note_transport_failure(error);
                     self.attempt_failed(error, false)?;
                     return Ok(true);
                 }
@@ -259,6 +260,18 @@ impl Exchange<'_> {
         Ok(progress)
     }
 
+    /// Tells why a connection wasn't made, where TLS knows.
+    fn note_transport_failure(&self, error: StreamError) {
+        if error.kind != ErrorKind::ConnectFailure {
+            return;
+        }
+        let mut state = self.stream.borrow_mut();
+        let cluster = state.info.cluster_name.as_ref().and_then(|name| self.chain.live.cluster(self.cx, name));
+        if let Some(reason) = cluster.and_then(|cluster| cluster.take_transport_failure()) {
+            state.info.upstream_transport_failure_reason = reason.to_string().into();
+        }
+    }
+
     fn connected(&mut self, mut picked: Box<crate::cluster::Picked>) -> Result<(), StreamError> {
         let end = self.request.passed.head == Some(true);
         {
@@ -266,6 +279,7 @@ impl Exchange<'_> {
             let (remote, local) = picked.stream.addresses();
             state.info.upstream_remote = remote;
             state.info.upstream_local = local;
+            state.info.upstream_tls = picked.stream.tls().cloned();
             state.info.mark(TimingPoint::UpstreamReady);
             picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
             state.info.mark(TimingPoint::UpstreamRequestSent);

@@ -27,6 +27,8 @@ pub(crate) struct Stream {
     trailers: bool,
     upgrade_asked: bool,
     head_seen: bool,
+    /// The answer's body ends with the connection.
+    until_close: bool,
     request_sent: bool,
     keep_alive: bool,
     pub(crate) answered: bool,
@@ -45,6 +47,7 @@ impl Stream {
             trailers,
             upgrade_asked: false,
             head_seen: false,
+            until_close: false,
             request_sent: false,
             keep_alive: true,
             answered: false,
@@ -128,6 +131,7 @@ impl Stream {
         if status >= 200 {
             self.head_seen = true;
             self.keep_alive &= response.keep_alive && !self.upgrade_asked;
+            self.until_close = response.body == BodyLength::UntilClose;
             self.decoder = BodyDecoder::new(response.body, LIMITS, self.trailers);
         }
         Ok(UpstreamHead {
@@ -145,6 +149,10 @@ impl Stream {
 
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BodyEvent>, StreamError>> {
         loop {
+            // What runs until the close and ends without TLS's own end may be cut.
+            if self.transport.truncated && self.until_close && self.transport.input.is_empty() {
+                return Poll::Ready(Err(self.protocol_error()));
+            }
             match self.decoder.decode(&mut self.transport.input, self.transport.eof) {
                 Ok(Some(event)) => return Poll::Ready(Ok(Some(event))),
                 Ok(None) if self.decoder.is_done() => return Poll::Ready(Ok(None)),

@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use outrigger_http::{Headers, Method, RequestHead, ResponseHead, Version};
+use outrigger_http::{Headers, Method, RequestHead, ResponseHead, TlsInfo, Version};
 
 use super::UpstreamHead;
 use crate::error::{ErrorKind, StreamError};
@@ -24,6 +25,7 @@ pub(crate) struct Stream {
     pub(crate) reused: bool,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
+    pub(crate) tls: Option<Arc<TlsInfo>>,
 }
 
 impl std::fmt::Debug for Stream {
@@ -38,10 +40,10 @@ impl Stream {
     pub(crate) fn new(
         sender: SendRequest<Bytes>,
         reused: bool,
-        remote: Option<SocketAddr>,
-        local: Option<SocketAddr>,
+        (remote, local): (Option<SocketAddr>, Option<SocketAddr>),
+        tls: Option<Arc<TlsInfo>>,
     ) -> Stream {
-        Stream { sender, response: None, reader: None, writer: Writer::default(), reused, remote, local }
+        Stream { sender, response: None, reader: None, writer: Writer::default(), reused, remote, local, tls }
     }
 
     pub(crate) fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {

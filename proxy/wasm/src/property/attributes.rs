@@ -323,7 +323,7 @@ fn of_tls(tls: &TlsInfo, name: &str) -> Option<Property> {
         "uri_san_local_certificate" => first(&local?.uri_sans),
         "uri_san_peer_certificate" => first(&peer?.uri_sans),
         "sha256_peer_certificate_digest" => text(&peer?.sha256),
-        "peer_certificate" => text(&peer?.url_encoded_pem),
+        "peer_certificate" => text(&peer?.url_encoded_pem()),
         _ => None,
     }
 }

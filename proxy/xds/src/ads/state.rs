@@ -57,13 +57,15 @@ pub(crate) struct Pending {
 
 #[derive(Debug)]
 pub(crate) struct AdsState {
+    /// ADS, or a stream of its own, which carries secrets.
+    source: Source,
     variant: ApiVariant,
     node: Node,
     node_told: bool,
     connected: bool,
     /// Counts streams, so that a verdict on a response of an old one isn't sent on a new one.
     stream: u64,
-    kinds: [KindState; 5],
+    kinds: [KindState; ResourceKind::COUNT],
     /// NACKs that wait.
     deferred: Vec<(Instant, ResourceKind, Request)>,
 }
@@ -92,11 +94,11 @@ struct KindState {
 }
 
 impl AdsState {
-    pub(crate) fn new(variant: ApiVariant, node: Node, clusters: bool, listeners: bool) -> AdsState {
-        let mut kinds: [KindState; 5] = std::array::from_fn(|_| KindState::default());
+    pub(crate) fn new(source: Source, variant: ApiVariant, node: Node, clusters: bool, listeners: bool) -> AdsState {
+        let mut kinds: [KindState; ResourceKind::COUNT] = std::array::from_fn(|_| KindState::default());
         kinds[ResourceKind::Cluster as usize].wildcard = clusters;
         kinds[ResourceKind::Listener as usize].wildcard = listeners;
-        AdsState { variant, node, node_told: false, connected: false, stream: 0, kinds, deferred: Vec::new() }
+        AdsState { source, variant, node, node_told: false, connected: false, stream: 0, kinds, deferred: Vec::new() }
     }
 
     fn kind(&mut self, kind: ResourceKind) -> &mut KindState {
@@ -176,7 +178,7 @@ impl AdsState {
         let mut requests = Vec::new();
         let mut forgotten = Vec::new();
         for kind in ResourceKind::ALL {
-            let Some(names) = needed.names(kind) else { continue };
+            let Some(names) = needed.names_from(&self.source, kind) else { continue };
             let state = self.kind(kind);
             let changed = names.changed(&state.names, |_, _| true);
             state.names = names.clone();
@@ -256,14 +258,14 @@ impl AdsState {
             let state = &self.kinds[*kind as usize];
             !state.busy && !state.queue.is_empty()
         })?;
-        let (variant, stream) = (self.variant, self.stream);
+        let (variant, stream, source) = (self.variant, self.stream, self.source.clone());
         let state = self.kind(kind);
         let Response { version, nonce, resources, removed, .. } = state.queue.pop_front()?;
         state.busy = true;
         let wanted = |name: &str| state.wildcard || state.names.contains_key(name);
-        let mut batch = prepare(kind, &Source::Ads, resources, |name| state.held.get(name), wanted);
+        let mut batch = prepare(kind, &source, resources, |name| state.held.get(name), wanted);
         let mut update = Update {
-            source: Source::Ads,
+            source,
             kind,
             upserts: std::mem::take(&mut batch.upserts),
             removed: Vec::new(),
@@ -389,6 +391,7 @@ impl AdsState {
         });
         let mut updates = Vec::new();
         for kind in ResourceKind::ALL {
+            let source = self.source.clone();
             let state = self.kind(kind);
             let late: Vec<Arc<str>> =
                 state.waiting.iter().filter(|(_, at)| **at <= now).map(|(name, _)| Arc::clone(name)).collect();
@@ -396,13 +399,7 @@ impl AdsState {
                 state.waiting.remove(name);
             }
             if !late.is_empty() {
-                updates.push(Update {
-                    source: Source::Ads,
-                    kind,
-                    upserts: Vec::new(),
-                    removed: Vec::new(),
-                    missing: late,
-                });
+                updates.push(Update { source, kind, upserts: Vec::new(), removed: Vec::new(), missing: late });
             }
         }
         (requests, updates)

@@ -1,4 +1,4 @@
-//! An ADS stream over gRPC, delta or state of the world.
+//! A stream over gRPC, delta or state of the world: of all kinds of resources, or of secrets.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use pb::envoy::service::discovery::v3::aggregated_discovery_service_client::Aggr
 use pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
+use pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
@@ -21,6 +22,13 @@ use crate::decode::kind_of;
 
 /// A message may be as large as gRPC allows: large meshes send megabytes.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
+
+/// Which of the services of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    Aggregated,
+    Secrets,
+}
 
 /// Where requests go. What waits is bounded by the responses that are answered.
 #[derive(Debug)]
@@ -56,10 +64,12 @@ pub(crate) struct Received {
 /// A stream in the making: requests can be sent at once.
 pub(crate) fn open(
     channel: Channel,
+    service: Service,
     variant: ApiVariant,
     metadata: &[(String, String)],
 ) -> (Outgoing, impl Future<Output = Result<AdsStream, Status>> + use<>) {
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut ads = AggregatedDiscoveryServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut secrets = SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let metadata = headers(metadata);
     let (delta, delta_requests) = mpsc::unbounded_channel();
     let (sotw, sotw_requests) = mpsc::unbounded_channel();
@@ -72,14 +82,20 @@ pub(crate) fn open(
             ApiVariant::Delta => {
                 let mut request = tonic::Request::new(UnboundedReceiverStream::new(delta_requests));
                 *request.metadata_mut() = metadata;
-                let stream = client.delta_aggregated_resources(request).await?.into_inner();
-                Ok(AdsStream::Delta(Box::new(stream)))
+                let stream = match service {
+                    Service::Aggregated => ads.delta_aggregated_resources(request).await?,
+                    Service::Secrets => secrets.delta_secrets(request).await?,
+                };
+                Ok(AdsStream::Delta(Box::new(stream.into_inner())))
             }
             ApiVariant::StateOfTheWorld => {
                 let mut request = tonic::Request::new(UnboundedReceiverStream::new(sotw_requests));
                 *request.metadata_mut() = metadata;
-                let stream = client.stream_aggregated_resources(request).await?.into_inner();
-                Ok(AdsStream::Sotw(Box::new(stream)))
+                let stream = match service {
+                    Service::Aggregated => ads.stream_aggregated_resources(request).await?,
+                    Service::Secrets => secrets.stream_secrets(request).await?,
+                };
+                Ok(AdsStream::Sotw(Box::new(stream.into_inner())))
             }
         }
     };

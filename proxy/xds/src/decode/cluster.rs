@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_config::{
     CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, Resource, RetryBudget,
-    UpstreamHttpOptions,
+    Transports, UpstreamHttpOptions,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
@@ -16,7 +16,7 @@ use pb::google::protobuf::Any;
 
 use super::access_log::message;
 use super::common::{config_source, duration, name, number, origin, percent_millis, timeout_or, variant};
-use super::{Rejection, XdsResource, endpoint};
+use super::{Rejection, XdsResource, endpoint, tls};
 use crate::Diagnostics;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -42,7 +42,7 @@ impl XdsResource for Cluster {
         let lb = lb_policy(&proto, d);
         let [breakers, high] = breakers(proto.circuit_breakers.as_ref(), d);
         let http = http_options(&proto, d);
-        raw_transport(proto.transport_socket.as_ref(), d);
+        let transport = tls::upstream_transport(proto.transport_socket.as_ref(), d);
         let buffer = number(
             proto.per_connection_buffer_limit_bytes,
             1 << 20,
@@ -63,6 +63,7 @@ impl XdsResource for Cluster {
             http: http.ok_or(Rejection)?,
             per_connection_buffer_limit_bytes: buffer,
             tcp_keepalive: keepalive(proto.upstream_connection_options.as_ref()),
+            transports: Transports { default: transport.ok_or(Rejection)? },
         })
     }
 
@@ -332,21 +333,6 @@ pub(crate) fn http2_options(proto: Option<&core::Http2ProtocolOptions>, d: &mut 
             "initial_connection_window_size",
             d,
         ),
-    }
-}
-
-/// A transport socket that is none.
-pub(crate) fn raw_transport(socket: Option<&core::TransportSocket>, d: &mut Diagnostics) {
-    use core::transport_socket::ConfigType;
-    let Some(socket) = socket else { return };
-    let raw = match &socket.config_type {
-        Some(ConfigType::TypedConfig(config)) => {
-            type_url::message_name(&config.type_url) == type_url::message_name(type_url::RAW_BUFFER)
-        }
-        None => socket.name == "envoy.transport_sockets.raw_buffer",
-    };
-    if !raw {
-        d.at("transport_socket", |d| d.error(format!("{} is not supported, only raw_buffer", socket.name)));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_config::{Cidr, Metadata, MetadataStruct, MetadataValue, Origin, Source};
+use outrigger_config::{Cidr, Metadata, MetadataStruct, MetadataValue, Origin, Source, StreamSource};
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::google::protobuf;
@@ -198,6 +198,55 @@ pub(crate) fn config_source(
         }
     };
     Some((from, timeout))
+}
+
+/// Where a secret is fetched: a stream of its own will do, too.
+pub(crate) fn secret_source(
+    source: &core::ConfigSource,
+    diagnostics: &mut Diagnostics,
+) -> Option<(Source, Option<Duration>)> {
+    use core::config_source::ConfigSourceSpecifier as Specifier;
+    let Some(Specifier::ApiConfigSource(api)) = &source.config_source_specifier else {
+        return config_source(Some(source), diagnostics);
+    };
+    let timeout = duration(source.initial_fetch_timeout.as_ref(), "initial_fetch_timeout", diagnostics);
+    let stream = diagnostics.at("api_config_source", |d| stream_source(api, d))?;
+    Some((Source::Stream(Arc::new(stream)), timeout))
+}
+
+/// A gRPC stream to a cluster.
+pub(crate) fn stream_source(proto: &core::ApiConfigSource, d: &mut Diagnostics) -> Option<StreamSource> {
+    use core::api_config_source::ApiType;
+    let is_delta = match ApiType::try_from(proto.api_type) {
+        Ok(ApiType::Grpc) => Some(false),
+        Ok(ApiType::DeltaGrpc) => Some(true),
+        Ok(other) => {
+            let text = format!("{} is not supported, only GRPC and DELTA_GRPC", other.as_str_name());
+            d.at("api_type", |d| d.error(text));
+            None
+        }
+        Err(_) => {
+            d.at("api_type", |d| d.error("is no value of this enum"));
+            None
+        }
+    };
+    if is_v2(proto.transport_api_version) {
+        d.at("transport_api_version", |d| d.error("only V3 is supported"));
+    }
+    let [service] = &proto.grpc_services[..] else {
+        d.at("grpc_services", |d| d.error("is required, one of them"));
+        return None;
+    };
+    let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(grpc)) = &service.target_specifier else {
+        d.at_index("grpc_services", 0, |d| d.at("envoy_grpc", |d| d.error("is required")));
+        return None;
+    };
+    let cluster =
+        d.at_index("grpc_services", 0, |d| d.at("envoy_grpc", |d| name(&grpc.cluster_name, "cluster_name", d)));
+    let authority = if grpc.authority.is_empty() { &grpc.cluster_name } else { &grpc.authority };
+    let initial_metadata =
+        service.initial_metadata.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
+    Some(StreamSource { cluster, authority: authority.clone(), is_delta: is_delta?, initial_metadata })
 }
 
 /// Version 2 of the API, which Envoy has dropped too.

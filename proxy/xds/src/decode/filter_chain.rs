@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{
-    Cidr, DownstreamTransport, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
-};
+use outrigger_config::{Cidr, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType};
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::listener::v3 as listener;
 
-use super::cluster::raw_transport;
 use super::common::{duration, variant};
 use super::listener::network_filter;
+use super::tls::downstream_transport;
 use crate::Diagnostics;
 
 /// The chains of a listener, the default chain last, and how they are found.
@@ -58,7 +56,7 @@ fn default_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<F
 }
 
 fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<FilterChain> {
-    raw_transport(proto.transport_socket.as_ref(), d);
+    let transport = downstream_transport(proto.transport_socket.as_ref(), d);
     let criteria = proto.filter_chain_match.as_ref();
     let criteria = criteria.map(|proto| d.at("filter_chain_match", |d| chain_match(proto, d)));
     let transport_timeout =
@@ -80,7 +78,7 @@ fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<Fi
     Some(FilterChain {
         name: Arc::from(proto.name.as_str()),
         criteria: criteria.unwrap_or_default(),
-        transport: DownstreamTransport::Raw,
+        transport: transport?,
         transport_timeout: transport_timeout.filter(|timeout| !timeout.is_zero()),
         filter: terminal?,
     })

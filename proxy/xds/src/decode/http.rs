@@ -9,6 +9,7 @@ use outrigger_config::{
     Cidr, CodecType, EscapedSlashes, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits, PathNormalization,
     RouteSource, UpgradeConfig,
 };
+use outrigger_config::{ClientCertDetails, ForwardClientCert};
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::extensions::filters::http::router::v3::Router;
@@ -79,6 +80,8 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         use_remote_address: flag(proto.use_remote_address, false),
         xff_num_trusted_hops: proto.xff_num_trusted_hops,
         skip_xff_append: proto.skip_xff_append,
+        forward_client_cert: forward_client_cert(proto, d),
+        client_cert_details: client_cert_details(proto),
         generate_request_id: flag(proto.generate_request_id, true),
         preserve_external_request_id: proto.preserve_external_request_id,
         always_set_request_id_in_response: proto.always_set_request_id_in_response,
@@ -107,6 +110,28 @@ fn suppresses(filters: &[hcm::HttpFilter]) -> bool {
         }
         _ => false,
     })
+}
+
+fn forward_client_cert(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -> ForwardClientCert {
+    use hcm::http_connection_manager::ForwardClientCertDetails as Proto;
+    match variant(proto.forward_client_cert_details, "forward_client_cert_details", d) {
+        Some(Proto::Sanitize) | None => ForwardClientCert::Sanitize,
+        Some(Proto::ForwardOnly) => ForwardClientCert::ForwardOnly,
+        Some(Proto::AppendForward) => ForwardClientCert::AppendForward,
+        Some(Proto::SanitizeSet) => ForwardClientCert::SanitizeSet,
+        Some(Proto::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
+    }
+}
+
+fn client_cert_details(proto: &hcm::HttpConnectionManager) -> ClientCertDetails {
+    let details = proto.set_current_client_cert_details.unwrap_or_default();
+    ClientCertDetails {
+        subject: flag(details.subject, false),
+        cert: details.cert,
+        chain: details.chain,
+        dns: details.dns,
+        uri: details.uri,
+    }
 }
 
 fn codec(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -> Option<CodecType> {

@@ -174,7 +174,7 @@ fn bad_clusters_name_the_field() {
         &format!("{path}.socket_address.port_value: is not a port number up to 65535"),
     );
     let reason = bad(ResourceKind::Cluster, "{name: a, load_assignment: {}, transport_socket: {name: tls}}");
-    assert_eq!(reason, "transport_socket: tls is not supported, only raw_buffer");
+    assert_eq!(reason, "transport_socket: tls is not supported, only UpstreamTlsContext and raw_buffer");
 }
 
 #[test]
@@ -282,10 +282,7 @@ fn bad_listeners_name_the_field() {
         &format!("{RDS}, http_filters: [{lua}, {ROUTER}]"),
         "http_filters[0].typed_config: type envoy.extensions.filters.http.lua.v3.Lua is not supported",
     );
-    check(
-        &format!("{RDS}, http_filters: [{ROUTER}], forward_client_cert_details: FORWARD_ONLY"),
-        "forward_client_cert_details: is not supported",
-    );
+    check(&format!("{RDS}, http_filters: [{ROUTER}], add_user_agent: true"), "add_user_agent: is not supported");
     check(&format!("codec_type: HTTP3, {RDS}, http_filters: [{ROUTER}]"), "codec_type: HTTP3 is not supported");
     assert_eq!(bad(ResourceKind::Listener, "{name: l, default_filter_chain: {}}").lines().count(), 2);
 }

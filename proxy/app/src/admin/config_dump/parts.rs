@@ -7,10 +7,12 @@ use std::time::SystemTime;
 use outrigger_config::ResourceKind;
 use outrigger_proto::pb::envoy::admin::v3 as admin;
 use outrigger_proto::pb::envoy::admin::v3::ClientResourceStatus;
+use outrigger_proto::pb::envoy::config::bootstrap::v3::bootstrap::StaticResources;
 use outrigger_proto::pb::envoy::config::cluster::v3::Cluster;
 use outrigger_proto::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrigger_proto::pb::envoy::config::listener::v3::{Listener, filter::ConfigType};
 use outrigger_proto::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use outrigger_proto::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use outrigger_proto::pb::google::protobuf::{Any, Timestamp};
 use outrigger_proto::type_url;
 use outrigger_xds::{AcceptedResource, KindStatus, RejectedResource};
@@ -28,6 +30,7 @@ pub(super) enum Part {
     Extensions,
     Listeners,
     Routes,
+    Secrets,
 }
 
 /// Which resources are wanted.
@@ -101,6 +104,7 @@ pub(super) fn timestamp(at: SystemTime) -> Timestamp {
 struct Statics {
     clusters: Vec<Cluster>,
     listeners: Vec<Listener>,
+    secrets: Vec<Secret>,
     at: SystemTime,
 }
 
@@ -111,7 +115,9 @@ impl Statics {
         let keep = |of: &str| name.is_none_or(|regex| regex.is_match(of));
         resources.clusters.retain(|cluster| keep(&cluster.name));
         resources.listeners.retain(|listener| keep(&listener.name));
-        Statics { clusters: resources.clusters, listeners: resources.listeners, at: server.bootstrap.at }
+        resources.secrets.retain(|secret| keep(&secret.name));
+        let StaticResources { clusters, listeners, secrets } = resources;
+        Statics { clusters, listeners, secrets, at: server.bootstrap.at }
     }
 }
 
@@ -128,6 +134,7 @@ impl Part {
             "ecds_filters" => Part::Extensions,
             "static_listeners" | "dynamic_listeners" => Part::Listeners,
             "static_route_configs" | "dynamic_route_configs" => Part::Routes,
+            "static_secrets" | "dynamic_active_secrets" | "dynamic_warming_secrets" => Part::Secrets,
             _ => return None,
         })
     }
@@ -139,6 +146,7 @@ impl Part {
             Part::Extensions => ResourceKind::Extension,
             Part::Listeners => ResourceKind::Listener,
             Part::Routes => ResourceKind::Route,
+            Part::Secrets => ResourceKind::Secret,
         }
     }
 
@@ -155,6 +163,7 @@ impl Part {
                 any(type_url::LISTENERS_CONFIG_DUMP, &listeners(&status, &entries, &statics(selection.name)))
             }
             Part::Extensions => any(type_url::ECDS_CONFIG_DUMP, &extensions(&entries)),
+            Part::Secrets => any(type_url::SECRETS_CONFIG_DUMP, &secrets(&entries, &statics(selection.name))),
             Part::Routes => {
                 let listeners = server.status.kind(ResourceKind::Listener);
                 any(type_url::ROUTES_CONFIG_DUMP, &routes(&entries, &listeners, &statics(None), selection.name))
@@ -199,6 +208,13 @@ impl Part {
             }
             "dynamic_route_configs" => {
                 list!(RoutesConfigDump.dynamic_route_configs, "RoutesConfigDump.DynamicRouteConfig")
+            }
+            "static_secrets" => list!(SecretsConfigDump.static_secrets, "SecretsConfigDump.StaticSecret"),
+            "dynamic_active_secrets" => {
+                list!(SecretsConfigDump.dynamic_active_secrets, "SecretsConfigDump.DynamicSecret")
+            }
+            "dynamic_warming_secrets" => {
+                list!(SecretsConfigDump.dynamic_warming_secrets, "SecretsConfigDump.DynamicSecret")
             }
             _ => Vec::new(),
         }
@@ -273,6 +289,32 @@ fn listeners(status: &KindStatus, entries: &[Entry<'_>], statics: &Statics) -> a
             error_state: entry.error(),
             client_status: entry.client_status(),
         });
+    }
+    dump
+}
+
+/// Private keys are not in it: whatever renders a dump leaves fields out that the API marks as sensitive.
+fn secrets(entries: &[Entry<'_>], statics: &Statics) -> admin::SecretsConfigDump {
+    use admin::secrets_config_dump::{DynamicSecret, StaticSecret};
+    let mut dump = admin::SecretsConfigDump::default();
+    dump.static_secrets.extend(statics.secrets.iter().map(|secret| StaticSecret {
+        name: secret.name.clone(),
+        last_updated: Some(timestamp(statics.at)),
+        secret: Some(any(type_url::SECRET, secret)),
+    }));
+    for entry in entries {
+        let Fields { version_info, resource, last_updated } = fields(type_url::SECRET, entry.shown());
+        let dynamic = DynamicSecret {
+            name: entry.name.to_string(),
+            version_info,
+            last_updated,
+            secret: resource,
+            error_state: entry.error(),
+            client_status: entry.client_status(),
+        };
+        let list =
+            if entry.active.is_some() { &mut dump.dynamic_active_secrets } else { &mut dump.dynamic_warming_secrets };
+        list.push(dynamic);
     }
     dump
 }

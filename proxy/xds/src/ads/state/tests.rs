@@ -22,7 +22,7 @@ const EDS: ResourceKind = ResourceKind::Endpoints;
 
 fn new(variant: ApiVariant) -> AdsState {
     let node = Node { id: "n".to_owned(), ..Node::default() };
-    AdsState::new(variant, node, true, false)
+    AdsState::new(outrigger_config::Source::Ads, variant, node, true, false)
 }
 
 fn raw(kind: ResourceKind, name: &str, version: &str, bytes: Bytes) -> Raw {

@@ -1,0 +1,102 @@
+//! TLS towards a cluster's endpoints.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::{ClusterEntry, Secret, UpstreamTls, UpstreamTransport};
+use outrigger_stats::Registry;
+
+use super::ClusterHandle;
+use super::endpoint::EndpointHandle;
+use crate::error::{ErrorKind, StreamError};
+use crate::tls::{Alpn, Connector, ContextError, HandshakeError, Target, TlsStats};
+use crate::transport::Transport;
+
+type Made = Result<Rc<Connector>, ContextError>;
+
+/// A cluster's TLS contexts as a worker uses them. Outlives updates that change neither them nor their secrets.
+#[derive(Debug)]
+pub(super) struct Security {
+    stats: Rc<TlsStats>,
+    /// Made at first use.
+    connectors: RefCell<Vec<(Arc<UpstreamTls>, Made)>>,
+    /// Why the last handshake failed, for the log of the stream that it was for.
+    failure: RefCell<Option<Arc<str>>>,
+    secrets: BTreeMap<Arc<str>, Arc<Secret>>,
+}
+
+impl Security {
+    pub(super) fn build(
+        entry: &ClusterEntry,
+        registry: &Arc<Registry>,
+        previous: Option<&ClusterHandle>,
+    ) -> Option<Rc<Security>> {
+        let mut contexts = entry.cluster.transports.contexts();
+        contexts.next()?;
+        let known = previous.filter(|previous| {
+            let same = |(a, b): (&Arc<Secret>, &Arc<Secret>)| Arc::ptr_eq(a, b);
+            previous.cluster().transports == entry.cluster.transports
+                && previous.cluster().stat_name == entry.cluster.stat_name
+                && previous.entry.secrets.len() == entry.secrets.len()
+                && previous.entry.secrets.values().zip(entry.secrets.values()).all(same)
+        });
+        if let Some(known) = known.and_then(|known| known.security.clone()) {
+            return Some(known);
+        }
+        Some(Rc::new(Security {
+            stats: TlsStats::of_cluster(registry, &entry.cluster.stat_name),
+            connectors: RefCell::default(),
+            failure: RefCell::default(),
+            secrets: entry.secrets.clone(),
+        }))
+    }
+
+    fn connector(&self, tls: &Arc<UpstreamTls>) -> Result<Rc<Connector>, HandshakeError> {
+        let mut connectors = self.connectors.borrow_mut();
+        let known = connectors.iter().find(|(known, _)| Arc::ptr_eq(known, tls) || known == tls);
+        let found = match known {
+            Some((_, connector)) => connector.clone(),
+            None => {
+                let resolved = tls.context.resolve(|key| self.secrets.get(key)).map_err(ContextError::from);
+                let made = resolved.and_then(|resolved| Connector::new(tls, &resolved)).map(Rc::new);
+                connectors.push((tls.clone(), made.clone()));
+                made
+            }
+        };
+        found.map_err(HandshakeError::Context)
+    }
+}
+
+impl ClusterHandle {
+    /// Brings up what the transport socket of an endpoint has on top of a connection.
+    pub(super) async fn secure(
+        &self,
+        transport: &mut Transport,
+        endpoint: &EndpointHandle,
+        alpn: Alpn,
+    ) -> Result<(), StreamError> {
+        let (Some(security), UpstreamTransport::Tls(tls)) = (&self.security, &self.cluster().transports.default) else {
+            return Ok(());
+        };
+        let target = Target { server_name: None, san: None, host_name: &endpoint.endpoint.hostname, alpn };
+        let shaken = match security.connector(tls) {
+            Ok(connector) => transport.connect_tls(&connector, &target, &security.stats).await,
+            Err(error) => {
+                security.stats.failed(&error);
+                Err(error)
+            }
+        };
+        shaken.map_err(|error| {
+            tracing::debug!(cluster = %self.cluster().name, "TLS: {error}");
+            *security.failure.borrow_mut() = Some(Arc::from(format!("TLS_error: {error}")));
+            StreamError::upstream(ErrorKind::ConnectFailure)
+        })
+    }
+
+    /// Why the handshake failed that has just failed.
+    pub(crate) fn take_transport_failure(&self) -> Option<Arc<str>> {
+        self.security.as_ref()?.failure.borrow_mut().take()
+    }
+}
