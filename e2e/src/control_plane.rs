@@ -31,11 +31,20 @@ impl ControlPlane {
 
     /// Serves a folder on these addresses (a restart in the same place).
     pub fn start_at(folder: &Path, xds: SocketAddr, http: SocketAddr) -> Result<ControlPlane> {
+        ControlPlane::start_with(folder, xds, http, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(folder: &Path, xds: SocketAddr, http: SocketAddr, arguments: &[String]) -> Result<ControlPlane> {
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("addresses.json");
         let mut process = Process::spawn("outrigger", &workspace::binary("outrigger")?, dir.path(), |command| {
             command.arg("serve").arg("--config-dir").arg(folder).arg("--address-file").arg(&file);
             command.args(["--xds-address", &xds.to_string(), "--http-address", &http.to_string()]);
+            if !arguments.iter().any(|argument| argument == "--state-dir") {
+                command.arg("--state-dir").arg(dir.path().join("state"));
+            }
+            command.args(arguments);
         })?;
         let addresses = eventually(DEADLINE, || {
             if let Err(error) = process.must_run() {

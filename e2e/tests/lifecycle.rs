@@ -127,6 +127,42 @@ fn drain_listeners_lets_running_requests_end() {
 }
 
 #[test]
+fn the_drain_strategy_says_when_connections_close() {
+    let origin = Origin::start("o").expect("origin");
+    let start = |strategy: &str| {
+        let arguments = ["--drain-time-s", "3600", "--drain-strategy", strategy].map(Into::into).to_vec();
+        let options = Options { arguments, ..Options::default() };
+        DataPlane::start_with(Peer::Outrigger, &plain(&origin), &options).expect("the proxy starts")
+    };
+    let open = |plane: &DataPlane| {
+        let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
+        client.send(Request::get("/").bytes()).expect("send");
+        assert_eq!(client.response().expect("an answer").status, 200);
+        client
+    };
+    // All at once: an idle connection closes.
+    let plane = start("immediate");
+    let mut client = open(&plane);
+    assert_eq!(plane.admin.post("/drain_listeners?graceful").expect("an answer").status, 200);
+    client.wait_closed(DEADLINE).expect("the connection closes");
+    // Spread over the time: within the first moments of an hour (almost) none does, so that one of several still serves.
+    let plane = start("gradual");
+    let address = plane.listener("main").expect("listener");
+    let mut clients: Vec<Connection> = (0..4).map(|_| open(&plane)).collect();
+    assert_eq!(plane.admin.post("/drain_listeners?graceful").expect("an answer").status, 200);
+    eventually(DEADLINE, || match Request::get("/").send(address) {
+        Err(_) => Ok(()),
+        Ok(response) => Err(format!("still answers {}", response.status)),
+    })
+    .expect("the listener drains");
+    let served = clients.iter_mut().filter_map(|client| {
+        client.send(Request::get("/").bytes()).ok()?;
+        client.response().ok()
+    });
+    assert!(served.filter(|response| response.status == 200).count() > 0, "connections still have their time");
+}
+
+#[test]
 fn sigterm_drains_and_exits() {
     // Envoy stops at once on SIGTERM; ours ends what runs first.
     for peer in Peer::all().into_iter().filter(|peer| *peer == Peer::Outrigger) {

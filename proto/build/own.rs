@@ -8,7 +8,11 @@ use protox::Compiler;
 use protox::file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver};
 
 /// Our messages, relative to the `proto` folder.
-const OURS: [&str; 2] = ["outrigger/filters/http/wasm/v1/wasm.proto", "outrigger/otlp/v1/trace.proto"];
+const OURS: [&str; 3] = [
+    "outrigger/code/v1/machine_code.proto",
+    "outrigger/filters/http/wasm/v1/wasm.proto",
+    "outrigger/otlp/v1/trace.proto",
+];
 
 /// Messages of others that the tables need and Rust code doesn't.
 const OTHERS: [&str; 2] = ["udpa/type/v1/typed_struct.proto", "xds/type/v3/typed_struct.proto"];

@@ -11,6 +11,13 @@ pub use envoy_types::pb::*;
 
 /// Our own messages.
 pub mod outrigger {
+    /// Machine code.
+    pub mod code {
+        /// `proto/outrigger/code/v1/machine_code.proto`.
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/outrigger.code.v1.rs"));
+        }
+    }
     /// Traces for a collector.
     pub mod otlp {
         /// `proto/outrigger/otlp/v1/trace.proto`.

@@ -94,6 +94,25 @@ pub fn parse(message: &str, text: &[u8], format: Format) -> Result<Vec<u8>, Vec<
 ///
 /// As [`parse`].
 pub fn parse_bounded(message: &str, text: &[u8], format: Format, bytes_max: usize) -> Result<Vec<u8>, Vec<Problem>> {
+    read_message(message, text, format, bytes_max, false).map(|(bytes, _)| bytes)
+}
+
+/// [`parse`], but fields that a message doesn't have are left out, and told beside the binary form.
+///
+/// # Errors
+///
+/// As [`parse`], for everything else.
+pub fn parse_lenient(message: &str, text: &[u8], format: Format) -> Result<(Vec<u8>, Vec<Problem>), Vec<Problem>> {
+    read_message(message, text, format, TEXT_BYTES_MAX, true)
+}
+
+fn read_message(
+    message: &str,
+    text: &[u8],
+    format: Format,
+    bytes_max: usize,
+    lenient: bool,
+) -> Result<(Vec<u8>, Vec<Problem>), Vec<Problem>> {
     let whole = |line, message: String| vec![Problem { path: String::new(), line, message }];
     if text.len() > bytes_max {
         return Err(whole(None, format!("is larger than {bytes_max} bytes")));
@@ -114,14 +133,17 @@ pub fn parse_bounded(message: &str, text: &[u8], format: Format, bytes_max: usiz
         return Err(whole(None, "is empty".to_owned()));
     }
     let mut encoder = encode::Encoder::new(bytes_max);
+    encoder.unknown = lenient.then(Vec::new);
     encoder.message(message, &root);
-    if encoder.problems.is_empty() {
-        return Ok(encoder.out);
-    }
-    let mut problems = encoder.problems;
     // The walk follows field numbers; people read from top to bottom.
-    problems.sort_by_key(|problem| problem.line);
-    Err(problems)
+    let sorted = |mut problems: Vec<Problem>| {
+        problems.sort_by_key(|problem| problem.line);
+        problems
+    };
+    if encoder.problems.is_empty() {
+        return Ok((encoder.out, sorted(encoder.unknown.unwrap_or_default())));
+    }
+    Err(sorted(encoder.problems))
 }
 
 fn read(text: &str, format: Format) -> Result<tree::Node<'_>, tree::Unreadable> {

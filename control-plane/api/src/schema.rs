@@ -167,9 +167,10 @@ pub struct EnvVar {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rollout {
-    /// Percentages of the traffic, rising.
+    /// Percentages of the streams, rising. Default 10, 50, 100. After the last one the new revision is the only one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<u8>,
+    /// How long each step stays, from when every connected proxy has it. Default 30s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,10 +181,13 @@ pub struct Rollout {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Guardrails {
+    /// Of the new revision's streams, those that met a trap. Default 0.1%.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trap_rate: Option<String>,
+    /// Of the new revision's streams, those answered with 5xx beyond the old revision's share. Default 1%.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_rate: Option<String>,
+    /// What the average time to the response's head may be longer than the old revision's. Default: not judged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub added_latency: Option<String>,
 }

@@ -121,7 +121,7 @@ fn modules_are_read_again_only_when_they_change() {
     let mut module = || {
         let report = loader.load();
         let filter = report.objects.map(|objects| objects.filters[&ObjectId::new("default", "f")].clone());
-        (filter.map(|filter| (filter.module.clone(), filter.config.clone())), report.inputs)
+        (filter.map(|filter| (filter.revision.module.clone(), filter.revision.config.clone())), report.inputs)
     };
     let (first, inputs) = module();
     let (first, config) = first.unwrap();

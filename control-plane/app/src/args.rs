@@ -27,13 +27,32 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve a folder of YAML files to proxies
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Check a folder and print every problem as `file:line: field: what is wrong`; exit code 1 if there is an error
     Validate(Validate),
     /// Show where each proxy stands: acked, nacked with the reason, pending, stale
     ProxyStatus(ProxyStatus),
-    /// Show the status of what you wrote: gateways, routes, filters
+    /// Show the status of what you wrote: gateways, routes, filters, and how far new revisions have come
     Get(Get),
+    /// Make a pair of keys: machine code for a fleet is signed with one and checked with the other
+    Keygen(Keygen),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  outrigger keygen
+  outrigger serve --config-dir ./config --precompile --machine-code-key machine-code.key
+  outrigger-proxy -c bootstrap.yaml --wasm-code-key machine-code.pub
+
+Files that are there already are never overwritten.")]
+pub(crate) struct Keygen {
+    /// Where the private key goes (PEM, Ed25519, mode 600): for outrigger serve
+    #[arg(long, value_name = "FILE", default_value = "machine-code.key")]
+    pub(crate) private_key: PathBuf,
+    /// Where the public key goes (PEM): for the proxies
+    #[arg(long, value_name = "FILE", default_value = "machine-code.pub")]
+    pub(crate) public_key: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -42,6 +61,7 @@ Examples:
   outrigger serve --config-dir ./config
   outrigger serve --config-dir ./config --xds-address 0.0.0.0:18000 --http-address 0.0.0.0:18001 \\
       --http-advertise-address 10.0.0.7:18001
+  outrigger serve --config-dir ./config --precompile --machine-code-key machine-code.key
 
 The folder is watched: a change is checked and pushed at once; while something is wrong, the last good state stays and
 /v1/problems says what it is. GET /readyz, /healthz, /metrics, /v1/proxies, /v1/resources, /v1/problems.")]
@@ -61,6 +81,17 @@ pub(crate) struct Serve {
     /// Write the bound addresses here as JSON, once both listen
     #[arg(long, value_name = "FILE")]
     pub(crate) address_file: Option<PathBuf>,
+    /// Where rollouts are remembered, so that a restart continues them; default: a folder for this configuration in
+    /// $XDG_STATE_HOME/outrigger, or ~/.local/state/outrigger, or /var/lib/outrigger
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Compile every module once for all proxies, with this outrigger-proxy; without a value the one beside this program,
+    /// or on the PATH
+    #[arg(long, value_name = "PROGRAM", num_args = 0..=1, default_missing_value = "", requires = "machine_code_key")]
+    pub(crate) precompile: Option<PathBuf>,
+    /// The private key that signs what is compiled (outrigger keygen makes one)
+    #[arg(long, value_name = "FILE", requires = "precompile")]
+    pub(crate) machine_code_key: Option<PathBuf>,
     /// Let module paths and links lead out of the folder
     #[arg(long)]
     pub(crate) allow_outside: bool,

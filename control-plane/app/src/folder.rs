@@ -8,16 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use outrigger_api::{LoadOptions, LoadReport, Loader, Severity, load};
-use outrigger_model::MeshIndex;
-use outrigger_xds_server::{Debounce, DebounceOptions, Hub};
+use outrigger_model::{Changes, MeshIndex, Objects};
+use outrigger_xds_server::{AdsServer, Debounce, DebounceOptions, Hub};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::args::{Output, Validate};
 use crate::client::HttpFetcher;
+use crate::precompile::Precompiler;
+use crate::rollout::Staging;
 use crate::state::State;
 use crate::watch::{self, Watch};
+
+/// How often proxies are asked about new revisions, while there are any.
+const ROLLOUT_PAUSE: Duration = Duration::from_millis(200);
 
 pub(crate) fn options(allow_outside: bool) -> LoadOptions {
     LoadOptions { allow_outside, fetcher: Some(Arc::new(HttpFetcher)) }
@@ -51,6 +56,17 @@ pub(crate) struct Follower {
     pub(crate) rescan_interval: Duration,
     pub(crate) hub: Arc<Hub>,
     pub(crate) state: Arc<State>,
+    pub(crate) ads: AdsServer,
+    pub(crate) staging: Arc<Staging>,
+    pub(crate) precompiler: Option<Arc<Precompiler>>,
+}
+
+/// The mesh as it is served, and as it was written.
+#[derive(Default)]
+struct Mesh {
+    index: MeshIndex,
+    /// What was good the last time, before rollouts changed it.
+    wanted: Option<Objects>,
 }
 
 /// One look at the folder.
@@ -65,7 +81,7 @@ impl Follower {
     pub(crate) async fn run(self) -> Result<()> {
         let (mut watch, mut changes) = Watch::new();
         let mut loader = Loader::new(&self.dir, options(self.allow_outside));
-        let mut index = MeshIndex::new();
+        let mut mesh = Mesh::default();
         let mut inputs = vec![self.dir.clone()];
         loop {
             // Watched before it is read, so that nothing falls between.
@@ -80,21 +96,24 @@ impl Follower {
             loader = pass.loader;
             let same_inputs = pass.report.inputs == inputs;
             inputs.clone_from(&pass.report.inputs);
-            self.take(&mut index, pass.report);
+            self.take(&mut mesh, pass.report);
             // New folders: one more look tells what they are like, and nothing in them is missed.
             if same_inputs {
-                self.wait(&mut changes, &inputs, pass.fingerprint).await?;
+                self.wait(&mut changes, &inputs, pass.fingerprint, &mut mesh).await?;
             }
         }
     }
 
     /// Publishes what is good; keeps what was good, and says what is wrong.
-    fn take(&self, index: &mut MeshIndex, report: LoadReport) {
+    fn take(&self, mesh: &mut Mesh, report: LoadReport) {
         let LoadReport { objects, problems, .. } = report;
         let good = objects.is_some();
         let mut publish = None;
-        if let Some(objects) = objects {
+        let index = &mut mesh.index;
+        if let Some(mut objects) = objects {
             let count = objects.len();
+            mesh.wanted = Some(objects.clone());
+            self.staging.stage(&mut objects);
             let changes = index.replace(objects);
             let is_first = self.hub.index().is_none();
             if is_first || !changes.is_empty() {
@@ -117,18 +136,47 @@ impl Follower {
             }
         }
         if let Some((count, changes)) = publish {
-            let pushed = self.hub.publish(&Arc::new(index.clone()), &changes);
+            let pushed = self.publish(index, &changes);
             info!(objects = count, generation = index.generation(), snapshots = pushed, "configuration taken");
         }
     }
 
+    fn publish(&self, index: &MeshIndex, changes: &Changes) -> usize {
+        if let Some(precompiler) = &self.precompiler {
+            precompiler.follow(index.modules());
+        }
+        self.hub.publish(&Arc::new(index.clone()), changes)
+    }
+
+    /// Looks what proxies say about new revisions, and goes on where it is time.
+    fn advance(&self, mesh: &mut Mesh) {
+        if !self.staging.advance(&self.ads.proxies()) {
+            return;
+        }
+        let Some(mut objects) = mesh.wanted.clone() else { return };
+        self.staging.stage(&mut objects);
+        let changes = mesh.index.replace(objects);
+        if !changes.is_empty() {
+            self.state.republished(mesh.index.generation());
+            self.publish(&mesh.index, &changes);
+        }
+    }
+
     /// Returns when the folder has changed and is quiet.
-    async fn wait(&self, changes: &mut mpsc::Receiver<()>, inputs: &[PathBuf], fingerprint: u64) -> Result<()> {
+    async fn wait(
+        &self,
+        changes: &mut mpsc::Receiver<()>,
+        inputs: &[PathBuf],
+        fingerprint: u64,
+        mesh: &mut Mesh,
+    ) -> Result<()> {
         let mut debounce = Debounce::new(self.debounce);
         let mut rescan = Instant::now() + self.rescan_interval;
         loop {
             let due = debounce.due();
+            let rollouts = self.staging.is_active();
             tokio::select! {
+                () = tokio::time::sleep(ROLLOUT_PAUSE), if rollouts => self.advance(mesh),
                 Some(()) = changes.recv() => debounce.changed(Instant::now()),
                 () = tokio::time::sleep_until(due.unwrap_or(rescan)) => {
                     if due.is_some() {

@@ -1,10 +1,13 @@
-//! The control plane and its command line: `serve`, `validate`, `proxy-status`, `get`.
+//! The control plane and its command line: `serve`, `validate`, `proxy-status`, `get`, `keygen`.
 
 mod args;
 mod client;
 mod folder;
+mod keys;
 mod pages;
+mod precompile;
 mod print;
+mod rollout;
 mod serve;
 mod state;
 mod status;
@@ -28,6 +31,7 @@ fn main() -> ExitCode {
         Command::Validate(validate) => folder::validate(&validate),
         Command::ProxyStatus(query) => print::proxy_status(&query).map(|()| ExitCode::SUCCESS),
         Command::Get(query) => print::get(&query).map(|()| ExitCode::SUCCESS),
+        Command::Keygen(keygen) => keys::keygen(&keygen).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
         // A closed pipe leaves nobody to tell.

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use outrigger_model::Digest;
+use outrigger_model::{Digest, ObjectId};
 use outrigger_xds_server::{AdsServer, Hub, sample};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -20,6 +21,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::precompile::Precompiler;
+use crate::rollout::Staging;
 use crate::state::State;
 use crate::status;
 
@@ -34,6 +37,8 @@ pub(crate) struct Pages {
     pub(crate) hub: Arc<Hub>,
     pub(crate) ads: AdsServer,
     pub(crate) state: Arc<State>,
+    pub(crate) staging: Arc<Staging>,
+    pub(crate) precompiler: Option<Arc<Precompiler>>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -63,8 +68,8 @@ impl Pages {
             connections.spawn(async move {
                 let _place = place;
                 let service = service_fn(move |request| {
-                    let answer = pages.answer(&request);
-                    async move { Ok::<_, Infallible>(answer) }
+                    let pages = pages.clone();
+                    async move { Ok::<_, Infallible>(pages.answer(&request).await) }
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -89,7 +94,7 @@ impl Pages {
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, finish).await;
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Answer {
+    async fn answer(&self, request: &Request<Incoming>) -> Answer {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -98,6 +103,9 @@ impl Pages {
         let path = request.uri().path();
         if let Some(digest) = path.strip_prefix("/modules/") {
             return self.module(digest, request);
+        }
+        if let Some(rest) = path.strip_prefix("/machine-code/") {
+            return self.machine_code(rest).await;
         }
         match path {
             "/healthz" => text(StatusCode::OK, "ok\n"),
@@ -109,7 +117,8 @@ impl Pages {
             "/v1/proxies" => json(&self.ads.proxies()),
             "/v1/resources" => {
                 let proxies = self.ads.proxies();
-                json(&self.hub.index().map_or_else(Vec::new, |index| status::resources(&index, &proxies)))
+                let rollout = |id: &ObjectId| self.staging.shown(id);
+                json(&self.hub.index().map_or_else(Vec::new, |index| status::resources(&index, &proxies, rollout)))
             }
             "/v1/problems" => json(&self.state.problems()),
             "/" => text(StatusCode::OK, INDEX),
@@ -139,6 +148,20 @@ impl Pages {
         answer
     }
 
+    /// `sha256:HEX/ENGINE`.
+    async fn machine_code(&self, path: &str) -> Answer {
+        let parsed = path.split_once('/').filter(|(digest, _)| digest.starts_with("sha256:"));
+        let parsed = parsed.and_then(|(digest, engine)| Some((digest.parse::<Digest>().ok()?, engine)));
+        let code = match (&self.precompiler, parsed) {
+            (Some(precompiler), Some((digest, engine))) => precompiler.get(&digest, engine).await,
+            _ => None,
+        };
+        match code {
+            Some(code) => response(StatusCode::OK, "application/octet-stream", code),
+            None => text(StatusCode::NOT_FOUND, "there is no machine code of this module for this engine\n"),
+        }
+    }
+
     fn metrics(&self) -> Answer {
         let mut page = self.ads.metrics();
         let numbers = self.state.numbers();
@@ -158,7 +181,43 @@ impl Pages {
         if let Some(age) = numbers.last_good_age {
             add("outrigger_config_last_good_age_seconds", "Since the folder was good the last time.", "gauge", age);
         }
+        if let Some(precompiler) = &self.precompiler {
+            let counts = precompiler.counts();
+            for (name, help, count) in [
+                ("compiled", "Modules that were compiled for the fleet.", &counts.compiled),
+                ("failed", "Modules that could not be.", &counts.failed),
+                ("served", "Times that machine code was served.", &counts.served),
+                ("not_there", "Times that there was none for who asked.", &counts.not_there),
+            ] {
+                let name = format!("outrigger_machine_code_{name}_total");
+                add(&name, help, "counter", count.load(Ordering::Relaxed) as f64);
+            }
+        }
+        self.rollouts(&mut page);
         response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page.into())
+    }
+}
+
+impl Pages {
+    /// The share of each new revision; -1: rolled back.
+    fn rollouts(&self, page: &mut String) {
+        let Some(index) = self.hub.index() else { return };
+        let name = "outrigger_rollout_percent";
+        let mut samples = String::new();
+        for id in index.objects().filters.keys() {
+            let Some(shown) = self.staging.shown(id) else { continue };
+            let percent = match shown.state.as_str() {
+                "RolledBack" => -1,
+                "Complete" => 100,
+                _ => i32::from(shown.percent.unwrap_or(0)),
+            };
+            // Writing to a string cannot fail.
+            let _ = writeln!(samples, "{name}{{filter=\"{id}\"}} {percent}");
+        }
+        if !samples.is_empty() {
+            let help = "Share of a filter's newest revision; -1: rolled back.";
+            let _ = write!(page, "# HELP {name} {help}\n# TYPE {name} gauge\n{samples}");
+        }
     }
 }
 
@@ -170,6 +229,7 @@ const INDEX: &str = "\
 /v1/resources    the status of what you wrote
 /v1/problems     what is wrong with the folder
 /modules/sha256:HEX
+/machine-code/sha256:HEX/ENGINE
 ";
 
 async fn accept(

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::args::{Get, Output, ProxyStatus as ProxyStatusArguments, Target};
 use crate::client;
+use crate::rollout::ShownRollout;
 use crate::status::ResourceStatus;
 
 /// Largest page that is read.
@@ -99,6 +100,12 @@ fn details(out: &mut String, proxy: &ProxyStatus) {
             lines.push(format!("{} {} nacked {since} ago: {reason}", status.kind, rejection.name));
         }
     }
+    let tries = proxy.filters.iter().filter_map(|filter| {
+        let stage = filter.stage.as_deref().filter(|stage| !stage.is_empty())?;
+        let (id, percent) = stage.split_once('@')?;
+        Some(format!("WasmFilter {}: rollout {id} at {percent} %: {}", filter.name, state(filter.state)))
+    });
+    lines.extend(tries);
     let limits = proxy.limitations.iter();
     lines.extend(limits.map(|found| format!("WasmFilter {}: {}: {}", found.resource, found.field, found.message)));
     if !lines.is_empty() {
@@ -133,13 +140,36 @@ fn resource_table(resources: &[ResourceStatus]) -> String {
         let rejections = resource.rejections.iter();
         let rejections = rejections.map(|found| format!("{} rejected it: {}", found.proxy, found.reason.trim()));
         let limitations = resource.limitations.iter().map(|found| format!("{}: {}", found.field, found.message));
-        let lines: Vec<_> = revisions.chain(rejections).chain(limitations).collect();
+        let rollout = resource.rollout.iter().map(rollout_line);
+        let lines: Vec<_> = revisions.chain(rollout).chain(rejections).chain(limitations).collect();
         if !lines.is_empty() {
             let (namespace, name) = (&resource.namespace, &resource.name);
             let _ = write!(out, "\n{} {namespace}/{name}\n  {}\n", resource.kind, lines.join("\n  "));
         }
     }
     out
+}
+
+fn rollout_line(rollout: &ShownRollout) -> String {
+    let mut line = format!("rollout: {}", rollout.state);
+    if let Some(revision) = &rollout.revision {
+        // Writing to a string cannot fail.
+        let _ = write!(line, ", revision {revision}");
+    }
+    if let Some(percent) = rollout.percent {
+        let _ = write!(line, " at {percent} %");
+    }
+    if !rollout.steps.is_empty() {
+        let steps: Vec<_> = rollout.steps.iter().map(ToString::to_string).collect();
+        let _ = write!(line, " of steps {}", steps.join(", "));
+    }
+    match (rollout.step_seconds, &rollout.reason) {
+        (Some(seconds), _) => _ = write!(line, ", for {seconds} s"),
+        (None, Some(reason)) => _ = write!(line, ": {}", reason.trim()),
+        (None, None) if rollout.percent.is_some() => line.push_str(", on its way to the proxies"),
+        (None, None) => {}
+    }
+    line
 }
 
 /// The worst of the conditions of a type: a route has one for each parent.

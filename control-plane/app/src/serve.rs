@@ -1,7 +1,7 @@
 //! `outrigger serve`: binds, follows the folder, serves, and closes when it is told to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -15,7 +15,10 @@ use tracing_subscriber::EnvFilter;
 use crate::args::Serve;
 use crate::client;
 use crate::folder::Follower;
+use crate::keys::SigningKey;
 use crate::pages::Pages;
+use crate::precompile::Precompiler;
+use crate::rollout::{self, Staging};
 use crate::state::State;
 
 pub(crate) fn run(arguments: &Serve) -> Result<()> {
@@ -40,7 +43,13 @@ async fn serve(arguments: &Serve) -> Result<()> {
         Some(address) => client::resolve(address).context("--http-advertise-address")?,
         None => reachable(http_address),
     };
-    let hub = Arc::new(Hub::new(modules));
+    let precompiler = precompiler(arguments)?.map(Arc::new);
+    let hub = Hub::new(modules);
+    let hub = Arc::new(if precompiler.is_some() { hub.with_machine_code() } else { hub });
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let state_folder =
+        arguments.state_dir.clone().unwrap_or_else(|| rollout::default_folder(&arguments.config_dir, variable));
+    let staging = Arc::new(Staging::open(Some(state_folder)));
     let state = Arc::new(State::default());
     let options = ServerOptions { streams_max: arguments.streams_max, ..ServerOptions::default() };
     let ads = AdsServer::new(Arc::clone(&hub), options);
@@ -51,9 +60,21 @@ async fn serve(arguments: &Serve) -> Result<()> {
         rescan_interval: arguments.rescan_interval,
         hub: Arc::clone(&hub),
         state: Arc::clone(&state),
+        ads: ads.clone(),
+        staging: Arc::clone(&staging),
+        precompiler: precompiler.clone(),
     };
     let (close, closing) = watch::channel(false);
-    let pages = Pages { hub, ads: ads.clone(), state }.serve(http, closing.clone());
+    let compiling = {
+        let precompiler = precompiler.clone();
+        async move {
+            match precompiler {
+                Some(precompiler) => precompiler.run().await,
+                None => std::future::pending().await,
+            }
+        }
+    };
+    let pages = Pages { hub, ads: ads.clone(), state, staging, precompiler }.serve(http, closing.clone());
     let streams = {
         let mut closing = closing;
         async move {
@@ -69,12 +90,28 @@ async fn serve(arguments: &Serve) -> Result<()> {
     tokio::select! {
         result = &mut servers => return result,
         result = follower.run() => return result,
+        () = compiling => {}
         result = told_to_stop() => info!("{}: closing", result?),
     }
     close.send_replace(true);
     servers.await?;
     info!("closed");
     Ok(())
+}
+
+/// Compiles for the fleet, where that was asked for.
+fn precompiler(arguments: &Serve) -> Result<Option<Precompiler>> {
+    let (Some(program), Some(key)) = (&arguments.precompile, &arguments.machine_code_key) else { return Ok(None) };
+    let key = SigningKey::load(key)?;
+    let program = if program.as_os_str().is_empty() { beside() } else { program.clone() };
+    Ok(Some(Precompiler::new(program, key)))
+}
+
+/// The proxy that was installed with this program, else the one that the system finds.
+fn beside() -> PathBuf {
+    const NAME: &str = "outrigger-proxy";
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name(NAME));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(NAME))
 }
 
 async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener> {

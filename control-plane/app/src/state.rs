@@ -75,6 +75,11 @@ impl State {
         differ
     }
 
+    /// Something else than the folder made a new generation of it.
+    pub(crate) fn republished(&self, generation: u64) {
+        self.lock().generation = generation;
+    }
+
     /// The folder was looked at and is what it was: what was good still is.
     pub(crate) fn unchanged(&self) {
         let mut inner = self.lock();

@@ -1,10 +1,13 @@
 //! The status of what users wrote: what follows from the objects alone (the index knows that), and what the proxies say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use outrigger_model::{Condition, ConditionKind, Kind, MeshIndex, ObjectStatus};
+use outrigger_model::{Condition, ConditionKind, Kind, MeshIndex, ObjectId, ObjectStatus};
 use outrigger_xds_server::{LimitationStatus, ProxyStatus, SyncState};
 use serde::{Deserialize, Serialize};
+
+use crate::rollout::ShownRollout;
 
 /// One object, for people and programs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +21,9 @@ pub(crate) struct ResourceStatus {
     /// Filters: what runs where.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) revisions: Vec<Revision>,
+    /// Filters with a rollout or a shadow: how far the new revision has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rollout: Option<ShownRollout>,
     /// Filters and gateways: who rejected it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) rejections: Vec<Rejection>,
@@ -64,9 +70,19 @@ struct Reports {
 }
 
 /// Every object that has a status.
-pub(crate) fn resources(index: &MeshIndex, proxies: &[ProxyStatus]) -> Vec<ResourceStatus> {
+pub(crate) fn resources(
+    index: &MeshIndex,
+    proxies: &[ProxyStatus],
+    rollout: impl Fn(&ObjectId) -> Option<ShownRollout>,
+) -> Vec<ResourceStatus> {
     let connected: Vec<_> = proxies.iter().filter(|proxy| proxy.state != SyncState::Disconnected).collect();
-    index.statuses().map(|status| resource(status, &connected)).collect()
+    let with_rollout = |status: &Arc<ObjectStatus>| {
+        let source = &status.source;
+        let id = ObjectId::new(Arc::clone(&source.namespace), Arc::clone(&source.name));
+        let rollout = if source.kind == Kind::WasmFilter { rollout(&id) } else { None };
+        ResourceStatus { rollout, ..resource(status, &connected) }
+    };
+    index.statuses().map(with_rollout).collect()
 }
 
 fn resource(status: &ObjectStatus, proxies: &[&ProxyStatus]) -> ResourceStatus {
@@ -96,6 +112,7 @@ fn resource(status: &ObjectStatus, proxies: &[&ProxyStatus]) -> ResourceStatus {
         line: source.line,
         conditions,
         revisions: revisions(&running),
+        rollout: None,
         rejections,
         limitations,
     }

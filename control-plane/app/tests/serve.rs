@@ -51,6 +51,8 @@ impl Serve {
             .arg(folder)
             .arg("--address-file")
             .arg(&file)
+            .arg("--state-dir")
+            .arg(run.join("state"))
             .stderr(Stdio::null())
             .spawn()
             .unwrap();

@@ -61,7 +61,7 @@ impl Compiled {
         for filter in objects.filters.values() {
             let conditions = chain::conditions(objects, filter);
             statuses.push(ObjectStatus { source: Arc::clone(&filter.source), conditions });
-            compiled.modules.insert(filter.module.sha256(), filter.module.clone());
+            compiled.modules.extend(filter.modules().map(|module| (module.sha256(), module.clone())));
         }
         for status in statuses {
             let key = status.key();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::ids::{ObjectId, Source};
@@ -16,10 +16,36 @@ pub struct WasmFilter {
     pub id: ObjectId,
     /// In the filter's own namespace; never empty.
     pub targets: Vec<FilterTarget>,
-    pub module: Module,
     pub phase: Phase,
     /// Higher runs earlier within a phase.
     pub priority: i32,
+    /// What runs.
+    pub revision: Arc<Revision>,
+    /// How a new revision comes; `None`: everywhere at once.
+    pub rollout: Option<RolloutPlan>,
+    /// A new revision only sees copies.
+    pub shadow: bool,
+    /// A new revision beside [`Self::revision`]. [`Rollouts`](crate::Rollouts) sets it, no user does.
+    pub trial: Option<Arc<Trial>>,
+    pub source: Arc<Source>,
+}
+
+impl WasmFilter {
+    /// Whether new revisions come in some other way than everywhere at once.
+    pub fn is_staged(&self) -> bool {
+        self.rollout.is_some() || self.shadow
+    }
+
+    /// Every module that a proxy may need for it.
+    pub fn modules(&self) -> impl Iterator<Item = &Module> {
+        std::iter::once(&self.revision.module).chain(self.trial.iter().map(|trial| &trial.revision.module))
+    }
+}
+
+/// Code and configuration: what a rollout brings as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    pub module: Module,
     /// What the plugin gets as its configuration: JSON, or a text as it is; empty: none.
     pub config: Bytes,
     pub failure_policy: FailurePolicy,
@@ -27,7 +53,81 @@ pub struct WasmFilter {
     pub isolation: Isolation,
     /// Sorted by name.
     pub env: Vec<(Arc<str>, Arc<str>)>,
-    pub source: Arc<Source>,
+}
+
+impl Revision {
+    /// A content hash of twelve digits.
+    pub fn name(&self) -> String {
+        let Self { module, config, failure_policy, limits, isolation, env } = self;
+        let Limits {
+            callback_timeout,
+            start_timeout,
+            memory_bytes,
+            body_buffer_bytes,
+            log_bytes_per_second,
+            hostcalls_per_callback,
+        } = limits;
+        let millis = |time: &Option<Duration>| time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        let mut hash = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        add(&module.sha256.0);
+        add(config);
+        add(&[*failure_policy as u8, *isolation as u8]);
+        let numbers = [millis(callback_timeout), millis(start_timeout), *memory_bytes, *body_buffer_bytes];
+        for number in numbers.into_iter().chain([*log_bytes_per_second, hostcalls_per_callback.map(u64::from)]) {
+            add(&number.map_or_else(Vec::new, |number| number.to_le_bytes().to_vec()));
+        }
+        for (name, value) in env {
+            add(name.as_bytes());
+            add(value.as_bytes());
+        }
+        let text = Digest(hash.finalize().into()).to_string();
+        text[..12].to_owned()
+    }
+}
+
+/// `spec.rollout`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RolloutPlan {
+    /// Percentages of the streams, rising; never empty.
+    pub steps: Vec<u8>,
+    /// How long each step stays.
+    pub pause: Duration,
+    pub guardrails: Guardrails,
+}
+
+/// What makes a new revision go again. `None`: not judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Guardrails {
+    /// Streams that met a trap, in parts of a million.
+    pub trap_rate: Option<u32>,
+    /// Streams that were answered with 5xx, beyond the old revision's share; in parts of a million.
+    pub error_rate: Option<u32>,
+    /// Of the average time to the response's head, beyond the old revision's.
+    pub added_latency: Option<Duration>,
+}
+
+/// A new revision that gets a share of the streams, or copies of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// Of this try.
+    pub id: String,
+    pub revision: Arc<Revision>,
+    pub percent: u8,
+    pub guardrails: Guardrails,
+    pub shadow: bool,
+    /// There is no old revision: streams pass without the filter, and [`WasmFilter::revision`] is this one.
+    pub alone: bool,
+}
+
+impl Trial {
+    /// What a proxy has when it has this trial as it is now.
+    pub fn stage(&self) -> String {
+        format!("{}@{}", self.id, self.percent)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +213,12 @@ impl Serialize for Digest {
     }
 }
 
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A text that is not 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a SHA-256: 64 hexadecimal digits are expected")]
@@ -149,7 +255,7 @@ pub enum Phase {
 }
 
 /// What happens to streams when the plugin is out of order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum FailurePolicy {
     /// 503.
     #[default]
@@ -161,7 +267,7 @@ pub enum FailurePolicy {
 }
 
 /// Whom a plugin shares its VM with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Isolation {
     /// Every plugin with the same module, environment and limits.
     #[default]
@@ -171,7 +277,7 @@ pub enum Isolation {
 }
 
 /// `None` leaves the proxy's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     pub callback_timeout: Option<Duration>,
     pub start_timeout: Option<Duration>,

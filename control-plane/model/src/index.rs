@@ -114,6 +114,11 @@ impl MeshIndex {
         self.compiled.modules.get(digest).cloned()
     }
 
+    /// Every module of any filter.
+    pub fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.compiled.modules.values()
+    }
+
     pub fn status(&self, key: &ObjectKey) -> Option<Arc<ObjectStatus>> {
         self.compiled.statuses.get(key).cloned()
     }

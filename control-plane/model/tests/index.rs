@@ -10,8 +10,8 @@ use outrigger_model::{
     Actions, AllowedNamespaces, AppProtocol, Backend, ConditionKind, EndpointSlice, Event, FailurePolicy, FilterScope,
     FilterTarget, Gateway, GatewayListener, Grantee, HeaderMutation, Isolation, Kind, Limits, Match, MeshIndex, Module,
     NodeQuery, Object, ObjectId, ObjectKey, Objects, ParentRef, ParentTarget, PathMatch, Phase, Protocol,
-    ReferenceGrant, Route, Rule, Service, ServicePort, SliceEndpoint, SlicePort, Source, TargetKind, TcpRoute,
-    Timeouts, WasmFilter,
+    ReferenceGrant, Revision, Route, Rule, Service, ServicePort, SliceEndpoint, SlicePort, Source, TargetKind,
+    TcpRoute, Timeouts, WasmFilter,
 };
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -104,14 +104,19 @@ fn filter(name: &str, phase: Phase, priority: i32, targets: &[(TargetKind, &str,
         source: source(Kind::WasmFilter, &filter_id),
         id: filter_id,
         targets: targets.iter().map(target).collect(),
-        module: Module::new(Bytes::copy_from_slice(name.as_bytes())),
         phase,
         priority,
-        config: Bytes::new(),
-        failure_policy: FailurePolicy::Closed,
-        limits: Limits::default(),
-        isolation: Isolation::Shared,
-        env: vec![],
+        revision: Arc::new(Revision {
+            module: Module::new(Bytes::copy_from_slice(name.as_bytes())),
+            config: Bytes::new(),
+            failure_policy: FailurePolicy::Closed,
+            limits: Limits::default(),
+            isolation: Isolation::Shared,
+            env: vec![],
+        }),
+        rollout: None,
+        shadow: false,
+        trial: None,
     }))
 }
 
@@ -346,7 +351,7 @@ fn is_closed(index: &MeshIndex, context: &str) {
         }
         assert_eq!(used, view.clusters.keys().cloned().collect(), "{context}: clusters");
         for filter in view.filters.values() {
-            assert!(index.module(&filter.module.sha256()).is_some(), "{context}: modules");
+            assert!(index.module(&filter.revision.module.sha256()).is_some(), "{context}: modules");
         }
     }
 }

@@ -48,8 +48,13 @@ const VM_CONFIG: Shape = Shape(&[(7, Field::Message(&ENVIRONMENT))]);
 
 const PLUGIN_CONFIG: Shape = Shape(&[(3, Field::Message(&VM_CONFIG))]);
 
-/// `envoy.extensions.filters.http.wasm.v3.Wasm` and our own `Wasm`: both carry the plugin in field 1.
-pub(crate) const WASM: Shape = Shape(&[(1, Field::Message(&PLUGIN_CONFIG))]);
+const REVISION: Shape = Shape(&[(1, Field::Message(&PLUGIN_CONFIG))]);
+
+const ROLLOUT: Shape = Shape(&[(2, Field::Message(&REVISION))]);
+
+/// `envoy.extensions.filters.http.wasm.v3.Wasm` and our own `Wasm`: both carry the plugin in field 1; ours may have a
+/// rollout in field 5.
+pub(crate) const WASM: Shape = Shape(&[(1, Field::Message(&PLUGIN_CONFIG)), (5, Field::Message(&ROLLOUT))]);
 
 /// Encodes `message` with its maps sorted.
 pub(crate) fn encode(message: &impl Message, shape: &Shape) -> Vec<u8> {

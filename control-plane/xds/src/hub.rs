@@ -25,6 +25,7 @@ pub(crate) type Snapshots = watch::Receiver<Option<Arc<NodeSnapshot>>>;
 #[derive(Debug)]
 pub struct Hub {
     modules_address: SocketAddr,
+    machine_code: bool,
     inner: Mutex<Inner>,
 }
 
@@ -39,7 +40,18 @@ struct Inner {
 impl Hub {
     /// Nothing is published yet. Proxies will fetch modules from `modules_address`.
     pub fn new(modules_address: SocketAddr) -> Self {
-        Self { modules_address, inner: Mutex::default() }
+        Self { modules_address, machine_code: false, inner: Mutex::default() }
+    }
+
+    /// The same, and proxies are told that signed machine code is served there.
+    #[must_use]
+    pub fn with_machine_code(mut self) -> Self {
+        self.machine_code = true;
+        self
+    }
+
+    fn context(&self, key: &NodeKey) -> Context {
+        Context { profile: key.profile, modules: self.modules_address, machine_code: self.machine_code }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -60,7 +72,7 @@ impl Hub {
         let Inner { nodes, translator, .. } = &mut *inner;
         let mut changed = 0;
         for (key, sender) in nodes.iter().filter(|(key, _)| first || is_dirty(key, changes)) {
-            let snapshot = build(translator, index, key, self.modules_address);
+            let snapshot = build(translator, index, key, self.context(key));
             changed += usize::from(send(sender, snapshot));
         }
         translator.sweep();
@@ -89,7 +101,7 @@ impl Hub {
             return sender.subscribe();
         }
         let Inner { index, translator, nodes, .. } = &mut *inner;
-        let snapshot = index.as_ref().map(|index| Arc::new(build(translator, index, key, self.modules_address)));
+        let snapshot = index.as_ref().map(|index| Arc::new(build(translator, index, key, self.context(key))));
         let (sender, receiver) = watch::channel(snapshot);
         nodes.insert(key.clone(), sender);
         receiver
@@ -110,7 +122,7 @@ impl Hub {
         if let Some(sender) = nodes.get(key) {
             return sender.borrow().clone();
         }
-        index.as_ref().map(|index| Arc::new(build(translator, index, key, self.modules_address)))
+        index.as_ref().map(|index| Arc::new(build(translator, index, key, self.context(key))))
     }
 
     /// A module that is in use, or was until recently.
@@ -124,11 +136,11 @@ impl Hub {
 impl Inner {
     fn keep_modules(&mut self, previous: &MeshIndex, current: &MeshIndex) {
         let mut seen = BTreeSet::new();
-        for filter in previous.objects().filters.values() {
-            let digest = filter.module.sha256();
+        for module in previous.modules() {
+            let digest = module.sha256();
             if seen.insert(digest) && current.module(&digest).is_none() {
                 self.recent.retain(|module| module.sha256() != digest);
-                self.recent.push_back(filter.module.clone());
+                self.recent.push_back(module.clone());
             }
         }
         let bytes = |recent: &VecDeque<Module>| recent.iter().map(|module| module.bytes().len()).sum::<usize>();
@@ -147,8 +159,7 @@ fn is_dirty(key: &NodeKey, changes: &Changes) -> bool {
 }
 
 /// What nobody knows has nothing: an empty snapshot.
-fn build(translator: &mut Translator, index: &MeshIndex, key: &NodeKey, modules: SocketAddr) -> NodeSnapshot {
-    let context = Context { profile: key.profile, modules };
+fn build(translator: &mut Translator, index: &MeshIndex, key: &NodeKey, context: Context) -> NodeSnapshot {
     match &key.scope {
         Scope::Gateway(id) => match index.view(&NodeQuery::Gateway(id.clone())) {
             Some(view) => translator.gateway(&view, context),

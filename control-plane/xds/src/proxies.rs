@@ -137,6 +137,10 @@ pub struct FilterState {
     /// Why it rejected the current configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Which try of a new revision the configuration brings, `ID@PERCENT`; empty: none. Absent for clients that have no
+    /// tries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
 }
 
 /// Something that this kind of client cannot do.
@@ -277,6 +281,7 @@ fn filters(
             module: module.to_string(),
             running: running.get(&resource.name).map(ToString::to_string),
             reason: nack.map(|nack| nack.reason.to_string()),
+            stage: resource.stage.as_ref().map(ToString::to_string),
         });
     }
     filters

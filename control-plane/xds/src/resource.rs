@@ -163,18 +163,27 @@ pub struct Resource {
     pub body: Bytes,
     /// For a filter: the SHA-256 of its module in hex. Status pages count proxies by it.
     pub module: Option<Arc<str>>,
+    /// For a filter of a client that can try new revisions: which try at which share; empty: none.
+    pub stage: Option<Arc<str>>,
 }
 
 impl Resource {
     /// A resource from its encoded message.
     pub fn new(kind: ResourceType, name: &str, body: Vec<u8>) -> Self {
-        Self { kind, name: name.into(), version: Version::of(&body), body: body.into(), module: None }
+        Self { kind, name: name.into(), version: Version::of(&body), body: body.into(), module: None, stage: None }
     }
 
     /// The same, with the module that it runs.
     #[must_use]
     pub fn with_module(mut self, sha256: &str) -> Self {
         self.module = Some(sha256.into());
+        self
+    }
+
+    /// The same, with the try that it brings.
+    #[must_use]
+    pub fn with_stage(mut self, stage: &str) -> Self {
+        self.stage = Some(stage.into());
         self
     }
 }
@@ -255,7 +264,7 @@ impl Interner {
         let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let key = (resource.kind, Arc::clone(&resource.name), resource.version.clone());
         if let Some(found) = known.by_content.get(&key).and_then(Weak::upgrade)
-            && found.module == resource.module
+            && (&found.module, &found.stage) == (&resource.module, &resource.stage)
         {
             return found;
         }

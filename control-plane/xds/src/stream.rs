@@ -268,7 +268,9 @@ impl StreamState {
     fn take_answer(&mut self, kind: ResourceType, request: &Request, now: Instant) -> Option<Answer> {
         let index = kind.index();
         let subscription = &mut self.types[index];
-        let outstanding = subscription.answered(&request.nonce)?;
+        let Some(outstanding) = subscription.answered(&request.nonce) else {
+            return self.take_late_rejection(kind, request, now);
+        };
         let version = self.in_flight[index].take();
         self.answered_at[index] = Some(now);
         let Some(message) = &request.rejection else {
@@ -281,6 +283,20 @@ impl StreamState {
         let sent: Vec<_> = outstanding.resources.iter().map(|(name, _)| Arc::clone(name)).collect();
         let rejection = nack::parse(message, &sent);
         subscription.rejected(&outstanding, &rejection, now);
+        let names = rejection.names.into_keys().collect();
+        Some(Answer::Nacked { kind, reason: nack::bounded(message), names })
+    }
+
+    /// A client gives up what it had taken, by exact names: our own proxy, when a new revision of a filter misbehaves.
+    fn take_late_rejection(&mut self, kind: ResourceType, request: &Request, now: Instant) -> Option<Answer> {
+        let message = request.rejection.as_ref()?;
+        let subscription = &mut self.types[kind.index()];
+        let rejection = nack::parse(message, &subscription.revocable(&request.nonce));
+        if !rejection.exact {
+            return None;
+        }
+        subscription.given_up(&rejection, now);
+        self.answered_at[kind.index()] = Some(now);
         let names = rejection.names.into_keys().collect();
         Some(Answer::Nacked { kind, reason: nack::bounded(message), names })
     }

@@ -40,6 +40,8 @@ pub(crate) struct Context {
     pub(crate) profile: Profile,
     /// Where proxies fetch modules.
     pub(crate) modules: SocketAddr,
+    /// Signed machine code lies there, too.
+    pub(crate) machine_code: bool,
 }
 
 /// Translates views, and remembers what it translated.
@@ -73,7 +75,7 @@ impl Translator {
                 made
             }));
         }
-        for one in view.filters.values() {
+        for one in view.filters.values().filter(|one| filter::runs(one, profile)) {
             add(filters.get(profile, one, &(), interner, || vec![filter::resource(one, context)]));
         }
         if profile == Profile::Outrigger {

@@ -223,7 +223,9 @@ async fn whoever_does_not_say_who_it_is_is_refused_and_an_unknown_gateway_is_emp
 
 #[test]
 fn a_module_is_served_for_a_while_after_its_last_filter() {
-    use outrigger_model::{FailurePolicy, FilterTarget, Isolation, Limits, Module, Phase, TargetKind, WasmFilter};
+    use outrigger_model::{
+        FailurePolicy, FilterTarget, Isolation, Limits, Module, Phase, Revision, TargetKind, WasmFilter,
+    };
     let hub = Hub::new("127.0.0.1:1".parse().unwrap());
     let mut index = MeshIndex::new();
     let module = Module::new(Bytes::from_static(b"\0asm\x01\0\0\0"));
@@ -231,14 +233,19 @@ fn a_module_is_served_for_a_while_after_its_last_filter() {
     objects.insert(Object::WasmFilter(Arc::new(WasmFilter {
         id: ObjectId::new("shop", "keys"),
         targets: vec![FilterTarget { kind: TargetKind::Gateway, id: ObjectId::new("shop", "edge"), section: None }],
-        module: module.clone(),
         phase: Phase::AuthN,
         priority: 0,
-        config: Bytes::new(),
-        failure_policy: FailurePolicy::Closed,
-        limits: Limits::default(),
-        isolation: Isolation::Shared,
-        env: Vec::new(),
+        revision: Arc::new(Revision {
+            module: module.clone(),
+            config: Bytes::new(),
+            failure_policy: FailurePolicy::Closed,
+            limits: Limits::default(),
+            isolation: Isolation::Shared,
+            env: Vec::new(),
+        }),
+        rollout: None,
+        shadow: false,
+        trial: None,
         source: source(Kind::WasmFilter, "keys"),
     })));
     for objects in [objects, mesh(9000)] {

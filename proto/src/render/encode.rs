@@ -44,6 +44,8 @@ struct Set<'n, 't> {
 pub(crate) struct Encoder<'n, 't> {
     pub(crate) out: Vec<u8>,
     pub(crate) problems: Vec<Problem>,
+    /// Fields that no message has, where they are left out instead of being problems.
+    pub(crate) unknown: Option<Vec<Problem>>,
     path: Vec<Step<'n>>,
     /// The fields of the messages around, the innermost last.
     sets: Vec<Set<'n, 't>>,
@@ -60,6 +62,7 @@ impl<'n, 't> Encoder<'n, 't> {
         Self {
             out: Vec::new(),
             problems: Vec::new(),
+            unknown: None,
             path: Vec::new(),
             sets: Vec::new(),
             wire_depth: 0,
@@ -179,7 +182,14 @@ impl<'n, 't> Encoder<'n, 't> {
             debug_assert!(written.is_ok(), "writing to a String can't fail");
         }
         self.path.push(Step::Field(&entry.key));
-        self.problem(entry.line, text);
+        if self.unknown.is_some() {
+            let problem = Problem { path: self.path_text(), line: Some(entry.line), message: text };
+            self.unknown.iter_mut().filter(|unknown| unknown.len() < PROBLEMS_MAX).for_each(|unknown| {
+                unknown.push(problem.clone());
+            });
+        } else {
+            self.problem(entry.line, text);
+        }
         self.path.pop();
     }
 

@@ -1,4 +1,4 @@
-//! The command line: Envoy's options, and the two children that this binary starts of itself.
+//! The command line: Envoy's options, the compiler, and the two children that this binary starts of itself.
 
 use std::path::PathBuf;
 
@@ -43,22 +43,37 @@ pub(crate) struct Cli {
 /// What this binary does for its own kind, in a process of its own.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Child {
-    /// Compile a Wasm module from standard input to machine code
-    #[command(hide = true)]
+    /// Compile a Wasm module to machine code for proxies of this version on CPUs like this one
+    #[command(after_help = COMPILE_EXAMPLES)]
     Compile(CompileArgs),
     /// Turn YAML or JSON from standard input into a binary message, or a binary message into JSON
     #[command(hide = true)]
     Render(RenderArgs),
 }
 
+const COMPILE_EXAMPLES: &str = "\
+Examples:
+  outrigger-proxy compile filter.wasm -o filter.code
+  outrigger-proxy compile < filter.wasm > filter.code
+
+What is written has the module's digest, the engine's hash and the code's digest before the code. It is not signed: proxies
+take machine code from a control plane that signs it (outrigger serve --precompile) where they have its key
+(--wasm-code-key).";
+
 #[derive(Debug, Args)]
 pub(crate) struct CompileArgs {
-    /// The most address space that the compiler may take
-    #[arg(long, default_value_t = 2 << 30)]
-    pub(crate) memory_bytes: u64,
-    /// Write the machine code here instead of to standard output
-    #[arg(long)]
+    /// The module; default: standard input
+    #[arg(value_name = "MODULE")]
+    pub(crate) module: Option<PathBuf>,
+    /// Write here instead of to standard output
+    #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+    /// The most address space that the compiler may take
+    #[arg(long, value_name = "BYTES", default_value_t = 2 << 30)]
+    pub(crate) memory_bytes: u64,
+    /// Nothing before the code: to be mapped as it is
+    #[arg(long, hide = true)]
+    pub(crate) raw: bool,
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +86,9 @@ pub(crate) struct RenderArgs {
     /// A form field mask: only these paths of the message are printed as JSON
     #[arg(long)]
     pub(crate) mask: Option<String>,
+    /// Leave out fields that no message has, and name them on standard error
+    #[arg(long)]
+    pub(crate) allow_unknown: bool,
 }
 
 /// How a message is written down.
@@ -152,6 +170,8 @@ pub(crate) struct Options {
     /// How long streams may take to end when the proxy or a listener goes away
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub(crate) drain_time_s: u32,
+    /// When connections of a listener that drains are asked to close: spread over the drain time, or all at once.
+    /// The process's own end is always immediate
     #[arg(long, value_enum, default_value = "gradual")]
     pub(crate) drain_strategy: DrainStrategy,
     /// Write the admin interface's bound address to this file
@@ -160,7 +180,12 @@ pub(crate) struct Options {
     /// Folder of compiled filters; default: $XDG_CACHE_HOME/outrigger, or ~/.cache/outrigger, or /var/cache/outrigger
     #[arg(long, value_name = "DIR")]
     pub(crate) wasm_cache_dir: Option<PathBuf>,
-    /// Accepted, without effect: a field that is not known is refused, since it may be a misspelt one
+    /// Public key (PEM, Ed25519) that machine code from a control plane must be signed with; may be given more than once.
+    /// Without one every module is compiled here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) wasm_code_key: Vec<PathBuf>,
+    /// Take a bootstrap with fields that are not known: they are named in a warning each, and left out. Without it they
+    /// are refused, since one may be a misspelt field
     #[arg(long)]
     pub(crate) allow_unknown_static_fields: bool,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use bytes::Bytes;
-use outrigger_proto::audit::{Severity, audit};
+use outrigger_proto::audit::{Finding, Problem, Severity, audit};
 use outrigger_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_proto::type_url;
 use prost::Message;
@@ -23,27 +23,40 @@ enum Written {
     Binary,
 }
 
+/// A bootstrap in its binary form.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) message: Bytes,
+    /// Fields of the texts that no message has, and that were left out (`--allow-unknown-static-fields`), a line each.
+    pub(crate) unknown: Vec<String>,
+}
+
 /// The bootstrap in its binary form; otherwise every problem, a line each, with where it lies.
-pub(crate) async fn load(options: &Options) -> Result<Bytes, Vec<String>> {
+pub(crate) async fn load(options: &Options) -> Result<Loaded, Vec<String>> {
+    let allow_unknown = options.allow_unknown_static_fields;
     let file = match &options.config_path {
-        Some(path) => Some(read_file(path).await?),
+        Some(path) => Some(read_file(path, allow_unknown).await?),
         None => None,
     };
     let yaml = match &options.config_yaml {
         Some(yaml) => {
             let text = Bytes::copy_from_slice(yaml.as_bytes());
-            Some(parse("--config-yaml", text).await?)
+            Some(parse("--config-yaml", text, allow_unknown).await?)
         }
         None => None,
     };
     match (file, yaml) {
         (Some(one), None) | (None, Some(one)) => Ok(one),
-        (Some(file), Some(yaml)) => merge(&file, &yaml).map_err(|problem| vec![problem]),
+        (Some(mut file), Some(yaml)) => {
+            let message = merge(&file.message, &yaml.message, allow_unknown).map_err(|problem| vec![problem])?;
+            file.unknown.extend(yaml.unknown);
+            Ok(Loaded { message, unknown: file.unknown })
+        }
         (None, None) => Err(vec!["no configuration: --config-path or --config-yaml is required".to_owned()]),
     }
 }
 
-async fn read_file(path: &Path) -> Result<Bytes, Vec<String>> {
+async fn read_file(path: &Path, allow_unknown: bool) -> Result<Loaded, Vec<String>> {
     let name = path.display().to_string();
     let fail = |error: std::io::Error| vec![format!("{name}: {error}")];
     let mut bytes = Vec::new();
@@ -52,8 +65,8 @@ async fn read_file(path: &Path) -> Result<Bytes, Vec<String>> {
         return Err(vec![format!("{name}: is larger than {FILE_BYTES_MAX} bytes")]);
     }
     match written(path, &bytes) {
-        Written::Text => parse(&name, bytes.into()).await,
-        Written::Binary => Ok(bytes.into()),
+        Written::Text => parse(&name, bytes.into(), allow_unknown).await,
+        Written::Binary => Ok(Loaded { message: bytes.into(), unknown: Vec::new() }),
     }
 }
 
@@ -73,16 +86,22 @@ fn written(path: &Path, bytes: &[u8]) -> Written {
     }
 }
 
-async fn parse(name: &str, text: Bytes) -> Result<Bytes, Vec<String>> {
-    let parsed = Children.parse(type_url::BOOTSTRAP, text).await;
-    parsed.map(Bytes::from).map_err(|problems| problems.iter().map(|problem| format!("{name}: {problem}")).collect())
+async fn parse(name: &str, text: Bytes, allow_unknown: bool) -> Result<Loaded, Vec<String>> {
+    let named = |problems: Vec<String>| problems.iter().map(|problem| format!("{name}: {problem}")).collect();
+    match Children.parse_with(type_url::BOOTSTRAP, text, allow_unknown).await {
+        Ok((message, unknown)) => Ok(Loaded { message: message.into(), unknown: named(unknown) }),
+        Err(problems) => Err(named(problems)),
+    }
 }
 
 /// Lays one message over another as protobuf merges: its fields win, messages merge, lists are joined.
-fn merge(below: &[u8], above: &[u8]) -> Result<Bytes, String> {
+fn merge(below: &[u8], above: &[u8], allow_unknown: bool) -> Result<Bytes, String> {
     // Decoding drops fields that we don't know, which must not pass for supported ones.
     let name = type_url::message_name(type_url::BOOTSTRAP);
-    if let Some(finding) = audit(name, below).iter().find(|finding| finding.severity == Severity::Reject) {
+    let counts = |finding: &&Finding| {
+        finding.severity == Severity::Reject && !(allow_unknown && matches!(finding.problem, Problem::UnknownField(_)))
+    };
+    if let Some(finding) = audit(name, below).iter().find(counts) {
         return Err(finding.to_string());
     }
     let mut merged = Bootstrap::decode(below).map_err(|error| error.to_string())?;
@@ -118,7 +137,7 @@ mod tests {
             ("{}", "node: {id: a}", "node: {id: a}"),
         ];
         for (below, above, expected) in table {
-            let merged = merge(&yaml(below), &yaml(above)).unwrap();
+            let merged = merge(&yaml(below), &yaml(above), false).unwrap();
             let (merged, expected) = (Bootstrap::decode(merged).unwrap(), Bootstrap::decode(yaml(expected).as_slice()));
             assert_eq!(merged, expected.unwrap(), "{below} + {above}");
         }
@@ -128,8 +147,9 @@ mod tests {
     fn what_a_merge_would_drop_is_told() {
         // Field 1000 of type varint.
         let unknown = [0xc0, 0x3e, 0x01];
-        assert!(merge(&unknown, &yaml("node: {id: a}")).unwrap_err().contains("1000"));
-        assert!(merge(&[0xff], &[]).is_err());
+        assert!(merge(&unknown, &yaml("node: {id: a}"), false).unwrap_err().contains("1000"));
+        assert_eq!(merge(&unknown, &yaml("node: {id: a}"), true).unwrap(), yaml("node: {id: a}"));
+        assert!(merge(&[0xff], &[], true).is_err());
     }
 
     #[test]

@@ -323,6 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_used_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        // Two files each.
+        let modules: Vec<Digest> = (0..=FOLDER_ENTRIES_MAX / 2).map(|n| digest(&n.to_le_bytes())).collect();
+        for (number, module) in modules.iter().enumerate() {
+            insert(&cache, module, "v1", &number.to_le_bytes());
+            // The first one is in use all the time.
+            assert!(cache.get(&modules[0], "v1").is_some(), "{number}");
+        }
+        let entries = fs::read_dir(folder.path().join("cache")).unwrap().count();
+        assert!(entries <= FOLDER_ENTRIES_MAX, "{entries}");
+        assert_eq!(cache.get(&modules[1], "v1"), None);
+        assert!(modules.last().is_some_and(|last| cache.get(last, "v1").is_some()));
+    }
+
+    #[test]
     fn digests_read_as_hexadecimal() {
         assert_eq!(hex(&digest(b"")), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }

@@ -1,14 +1,24 @@
-//! The child that compiles: a module on standard input, machine code on standard output, nothing else.
+//! `outrigger-proxy compile`: a module in, machine code out. The proxy runs it as a child for modules that it gets, and a
+//! control plane for a fleet; then the module is on standard input.
 //!
 //! It takes memory in proportion to the module, and its input is hostile; so it bounds itself before it reads a byte, and
 //! is the first to go when memory is short. The parent sees which of the two happened by [`meaning`].
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
+use anyhow::Context;
+use outrigger_proto::machine_code;
+use outrigger_proto::pb::outrigger::code::v1::{Envelope, Header};
+use prost::Message;
+use tempfile::NamedTempFile;
+
 use crate::args::CompileArgs;
+use crate::cache::digest;
 use crate::child::PARENT;
 use crate::fetch::MODULE_BYTES_MAX;
 use crate::system;
@@ -26,7 +36,7 @@ pub(crate) fn run(arguments: &CompileArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The parent reads it.
-            _ = write!(std::io::stderr(), "{error:#}");
+            _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::from(REFUSED)
         }
     }
@@ -34,14 +44,53 @@ pub(crate) fn run(arguments: &CompileArgs) -> ExitCode {
 
 fn compile(arguments: &CompileArgs) -> anyhow::Result<()> {
     bound(arguments.memory_bytes)?;
-    let mut wasm = Vec::new();
-    std::io::stdin().lock().take(MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm)?;
-    anyhow::ensure!(wasm.len() <= MODULE_BYTES_MAX, "the module has more than {MODULE_BYTES_MAX} bytes");
-    let code = outrigger_wasm::Engine::new()?.compile(&wasm)?;
+    let wasm = match &arguments.module {
+        Some(path) => read(File::open(path).with_context(|| path.display().to_string())?)?,
+        None => read(std::io::stdin().lock())?,
+    };
+    let engine = outrigger_wasm::Engine::new()?;
+    let code = engine.compile(&wasm)?;
+    let before = if arguments.raw { Vec::new() } else { before(&engine, &wasm, &code)? };
     match &arguments.output {
-        Some(path) => std::fs::write(path, code)?,
-        None => std::io::stdout().lock().write_all(&code)?,
+        Some(path) => replace(path, &before, &code).with_context(|| path.display().to_string())?,
+        None => {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(&before)?;
+            stdout.write_all(&code)?;
+            stdout.flush()?;
+        }
     }
+    Ok(())
+}
+
+fn read(from: impl Read) -> anyhow::Result<Vec<u8>> {
+    let mut wasm = Vec::new();
+    from.take(MODULE_BYTES_MAX as u64 + 1).read_to_end(&mut wasm)?;
+    anyhow::ensure!(wasm.len() <= MODULE_BYTES_MAX, "the module has more than {MODULE_BYTES_MAX} bytes");
+    Ok(wasm)
+}
+
+/// What the code is and for whom, unsigned.
+fn before(engine: &outrigger_wasm::Engine, wasm: &[u8], code: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let header = Header {
+        module_sha256: digest(wasm).to_vec(),
+        engine: engine.compatibility(),
+        target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        compiler: format!("outrigger-proxy {}", env!("CARGO_PKG_VERSION")),
+        code_sha256: digest(code).to_vec(),
+        code_bytes: code.len() as u64,
+    };
+    let envelope = Envelope { header: header.encode_to_vec(), ..Envelope::default() };
+    machine_code::encode(&envelope).context("the header is too large")
+}
+
+/// Whoever looks never sees half of it.
+fn replace(path: &Path, before: &[u8], code: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let mut file = NamedTempFile::with_prefix_in(".outrigger", folder)?;
+    file.write_all(before)?;
+    file.write_all(code)?;
+    file.persist(path)?;
     Ok(())
 }
 

@@ -12,20 +12,21 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::{CodeSource, ResourceKind, StreamSource};
-use outrigger_dataplane::{Workers, span_queue};
+use outrigger_dataplane::{DrainOptions, Workers, span_queue};
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
 use outrigger_xds::{
-    AdsOptions, Bootstrap, BootstrapOptions, ConfigSink, ResourceSource, Status, decode_bootstrap, run_ads, run_files,
-    run_secret_files, run_secret_streams,
+    AdsOptions, Bootstrap, BootstrapOptions, ConfigSink, Problem, ResourceSource, Status, decode_bootstrap, run_ads,
+    run_files, run_secret_files, run_secret_streams,
 };
 use prost::Message;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{Mode, Options};
+use crate::args::{DrainStrategy, Mode, Options};
 use crate::cache::{Cache, default_folder};
 use crate::channel::Connector;
+use crate::code_key::CodeKeys;
 use crate::logging::Logging;
 use crate::metrics::WasmMetrics;
 use crate::modules::{Endpoints, Modules};
@@ -67,17 +68,20 @@ pub(crate) async fn run(options: Options, logging: Logging) -> ExitCode {
 }
 
 async fn load(options: &Options) -> Result<(Bytes, Bootstrap), Vec<String>> {
-    let message = bootstrap::load(options).await?;
+    let bootstrap::Loaded { message, unknown } = bootstrap::load(options).await?;
     let of_line = BootstrapOptions {
         service_node: options.service_node.clone(),
         service_cluster: options.service_cluster.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        allow_unknown_fields: options.allow_unknown_static_fields,
     };
     let mut bootstrap = decode_bootstrap(&message, &of_line)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     if let Some(zone) = &options.service_zone {
         bootstrap.node.locality.get_or_insert_default().zone.clone_from(zone);
     }
+    let unknown = unknown.into_iter().map(|message| Problem { path: String::new(), message });
+    bootstrap.warnings.splice(0..0, unknown);
     Ok((message, bootstrap))
 }
 
@@ -113,7 +117,7 @@ impl Endpoints for NoEndpoints {
 async fn validate(options: &Options, bootstrap: &Bootstrap) -> ExitCode {
     let registry = Arc::new(Registry::default());
     let metrics = Rc::new(WasmMetrics::new(&registry));
-    let modules = Modules::new(open_cache(options), Rc::clone(&metrics));
+    let modules = Modules::new(open_cache(options), CodeKeys::default(), Rc::clone(&metrics));
     let plugins = Plugins::new(modules, Services::new(registry, node::to_host(&bootstrap.node)), 0, metrics);
     let mut problems = Vec::new();
     for (name, resource) in bootstrap.static_resources.iter().flat_map(|update| &update.upserts) {
@@ -153,6 +157,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     let concurrency = if concurrency == 0 { system::cpus() } else { concurrency };
     set_hostname();
     outrigger_dataplane::install_provider();
+    let keys = CodeKeys::load(&options.wasm_code_key)?;
     let registry = Arc::new(Registry::default());
     let services = Services::new(Arc::clone(&registry), node::to_host(&bootstrap.node));
     let (span_sink, span_queue) = span_queue();
@@ -161,9 +166,10 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
         stats: Arc::clone(&registry),
         services: Arc::clone(&services),
         spans: span_sink,
+        drain: drain(&options),
     })?;
     let wasm_metrics = Rc::new(WasmMetrics::new(&registry));
-    let modules = Modules::new(open_cache(&options), Rc::clone(&wasm_metrics));
+    let modules = Modules::new(open_cache(&options), keys, Rc::clone(&wasm_metrics));
     let plugins = Plugins::new(modules, services, concurrency, wasm_metrics);
     let address_file = options.admin_address_path.clone();
     let server = Rc::new(Server::new(Parts {
@@ -204,6 +210,15 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     _ = tokio::time::timeout(EXIT_TIME_MAX, exporter).await;
     ending.abort();
     Ok(())
+}
+
+/// How connections of a listener that drains are asked to close.
+fn drain(options: &Options) -> DrainOptions {
+    let time = Duration::from_secs(u64::from(options.drain_time_s));
+    match options.drain_strategy {
+        DrainStrategy::Gradual => DrainOptions { time },
+        DrainStrategy::Immediate => DrainOptions { time: Duration::ZERO },
+    }
 }
 
 /// Publishes the static resources and starts the sources of the others.

@@ -50,10 +50,13 @@ pub(crate) enum FetchError {
     Timeout(SocketAddr, u128),
     #[error("{0} answered with status {1}")]
     Status(SocketAddr, StatusCode),
-    #[error("{0} sent more than {MODULE_BYTES_MAX} bytes")]
-    TooLarge(SocketAddr),
+    #[error("{0} sent more than {1} bytes")]
+    TooLarge(SocketAddr, usize),
     #[error("{0} broke off: {1}")]
     Broken(SocketAddr, String),
+    /// Whoever takes the bytes doesn't want them.
+    #[error("{0} sent something else: {1}")]
+    Refused(SocketAddr, String),
     #[error("{from} sent bytes with the digest {actual} instead of {expected}")]
     Digest { from: SocketAddr, actual: String, expected: String },
 }
@@ -68,7 +71,11 @@ impl FetchError {
                     || *status == StatusCode::TOO_MANY_REQUESTS
                     || *status == StatusCode::REQUEST_TIMEOUT
             }
-            FetchError::Uri(_) | FetchError::NoEndpoint | FetchError::TooLarge(_) | FetchError::Digest { .. } => false,
+            FetchError::Uri(_)
+            | FetchError::NoEndpoint
+            | FetchError::TooLarge(..)
+            | FetchError::Refused(..)
+            | FetchError::Digest { .. } => false,
         }
     }
 }
@@ -86,9 +93,14 @@ pub(crate) async fn fetch(wanted: &Wanted) -> Result<Bytes, FetchError> {
     loop {
         let position = (first + attempt as usize) % wanted.endpoints.len();
         let endpoint = wanted.endpoints[position];
-        let outcome = tokio::time::timeout(timeout, once(endpoint, &target)).await;
+        let mut bytes = BytesMut::new();
+        let take = |piece: &[u8]| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        };
+        let outcome = tokio::time::timeout(timeout, once(endpoint, &target, MODULE_BYTES_MAX, take)).await;
         let outcome = outcome.unwrap_or(Err(FetchError::Timeout(endpoint, timeout.as_millis())));
-        let outcome = outcome.and_then(|bytes| check(endpoint, bytes, &wanted.sha256));
+        let outcome = outcome.and_then(|()| check(endpoint, bytes.freeze(), &wanted.sha256));
         match outcome {
             Err(error) if error.is_transient() && attempt < retries => {
                 tracing::debug!("fetching {}: {error}; trying again", wanted.uri);
@@ -98,6 +110,19 @@ pub(crate) async fn fetch(wanted: &Wanted) -> Result<Bytes, FetchError> {
             outcome => return outcome,
         }
     }
+}
+
+/// Hands a body of at most `bytes_max` bytes to `take`, piece by piece, which may refuse it; one attempt at one endpoint.
+pub(crate) async fn fetch_into(
+    uri: &str,
+    endpoint: SocketAddr,
+    timeout: Duration,
+    bytes_max: usize,
+    take: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), FetchError> {
+    let target = Target::parse(uri)?;
+    let outcome = tokio::time::timeout(timeout, once(endpoint, &target, bytes_max, take)).await;
+    outcome.unwrap_or(Err(FetchError::Timeout(endpoint, timeout.as_millis())))
 }
 
 fn check(from: SocketAddr, bytes: Bytes, expected: &Digest) -> Result<Bytes, FetchError> {
@@ -134,7 +159,12 @@ impl Target {
     }
 }
 
-async fn once(endpoint: SocketAddr, target: &Target) -> Result<Bytes, FetchError> {
+async fn once(
+    endpoint: SocketAddr,
+    target: &Target,
+    bytes_max: usize,
+    take: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), FetchError> {
     let broken = |error: hyper::Error| FetchError::Broken(endpoint, error.to_string());
     let stream =
         TcpStream::connect(endpoint).await.map_err(|error| FetchError::Connect(endpoint, error.to_string()))?;
@@ -151,10 +181,10 @@ async fn once(endpoint: SocketAddr, target: &Target) -> Result<Bytes, FetchError
             return Err(FetchError::Status(endpoint, response.status()));
         }
         let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        if length.is_some_and(|length: u64| length > MODULE_BYTES_MAX as u64) {
-            return Err(FetchError::TooLarge(endpoint));
+        if length.is_some_and(|length: u64| length > bytes_max as u64) {
+            return Err(FetchError::TooLarge(endpoint, bytes_max));
         }
-        collect(endpoint, response.into_body(), MODULE_BYTES_MAX).await
+        pass_on(endpoint, response.into_body(), bytes_max, take).await
     };
     // The connection makes no progress unless somebody polls it, and it may well end before its last bytes are read.
     let connection = async {
@@ -168,18 +198,24 @@ async fn once(endpoint: SocketAddr, target: &Target) -> Result<Bytes, FetchError
     }
 }
 
-async fn collect(endpoint: SocketAddr, mut body: hyper::body::Incoming, max: usize) -> Result<Bytes, FetchError> {
-    let mut bytes = BytesMut::new();
+async fn pass_on(
+    endpoint: SocketAddr,
+    mut body: hyper::body::Incoming,
+    bytes_max: usize,
+    mut take: impl FnMut(&[u8]) -> Result<(), String>,
+) -> Result<(), FetchError> {
+    let mut passed = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| FetchError::Broken(endpoint, error.to_string()))?;
         if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > max {
-                return Err(FetchError::TooLarge(endpoint));
+            passed += data.len();
+            if passed > bytes_max {
+                return Err(FetchError::TooLarge(endpoint, bytes_max));
             }
-            bytes.extend_from_slice(&data);
+            take(&data).map_err(|reason| FetchError::Refused(endpoint, reason))?;
         }
     }
-    Ok(bytes.freeze())
+    Ok(())
 }
 
 #[cfg(test)]
@@ -268,7 +304,7 @@ mod tests {
 
         let large = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MODULE_BYTES_MAX + 1);
         let address = server(vec![large.into_bytes(), ok(b"module")]).await;
-        assert!(matches!(fetch(&wanted(vec![address], 5)).await, Err(FetchError::TooLarge(_))));
+        assert!(matches!(fetch(&wanted(vec![address], 5)).await, Err(FetchError::TooLarge(..))));
 
         assert!(matches!(fetch(&wanted(Vec::new(), 5)).await, Err(FetchError::NoEndpoint)));
     }
@@ -279,7 +315,7 @@ mod tests {
         let mut endless = b"HTTP/1.0 200 OK\r\n\r\n".to_vec();
         (0..=(MODULE_BYTES_MAX >> 20)).for_each(|_| endless.extend_from_slice(&piece));
         let address = server(vec![endless]).await;
-        assert!(matches!(fetch(&wanted(vec![address], 0)).await, Err(FetchError::TooLarge(_))));
+        assert!(matches!(fetch(&wanted(vec![address], 0)).await, Err(FetchError::TooLarge(..))));
     }
 
     #[tokio::test]

@@ -26,6 +26,10 @@ pub(crate) struct WasmMetrics {
     pub(crate) fetch_successes: Counter,
     pub(crate) fetch_failures: Counter,
     pub(crate) fetch_time: Histogram,
+    /// Signed machine code that was mapped, that was not to be had, and that was not what it should be.
+    pub(crate) machine_code_accepted: Counter,
+    pub(crate) machine_code_unavailable: Counter,
+    pub(crate) machine_code_refused: Counter,
     pub(crate) prepare_time: Histogram,
     /// Plugins that didn't compile, start or take their configuration.
     pub(crate) rejected: Counter,
@@ -43,6 +47,9 @@ impl WasmMetrics {
             fetch_successes: counter("remote_load_fetch_successes"),
             fetch_failures: counter("remote_load_fetch_failures"),
             fetch_time: histogram("remote_load_fetch_time_ms"),
+            machine_code_accepted: counter("machine_code_accepted"),
+            machine_code_unavailable: counter("machine_code_unavailable"),
+            machine_code_refused: counter("machine_code_refused"),
             prepare_time: histogram("prepare_time_ms"),
             rejected: counter("rejected"),
         }

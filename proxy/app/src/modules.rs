@@ -11,19 +11,25 @@ use std::future::Future;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{CodeSource, ModuleCode};
+use outrigger_proto::machine_code::{ENVELOPE_BYTES_MAX, PREFIX_BYTES};
 use outrigger_wasm::{Code, CompiledModule, Engine};
+use rand::seq::IndexedRandom;
+use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::cache::{Cache, Digest, digest, hex};
 use crate::child::{self, Ended, Job, Output};
+use crate::code_key::CodeKeys;
 use crate::compile_child;
-use crate::fetch::{MODULE_BYTES_MAX, Wanted, fetch};
+use crate::fetch::{FetchError, MODULE_BYTES_MAX, Wanted, fetch, fetch_into};
+use crate::machine_code::{Expected, FETCHED_BYTES_MAX, Receiver};
 use crate::metrics::WasmMetrics;
 use crate::system;
 
@@ -34,9 +40,36 @@ const COMPILER_BYTES_MAX: u64 = 2 << 30;
 /// With less than this no module compiles.
 const COMPILER_BYTES_MIN: u64 = 96 << 20;
 
+/// For somebody else's machine code, which may be in the making; beyond it the module is compiled here.
+const MACHINE_CODE_TIME_MAX: Duration = Duration::from_secs(45);
+
 /// Endpoints of a cluster, by its name; waits for a cluster that isn't there yet, within bounds.
 pub(crate) trait Endpoints {
     fn endpoints(&self, cluster: &str) -> impl Future<Output = Result<Vec<SocketAddr>, String>>;
+}
+
+/// A file for machine code.
+#[derive(Debug)]
+enum Place {
+    /// To become an entry of the cache.
+    Scratch(NamedTempFile),
+    Memory(fs::File),
+}
+
+impl Place {
+    fn file(&self) -> &fs::File {
+        match self {
+            Place::Scratch(scratch) => scratch.as_file(),
+            Place::Memory(file) => file,
+        }
+    }
+}
+
+/// Why there is no machine code from elsewhere.
+#[derive(Debug)]
+enum Signed {
+    NotThere(String),
+    Refused(String),
 }
 
 /// Where modules come from.
@@ -45,6 +78,8 @@ pub(crate) struct Modules {
     engine: OnceCell<Engine>,
     /// `None`: no folder is writable.
     cache: Option<Cache>,
+    /// Who may make machine code for us.
+    keys: CodeKeys,
     kept: RefCell<Kept>,
     /// Whoever prepares a module holds its lock, so that a second one finds it done.
     turns: RefCell<HashMap<ModuleCode, Rc<Mutex<()>>>>,
@@ -52,8 +87,8 @@ pub(crate) struct Modules {
 }
 
 impl Modules {
-    pub(crate) fn new(cache: Option<Cache>, metrics: Rc<WasmMetrics>) -> Modules {
-        Modules { engine: OnceCell::new(), cache, kept: RefCell::default(), turns: RefCell::default(), metrics }
+    pub(crate) fn new(cache: Option<Cache>, keys: CodeKeys, metrics: Rc<WasmMetrics>) -> Modules {
+        Modules { engine: OnceCell::new(), cache, keys, kept: RefCell::default(), turns: RefCell::default(), metrics }
     }
 
     /// The module and its digest, or what is wrong with it in words for whoever sent it.
@@ -86,6 +121,13 @@ impl Modules {
         {
             return Ok((module, sha256));
         }
+        if let (CodeSource::Remote { machine_code: Some(uri), cluster, .. }, Some(sha256)) = (&code.source, code.sha256)
+            && !self.keys.is_empty()
+            && let Some(module) = self.signed(uri, cluster, sha256, endpoints).await?
+        {
+            self.kept.borrow_mut().insert(sha256, module.clone());
+            return Ok((module, sha256));
+        }
         let wasm = self.bytes(code, endpoints).await?;
         let sha256 = digest(&wasm);
         if let Some(expected) = code.sha256.filter(|expected| *expected != sha256) {
@@ -109,7 +151,7 @@ impl Modules {
         let Some(cache) = self.cache.clone() else { return Ok(None) };
         let (engine, sha256) = (self.engine()?, *sha256);
         let loaded = off_thread(move || {
-            let path = cache.get(&sha256, &compatibility(&engine))?;
+            let path = cache.get(&sha256, &engine.compatibility())?;
             match engine.load(Code::File(path)) {
                 Ok(module) => Some(Ok(module)),
                 // Code that cannot be loaded at all is compiled anew; a module that is no plugin stays one.
@@ -129,12 +171,118 @@ impl Modules {
         Ok(module)
     }
 
+    /// Machine code that a key of ours has signed; `None`, and a line in the log: there is none, so it is made here.
+    async fn signed(
+        &self,
+        uri: &str,
+        cluster: &str,
+        sha256: Digest,
+        endpoints: &impl Endpoints,
+    ) -> Result<Option<CompiledModule>, String> {
+        let engine = self.engine()?;
+        let name = hex(&sha256);
+        let started = Instant::now();
+        let fetched = self.fetch_signed(uri, cluster, &sha256, &engine.compatibility(), endpoints).await;
+        let place = match fetched {
+            Ok(place) => place,
+            Err(Signed::NotThere(reason)) => {
+                self.metrics.machine_code_unavailable.inc();
+                tracing::info!("no machine code for module {name}: {reason}; it is compiled here");
+                return Ok(None);
+            }
+            Err(Signed::Refused(reason)) => {
+                self.metrics.machine_code_refused.inc();
+                tracing::warn!("machine code for module {name} is refused: {reason}; it is compiled here");
+                return Ok(None);
+            }
+        };
+        let loaded = self.load_place(place, sha256, engine).await?;
+        match loaded {
+            Ok(module) => {
+                self.metrics.machine_code_accepted.inc();
+                tracing::info!("module {name}: signed machine code, after {} ms", started.elapsed().as_millis());
+                Ok(Some(module))
+            }
+            Err(outrigger_wasm::LoadError::Code { reason }) => {
+                self.metrics.machine_code_refused.inc();
+                tracing::warn!("machine code for module {name} is refused: {reason}; it is compiled here");
+                Ok(None)
+            }
+            Err(error) => Err(format!("the module {error}")),
+        }
+    }
+
+    async fn fetch_signed(
+        &self,
+        uri: &str,
+        cluster: &str,
+        module: &Digest,
+        engine: &str,
+        endpoints: &impl Endpoints,
+    ) -> Result<Place, Signed> {
+        let not_there = |error: String| Signed::NotThere(error);
+        let endpoints = endpoints.endpoints(cluster).await.map_err(not_there)?;
+        let endpoint = endpoints.choose(&mut rand::rng()).ok_or_else(|| not_there("no endpoint".to_owned()))?;
+        let place = self.place().map_err(not_there)?;
+        let expected = Expected { module, engine, keys: &self.keys };
+        let mut receiver = Receiver::new(expected, place.file());
+        let mut refusal = None;
+        let take = |piece: &[u8]| {
+            receiver.take(piece).map_err(|error| {
+                let reason = error.to_string();
+                refusal = Some(reason.clone());
+                reason
+            })
+        };
+        let bytes_max = usize::try_from(FETCHED_BYTES_MAX).unwrap_or(usize::MAX) + PREFIX_BYTES + ENVELOPE_BYTES_MAX;
+        let uri = format!("{uri}/{engine}");
+        let fetched = fetch_into(&uri, *endpoint, MACHINE_CODE_TIME_MAX, bytes_max, take).await;
+        if let Some(reason) = refusal {
+            return Err(Signed::Refused(reason));
+        }
+        match fetched {
+            Ok(()) => receiver.finish().map_err(|error| Signed::Refused(error.to_string()))?,
+            Err(error @ FetchError::TooLarge(..)) => return Err(Signed::Refused(error.to_string())),
+            Err(error) => return Err(not_there(error.to_string())),
+        }
+        Ok(place)
+    }
+
+    /// Where machine code may be written to.
+    fn place(&self) -> Result<Place, String> {
+        let io = |error: std::io::Error| format!("cannot keep the module's machine code: {error}");
+        match &self.cache {
+            Some(cache) => cache.scratch().map(Place::Scratch).map_err(io),
+            None => system::memory_file().map(Place::Memory).map_err(io),
+        }
+    }
+
+    /// Keeps machine code that was written, and maps it.
+    async fn load_place(
+        &self,
+        place: Place,
+        sha256: Digest,
+        engine: Engine,
+    ) -> Result<Result<CompiledModule, outrigger_wasm::LoadError>, String> {
+        let cache = self.cache.clone();
+        off_thread(move || match (place, cache) {
+            (Place::Scratch(scratch), Some(cache)) => {
+                let kept = cache.insert(&sha256, &engine.compatibility(), scratch);
+                let path = kept.map_err(|error| format!("cannot keep the module's machine code: {error}"))?;
+                Ok(engine.load(Code::File(path)))
+            }
+            // The mapping outlives the descriptor of a memory file.
+            (place, _) => Ok(engine.load(Code::File(format!("/proc/self/fd/{}", place.file().as_raw_fd()).into()))),
+        })
+        .await?
+    }
+
     async fn bytes(&self, code: &ModuleCode, endpoints: &impl Endpoints) -> Result<Bytes, String> {
         match &code.source {
             CodeSource::Inline(bytes) if bytes.is_empty() => Err("the module has no bytes".to_owned()),
             CodeSource::Inline(bytes) => Ok(bytes.clone()),
             CodeSource::File(path) => read(path),
-            CodeSource::Remote { uri, cluster, timeout, retries } => {
+            CodeSource::Remote { uri, cluster, timeout, retries, machine_code: _ } => {
                 let sha256 = code.sha256.ok_or("remote code needs sha256")?;
                 let endpoints = endpoints.endpoints(cluster).await?;
                 let wanted = Wanted { uri: uri.clone(), endpoints, timeout: *timeout, retries: *retries, sha256 };
@@ -164,33 +312,17 @@ impl Modules {
 
     async fn compile_in_child(&self, sha256: Digest, wasm: Bytes, memory_bytes: u64) -> Result<CompiledModule, String> {
         let engine = self.engine()?;
-        let io = |error: std::io::Error| format!("cannot keep the module's machine code: {error}");
-        let scratch = self.cache.as_ref().map(Cache::scratch).transpose().map_err(io)?;
-        let memory = if scratch.is_none() { Some(system::memory_file().map_err(io)?) } else { None };
-        let target = match (&scratch, &memory) {
-            (Some(scratch), _) => scratch.as_file().try_clone().map_err(io)?,
-            (None, Some(memory)) => memory.try_clone().map_err(io)?,
-            (None, None) => return Err("there is nowhere to write machine code to".to_owned()),
-        };
-        let arguments: [OsString; 3] = ["compile".into(), "--memory-bytes".into(), memory_bytes.to_string().into()];
+        let place = self.place()?;
+        let target = place.file().try_clone();
+        let target = target.map_err(|error| format!("cannot keep the module's machine code: {error}"))?;
+        let memory = memory_bytes.to_string();
+        let arguments: [OsString; 4] = ["compile".into(), "--raw".into(), "--memory-bytes".into(), memory.into()];
         let ended = child::run(Job::Compile, &arguments, wasm, Output::File(target), compile_child::TIME_MAX).await;
         let Ended { status, stderr, .. } = ended.map_err(|error| format!("cannot compile the module: {error}"))?;
         if let Some(reason) = compile_child::meaning(status, &stderr, memory_bytes) {
             return Err(reason);
         }
-        let cache = self.cache.clone();
-        off_thread(move || {
-            let path: PathBuf = match (cache, scratch, &memory) {
-                (Some(cache), Some(scratch), _) => {
-                    cache.insert(&sha256, &compatibility(&engine), scratch).map_err(io)?
-                }
-                (_, _, Some(memory)) => format!("/proc/self/fd/{}", memory.as_raw_fd()).into(),
-                _ => return Err("there is no machine code".to_owned()),
-            };
-            // The mapping outlives the descriptor of a memory file.
-            engine.load(Code::File(path)).map_err(|error| format!("the module {error}"))
-        })
-        .await?
+        self.load_place(place, sha256, engine).await?.map_err(|error| format!("the module {error}"))
     }
 
     fn engine(&self) -> Result<Engine, String> {
@@ -200,10 +332,6 @@ impl Modules {
         let engine = Engine::new().map_err(|error| error.to_string())?;
         Ok(self.engine.get_or_init(|| engine).clone())
     }
-}
-
-fn compatibility(engine: &Engine) -> String {
-    format!("{:016x}", engine.compatibility())
 }
 
 fn read(path: &Path) -> Result<Bytes, String> {

@@ -48,12 +48,24 @@ fn render(arguments: &RenderArgs) -> Result<(), Vec<String>> {
     }
     let message = type_url::message_name(&arguments.type_url);
     let output = match arguments.from {
-        Form::Yaml => render::parse(message, &input, Format::Auto)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?,
+        Form::Yaml => from_text(message, &input, arguments.allow_unknown)?,
         Form::Binary => to_json(message, &input, arguments.mask.as_deref()).map_err(|problem| vec![problem])?,
     };
     drop(input);
     std::io::stdout().lock().write_all(&output).map_err(whole)
+}
+
+fn from_text(message: &str, text: &[u8], allow_unknown: bool) -> Result<Vec<u8>, Vec<String>> {
+    let lines = |problems: Vec<render::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    if !allow_unknown {
+        return render::parse(message, text, Format::Auto).map_err(lines);
+    }
+    let (bytes, unknown) = render::parse_lenient(message, text, Format::Auto).map_err(lines)?;
+    for line in lines(unknown) {
+        // The parent reads them.
+        _ = writeln!(std::io::stderr(), "{line}");
+    }
+    Ok(bytes)
 }
 
 fn bound() -> std::io::Result<()> {
@@ -113,14 +125,27 @@ pub(crate) struct Children;
 impl Children {
     /// YAML or JSON to the binary form of a message; otherwise every problem.
     pub(crate) async fn parse(self, type_url: &str, text: Bytes) -> Result<Vec<u8>, Vec<String>> {
-        let arguments: [OsString; 5] =
-            ["render".into(), "--from".into(), "yaml".into(), "--type".into(), type_url.into()];
+        self.parse_with(type_url, text, false).await.map(|(bytes, _)| bytes)
+    }
+
+    /// The same, and what was left out because no message has such a field, where that is allowed.
+    pub(crate) async fn parse_with(
+        self,
+        type_url: &str,
+        text: Bytes,
+        allow_unknown: bool,
+    ) -> Result<(Vec<u8>, Vec<String>), Vec<String>> {
+        let mut arguments: Vec<OsString> =
+            vec!["render".into(), "--from".into(), "yaml".into(), "--type".into(), type_url.into()];
+        if allow_unknown {
+            arguments.push("--allow-unknown".into());
+        }
         let ended = child::run(Job::Render, &arguments, text, Output::Memory(INPUT_BYTES_MAX), TIME_MAX).await;
         let Ended { status, stdout, stderr } = ended.map_err(|error| vec![error.to_string()])?;
-        if status.success() {
-            return Ok(stdout);
-        }
         let problems: Vec<String> = stderr.lines().map(str::to_owned).collect();
+        if status.success() {
+            return Ok((stdout, problems));
+        }
         if status.code() == Some(i32::from(REFUSED)) && !problems.is_empty() {
             return Err(problems);
         }

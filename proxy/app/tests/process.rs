@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -215,6 +216,42 @@ fn every_problem_is_printed_with_its_path() {
     assert_eq!(output.status.code(), Some(1));
     let output = proxy().args(["--mode", "validate"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn unknown_static_fields_are_warnings_where_that_is_allowed() {
+    let folder = Folder::new();
+    let config = bootstrap("").replace("stat_prefix: in", "stat_prefix: in\n          of_tomorrow: {a: [1]}");
+    let strict = folder.validate(&config, &[]);
+    let (_, stderr) = texts(&strict);
+    assert_eq!(strict.status.code(), Some(1));
+    assert!(stderr.contains("typed_config.of_tomorrow"), "{stderr}");
+
+    let allowed = ["--allow-unknown-static-fields"];
+    let lenient = folder.validate(&config, &allowed);
+    let (stdout, stderr) = texts(&lenient);
+    assert_eq!(lenient.status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("warning: ") && stderr.contains("typed_config.of_tomorrow"), "{stderr}");
+    assert!(stdout.contains("OK"), "{stdout}");
+    // Of both texts, and only unknown fields: a wrong value stays a problem.
+    let both = ["--allow-unknown-static-fields", "--config-yaml", "node: {colour: red}"];
+    let (_, stderr) = texts(&folder.validate(&config, &both));
+    assert!(stderr.contains("--config-yaml: line 1: node.colour") && stderr.contains("of_tomorrow"), "{stderr}");
+    let wrong = folder.validate(&config.replace("[{match:", "[{status: x, match:").replace("200,", "twice,"), &allowed);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(texts(&wrong).1.contains("direct_response.status"), "{}", texts(&wrong).1);
+
+    // The same in the wire format: field 1000 of type varint.
+    let node = [0x0a, 0x03, 0x0a, 0x01, b'a', 0xc0, 0x3e, 0x01];
+    let file = folder.write("bootstrap.pb", node);
+    let run = |arguments: &[&str]| {
+        proxy().arg("-c").arg(&file).args(["--mode", "validate"]).args(arguments).output().unwrap()
+    };
+    let strict = run(&[]);
+    assert!(texts(&strict).1.contains("unknown field 1000"), "{}", texts(&strict).1);
+    let lenient = run(&allowed);
+    assert_eq!(lenient.status.code(), Some(0), "{}", texts(&lenient).1);
+    assert!(texts(&lenient).1.contains("warning: unknown field 1000"), "{}", texts(&lenient).1);
 }
 
 #[test]
@@ -456,11 +493,49 @@ fn the_compiler_is_bounded() {
     };
     let wasm = wat::parse_str(PLUGIN).unwrap();
     let output = compile("2147483648", &wasm);
-    assert!(output.status.success() && output.stdout.starts_with(b"\x7fELF"), "{}", texts(&output).1);
+    assert!(output.status.success() && output.stdout.starts_with(b"OUTRMC01"), "{}", texts(&output).1);
     let output = compile("2147483648", b"rubbish");
     assert_eq!(output.status.code(), Some(2));
     assert!(texts(&output).1.contains("not a Wasm module"));
-    assert!(!compile("1000000", &wasm).status.success());
+    // More than what is mapped already has to be mapped for it.
+    let functions = "(func (param i32) (result i32) (i32.mul (local.get 0) (i32.const 3)))".repeat(5000);
+    let large =
+        wat::parse_str(PLUGIN.replace("(func (export \"malloc\")", &format!("{functions} (func (export \"malloc\")")));
+    assert!(!compile("1000000", &large.unwrap()).status.success());
+}
+
+#[test]
+fn machine_code_says_what_it_is() {
+    let folder = Folder::new();
+    let wasm = wat::parse_str(PLUGIN).unwrap();
+    let module = folder.write("a.wasm", &wasm);
+    let (one, two) = (folder.path("one.code"), folder.path("two.code"));
+    for target in [&one, &two] {
+        let output = proxy().arg("compile").arg(&module).arg("-o").arg(target).output().unwrap();
+        assert!(output.status.success() && output.stdout.is_empty(), "{}", texts(&output).1);
+    }
+    let bytes = std::fs::read(&one).unwrap();
+    assert_eq!(bytes, std::fs::read(&two).unwrap(), "the same module and engine give the same code");
+    let (envelope, header, code) = outrigger_proto::machine_code::split(&bytes).unwrap();
+    assert!(envelope.signature.is_empty());
+    assert_eq!(header.module_sha256[..], Sha256::digest(&wasm)[..]);
+    assert_eq!(header.code_sha256[..], Sha256::digest(code)[..]);
+    assert_eq!((header.code_bytes, header.engine.len()), (code.len() as u64, 32));
+    assert!(code.starts_with(b"\x7fELF"));
+
+    let output = proxy().arg("compile").arg(folder.path("none.wasm")).output().unwrap();
+    assert!(!output.status.success() && texts(&output).1.contains("none.wasm"), "{}", texts(&output).1);
+    let output = proxy().arg("compile").arg(&module).arg("-o").arg(folder.path("no/folder")).output().unwrap();
+    assert!(!output.status.success() && texts(&output).1.contains("no/folder"), "{}", texts(&output).1);
+}
+
+#[test]
+fn a_key_that_is_none_ends_the_start() {
+    let folder = Folder::new();
+    let (config, key) = (folder.write("bootstrap.yaml", bootstrap("")), folder.write("key.pub", "no key"));
+    let output = proxy().arg("-c").arg(config).arg("--wasm-code-key").arg(key).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(texts(&output).1.contains("key.pub: holds no public key"), "{}", texts(&output).1);
 }
 
 #[test]
@@ -470,5 +545,6 @@ fn the_version_and_the_help_are_told() {
     let output = proxy().arg("--help").output().unwrap();
     let (stdout, _) = texts(&output);
     assert!(stdout.contains("Examples:") && stdout.contains("--config-path"), "{stdout}");
-    assert!(!stdout.contains("compile "), "children are nobody's business: {stdout}");
+    assert!(stdout.contains("  compile ") && stdout.contains("--wasm-code-key"), "{stdout}");
+    assert!(!stdout.contains("  render "), "children are nobody's business: {stdout}");
 }

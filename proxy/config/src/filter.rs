@@ -44,6 +44,40 @@ pub struct ExtensionConfig {
     pub origin: Arc<Origin>,
     pub type_url: String,
     pub plugin: Arc<WasmPlugin>,
+    /// A new revision that is tried beside the plugin.
+    pub rollout: Option<Arc<Rollout>>,
+}
+
+/// A new revision of a filter that gets a share of the streams, or copies of all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollout {
+    /// Of this try.
+    pub id: Arc<str>,
+    pub candidate: Arc<WasmPlugin>,
+    pub share: RolloutShare,
+    pub guardrails: Guardrails,
+}
+
+/// What a new revision gets of the streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RolloutShare {
+    /// So many of ten thousand.
+    Of10k(u32),
+    /// Copies of all of them; the old revision decides.
+    Shadow,
+    /// Copies of all of them; nobody decides, and the extension's `plugin` is not run.
+    ShadowOnly,
+}
+
+/// What makes a proxy give a new revision up. `None`: not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Guardrails {
+    /// Of its streams, those that met a trap; parts of a million.
+    pub trap_rate: Option<u32>,
+    /// Of its streams, those answered with 5xx beyond the old revision's share; parts of a million.
+    pub error_rate: Option<u32>,
+    /// On the average time to the response's head, beyond the old revision's.
+    pub added_latency: Option<Duration>,
 }
 
 /// A Proxy-Wasm plugin (`envoy.extensions.wasm.v3.PluginConfig`, and our own limits).
@@ -70,6 +104,11 @@ pub struct WasmVm {
     /// `None`: everything is allowed.
     pub capabilities: Option<BTreeSet<String>>,
     pub isolation: Isolation,
+    /// What this revision is called; empty: it has no name. Plugins of different revisions share no VM, so that a trap in
+    /// one is not felt in another.
+    pub revision: Arc<str>,
+    /// It sees copies: its calls, metrics and shared writes are dropped.
+    pub shadow: bool,
 }
 
 /// What shares a VM with what.
@@ -112,6 +151,8 @@ pub enum CodeSource {
         cluster: Arc<str>,
         timeout: Duration,
         retries: u32,
+        /// Where signed machine code of it lies; the engine's hash is added as a last step of the path.
+        machine_code: Option<String>,
     },
 }
 

@@ -45,8 +45,8 @@ pub use cluster::{
 };
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{
-    CodeSource, ExtensionConfig, FailurePolicy, HttpFilter, HttpFilterKind, Isolation, Limits, ModuleCode, WasmPlugin,
-    WasmVm,
+    CodeSource, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind, Isolation, Limits, ModuleCode,
+    Rollout, RolloutShare, WasmPlugin, WasmVm,
 };
 pub use filter_chain::{
     ConnectionFacts, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,

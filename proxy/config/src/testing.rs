@@ -101,6 +101,8 @@ pub(crate) fn extension(name: &str, version: u32) -> Resource {
             limits: Limits::default(),
             capabilities: None,
             isolation: Isolation::Shared,
+            revision: "".into(),
+            shadow: false,
         }),
     };
     Resource::Extension(Arc::new(ExtensionConfig {
@@ -108,6 +110,7 @@ pub(crate) fn extension(name: &str, version: u32) -> Resource {
         origin: origin(name),
         type_url: "type.googleapis.com/test.Wasm".to_owned(),
         plugin: Arc::new(plugin),
+        rollout: None,
     }))
 }
 

@@ -49,4 +49,4 @@ pub use plugin::PreparedPlugin;
 pub use prepared::{BoundListener, ListenerFailure, Prepared, WorkerVms};
 pub use tls::{connect_control, install_provider};
 pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
-pub use workers::{Options, PublishError, Workers};
+pub use workers::{DrainOptions, Options, PublishError, Workers};

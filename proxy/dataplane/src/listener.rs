@@ -1,9 +1,10 @@
 //! A worker's listeners: accepting, and finding the filter chain of a connection.
 
 mod chain;
+mod drain;
 mod secure;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 pub(crate) use chain::ChainSlot;
+use drain::Drain;
 
 use crate::live::{LiveChain, LiveConfig};
 use crate::serve;
@@ -24,6 +26,7 @@ use crate::tcp;
 use crate::tls::TlsStats;
 use crate::transport::Transport;
 use crate::worker::WorkerCx;
+use crate::workers::DrainOptions;
 
 /// How long nothing is accepted before it is tried again, while descriptors or memory are short.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -48,8 +51,8 @@ pub(crate) struct ListenerSlot {
     listener: RefCell<Arc<Listener>>,
     /// As in [`Listener::chains`].
     chains: RefCell<Vec<Rc<ChainSlot>>>,
-    /// The listener is gone or drains: connections close when they have answered.
-    closing: Rc<Cell<bool>>,
+    /// The listener is gone or drains: connections close when they have answered and it is their turn.
+    closing: Rc<Drain>,
     stop: RefCell<Option<Rc<Notify>>>,
     tls_stats: OnceCell<Rc<TlsStats>>,
 }
@@ -132,9 +135,9 @@ impl ListenerSlot {
         }
     }
 
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&self, cx: &Rc<WorkerCx>, drain: DrainOptions) {
         self.stop_accepting();
-        self.closing.set(true);
+        self.closing.begin(cx, drain);
     }
 }
 

@@ -67,7 +67,7 @@ impl Client<'_> {
     }
 
     fn closing(&self) -> bool {
-        self.slot.is_closing() || self.cx.draining()
+        self.slot.is_closing(self.id) || self.cx.draining()
     }
 
     /// Whether a new stream is shed.

@@ -24,6 +24,7 @@ use crate::overload::Overload;
 use crate::prepared::{Prepared, WorkerVms};
 use crate::tls::Handshakes;
 use crate::trace::{SpanSink, Spans};
+use crate::workers::DrainOptions;
 
 /// What the control side asks of a worker.
 pub(crate) enum Command {
@@ -45,6 +46,7 @@ pub(crate) enum Command {
 pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) services: Arc<Services>,
+    pub(crate) drain: DrainOptions,
     pub(crate) access_log: AccessLogWriter,
     pub(crate) breakers: BreakerSet,
     pub(crate) overload: Arc<Overload>,
@@ -64,6 +66,7 @@ pub(crate) struct WorkerCx {
     pub(crate) handshakes: Handshakes,
     pub(crate) overload: Arc<Overload>,
     pub(crate) spans: Spans,
+    drain: DrainOptions,
     connections: Arc<[AtomicUsize]>,
     peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
     live: RefCell<Rc<LiveConfig>>,
@@ -88,6 +91,7 @@ impl WorkerCx {
             breakers: shared.breakers,
             handshakes: Handshakes::default(),
             overload: shared.overload,
+            drain: shared.drain,
             connections: shared.connections,
             peers: RefCell::new(peers),
             live: RefCell::new(LiveConfig::empty()),
@@ -196,7 +200,7 @@ impl WorkerCx {
         self.idle.borrow_mut().remove(&connection);
     }
 
-    fn wake_idle(&self) {
+    pub(crate) fn wake_idle(&self) {
         for (_, waker) in self.idle.borrow_mut().drain() {
             waker.wake();
         }
@@ -210,7 +214,7 @@ impl WorkerCx {
         listeners.retain(|name, slot| {
             let kept = snapshot.listeners.contains_key(name);
             if !kept {
-                slot.close();
+                slot.close(self, self.drain);
             }
             kept
         });
@@ -230,12 +234,12 @@ impl WorkerCx {
         self.wake_idle();
     }
 
-    fn drain(&self, inbound_only: bool, graceful: bool) {
+    fn drain(self: &Rc<Self>, inbound_only: bool, graceful: Option<DrainOptions>) {
         for slot in self.listeners.borrow().values() {
             if !inbound_only || slot.is_inbound() {
                 slot.stop_accepting();
-                if graceful {
-                    slot.close();
+                if let Some(drain) = graceful {
+                    slot.close(self, drain);
                 }
             }
         }
@@ -273,7 +277,7 @@ pub(crate) async fn run(
                 _ = confirm.send(());
             }
             Command::Clusters(answer) => _ = answer.send(cx.live().status()),
-            Command::Drain { inbound_only, graceful } => cx.drain(inbound_only, graceful),
+            Command::Drain { inbound_only, graceful } => cx.drain(inbound_only, graceful.then_some(cx.drain)),
             Command::Accept(name, socket) => {
                 let slot = cx.listeners.borrow().get(&name).cloned();
                 if let Some(slot) = slot {
@@ -282,7 +286,8 @@ pub(crate) async fn run(
             }
             Command::Shutdown(deadline) => {
                 cx.draining.set(true);
-                cx.drain(false, true);
+                // Nobody comes back to this process: there is nothing to spread over a time.
+                cx.drain(false, Some(DrainOptions::default()));
                 let ended = async {
                     while cx.active.get() > 0 {
                         cx.ended.notified().await;

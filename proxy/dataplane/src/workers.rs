@@ -29,6 +29,14 @@ pub struct Options {
     pub services: Arc<Services>,
     /// Where finished spans are left.
     pub spans: SpanSink,
+    pub drain: DrainOptions,
+}
+
+/// When connections of a listener that drains are asked to close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DrainOptions {
+    /// Their turns are spread over this time; zero: all at once.
+    pub time: Duration,
 }
 
 /// A worker has died: it panicked, or the process is shutting down.
@@ -54,6 +62,7 @@ impl Workers {
         let shared = Shared {
             registry: options.stats,
             services: options.services,
+            drain: options.drain,
             access_log: access_log.clone(),
             breakers: BreakerSet::default(),
             overload: overload.clone(),

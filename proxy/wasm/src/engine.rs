@@ -1,11 +1,11 @@
 //! The engine: how modules are compiled and loaded.
 
-use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use wasmtime::{Config, WasmBacktraceDetails};
 
 use crate::hostcall::HostcallTable;
@@ -84,12 +84,18 @@ impl Engine {
             .map_err(|error| CompileError::Invalid { reason: bounded(&format!("{error:#}")) })
     }
 
-    /// What machine code must agree on with the engine that loads it: version, CPU, settings. Part of a cache's key.
+    /// What machine code must agree on with the engine that loads it: version, CPU, settings. Part of a cache's key; a
+    /// hash of 32 hexadecimal digits that is the same in every build with this version of wasmtime.
     #[must_use]
-    pub fn compatibility(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+    pub fn compatibility(&self) -> String {
+        let mut hasher = ShaHasher(digest::Context::new(&digest::SHA256));
         self.shared.wasmtime.precompile_compatibility_hash().hash(&mut hasher);
-        hasher.finish()
+        let hash = hasher.0.finish();
+        hash.as_ref().iter().take(16).fold(String::with_capacity(32), |mut text, byte| {
+            text.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
+            text.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
+            text
+        })
     }
 
     /// Loads machine code and checks that it is a Proxy-Wasm plugin which this host can run.
@@ -112,6 +118,20 @@ impl Engine {
                 Code::Bytes(bytes) => wasmtime::Module::deserialize(&self.shared.wasmtime, bytes),
             }
         }
+    }
+}
+
+/// What is hashed goes into a SHA-256: Rust's own hasher promises nothing from one version to the next.
+struct ShaHasher(digest::Context);
+
+impl Hasher for ShaHasher {
+    /// Nobody asks for it.
+    fn finish(&self) -> u64 {
+        0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use crate::{AdsStatus, ApiVariant, ConfigSink, Status, Verdict};
+use crate::{AdsStatus, ApiVariant, ConfigSink, Rejected, Status, Verdict};
 use backoff::Backoff;
 use state::{AdsState, Pending, Request};
 use stream::{AdsStream, Outgoing, Received, Service};
@@ -148,6 +148,7 @@ impl<S: ConfigSink> Client<'_, S> {
                     self.on_verdict(pending, verdict);
                 }
                 () = timer => self.on_time(),
+                (kind, rejected) = self.sink.given_up() => self.on_given_up(kind, &rejected),
                 out = &mut future => return Some(out),
             }
         }
@@ -273,6 +274,17 @@ impl<S: ConfigSink> Client<'_, S> {
             self.on_needed();
         }
         self.submit_next();
+    }
+
+    fn on_given_up(&mut self, kind: ResourceKind, rejected: &Rejected) {
+        tracing::warn!(kind = kind.type_name(), name = %rejected.name, reason = %rejected.reason, "given up");
+        let Some(version) = self.state.given_up(kind, rejected) else { return };
+        self.status.update(kind, |status| {
+            status.reject(&Source::Ads, &version, rejected);
+            status.update_rejected += 1;
+        });
+        let requests = self.state.late_rejections(kind);
+        self.send(requests);
     }
 
     fn on_needed(&mut self) {

@@ -155,6 +155,11 @@ impl Batch {
         }
     }
 
+    /// Nothing but rejections, with their versions.
+    pub(crate) fn rejections(rejected: impl Iterator<Item = (Rejected, Arc<str>)>) -> Batch {
+        Batch { rejected: rejected.collect(), ..Batch::default() }
+    }
+
     /// Notes the sink's verdict: what it rejected is rejected here too.
     pub(crate) fn judge(&mut self, verdict: Verdict) {
         for rejected in verdict.rejected {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use outrigger_config::{
     Cluster, Listener, OverloadManager, Resource, ResourceKind, Secret, Source, StreamSource, Update,
 };
-use outrigger_proto::audit::audit;
+use outrigger_proto::audit::{self, audit};
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::bootstrap::v3 as bootstrap;
 use pb::envoy::config::core::v3 as core;
@@ -29,6 +29,8 @@ pub struct BootstrapOptions {
     pub service_cluster: Option<String>,
     /// Told to the control plane as `user_agent_version`.
     pub version: String,
+    /// `--allow-unknown-static-fields`: fields of no API that we know are told and left out.
+    pub allow_unknown_fields: bool,
 }
 
 /// What a bootstrap says, validated.
@@ -105,8 +107,17 @@ pub fn decode_bootstrap(bytes: &[u8], options: &BootstrapOptions) -> Result<Boot
     let proto = bootstrap::Bootstrap::decode(bytes)
         .map_err(|error| vec![Problem { path: String::new(), message: format!("malformed message: {error}") }])?;
     let mut diagnostics = Diagnostics::new(Source::Static, Arc::from(""));
-    let findings = audit(type_url::message_name(type_url::BOOTSTRAP), bytes);
+    let mut findings = audit(type_url::message_name(type_url::BOOTSTRAP), bytes);
     let decoded = decode(proto, options, &mut diagnostics);
+    if options.allow_unknown_fields {
+        findings.retain(|finding| match finding.problem {
+            audit::Problem::UnknownField(number) => {
+                diagnostics.warn_at(&finding.path, format!("unknown field {number}, left out"));
+                false
+            }
+            _ => true,
+        });
+    }
     judge(findings, &mut diagnostics);
     let (errors, warnings, watched) = diagnostics.take();
     if errors.is_empty() { Ok(Bootstrap { warnings, watched, ..decoded }) } else { Err(errors) }

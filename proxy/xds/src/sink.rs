@@ -3,13 +3,19 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use outrigger_config::Update;
+use outrigger_config::{ResourceKind, Update};
 
 /// Prepares, publishes, and judges. Implemented by the application.
 pub trait ConfigSink {
     /// Takes an update; done when what is good of it serves (or warms), and the rest is rejected. Several may be under
     /// way, one of each kind and source.
     fn submit(&self, update: Update) -> impl Future<Output = Verdict>;
+
+    /// The next resource that was taken and is given up while it serves: the server is told as of a rejection. May be
+    /// dropped and called anew at any time.
+    fn given_up(&self) -> impl Future<Output = (ResourceKind, Rejected)> {
+        std::future::pending()
+    }
 }
 
 /// What became of an update.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_model::{
-    Digest, FailurePolicy, FilterTarget, Isolation, Limits, Module, ObjectId, Phase, TargetKind, WasmFilter,
+    Digest, FailurePolicy, FilterTarget, Guardrails, Isolation, Limits, Module, ObjectId, Phase, Revision, RolloutPlan,
+    TargetKind, WasmFilter,
 };
 
 use super::Head;
@@ -46,17 +47,11 @@ pub(super) fn decode<'a>(
     let isolations = [("Shared", Isolation::Shared), ("Plugin", Isolation::Plugin), ("Stream", Isolation::Stream)];
     let isolation = spec.take("isolation").and_then(|node| cx.choice(node, &isolations)).unwrap_or_default();
     let env = spec.take("env").map(|node| env(cx, node)).unwrap_or_default();
-    if let Some(node) = spec.take("rollout") {
-        rollout(cx, node);
-    }
-    if let Some(node) = spec.take("shadow")
-        && cx.boolean(node) == Some(true)
-    {
-        cx.error(node, "not supported yet");
-    }
+    let rollout = spec.take("rollout").and_then(|node| rollout(cx, node));
+    let shadow = spec.take("shadow").and_then(|node| cx.boolean(node)).unwrap_or(false);
     let (id, source) = (head.id(), Arc::clone(&head.source));
-    let module = module?;
-    Some(WasmFilter { id, targets, module, phase, priority, config, failure_policy, limits, isolation, env, source })
+    let revision = Arc::new(Revision { module: module?, config, failure_policy, limits, isolation, env });
+    Some(WasmFilter { id, targets, phase, priority, revision, rollout, shadow, trial: None, source })
 }
 
 fn targets<'a>(cx: &Decoder<'a>, node: &'a Node, head: &Head) -> Vec<FilterTarget> {
@@ -240,23 +235,40 @@ fn env_value(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Read to the end, so that it is right on the day when it is supported.
-fn rollout<'a>(cx: &Decoder<'a>, node: &'a Node) {
-    let Some(mut fields) = cx.object(node) else { return };
-    let mut before = 0;
-    for item in fields.list("steps", 16) {
-        let step: Option<i64> = cx.integer(item, 1..=100);
-        if step.is_some_and(|step| step <= before) {
+const STEPS_MAX: usize = 16;
+/// What a rollout that names no steps has.
+const STEPS: [u8; 3] = [10, 50, 100];
+const PAUSE: Duration = Duration::from_secs(30);
+/// 0.1 %.
+const TRAP_RATE: u32 = 1000;
+/// 1 %.
+const ERROR_RATE: u32 = 10_000;
+
+/// A rollout without a guardrail would only spread an outage slowly: traps and errors are judged unless somebody says
+/// `100%`.
+fn rollout<'a>(cx: &Decoder<'a>, node: &'a Node) -> Option<RolloutPlan> {
+    let mut fields = cx.object(node)?;
+    let mut steps: Vec<u8> = Vec::new();
+    for item in fields.list("steps", STEPS_MAX) {
+        let Some(step): Option<i64> = cx.integer(item, 1..=100) else { continue };
+        let step = u8::try_from(step).unwrap_or(100);
+        if steps.last().is_some_and(|before| step <= *before) {
             cx.error(item, "steps are percentages that rise");
         }
-        before = step.unwrap_or(before);
+        steps.push(step);
     }
-    duration(cx, fields.take("pause"), Duration::ZERO..=Duration::from_secs(86_400));
+    if steps.is_empty() {
+        steps = STEPS.to_vec();
+    }
+    let pause = duration(cx, fields.take("pause"), Duration::ZERO..=Duration::from_secs(86_400)).unwrap_or(PAUSE);
+    let mut guardrails = Guardrails { trap_rate: Some(TRAP_RATE), error_rate: Some(ERROR_RATE), added_latency: None };
     if let Some(mut rails) = fields.take("guardrails").and_then(|node| cx.object(node)) {
-        for field in ["trapRate", "errorRate"] {
-            rails.take(field).map(|node| cx.parsed(node, scalar::percentage));
+        for (field, rate) in [("trapRate", &mut guardrails.trap_rate), ("errorRate", &mut guardrails.error_rate)] {
+            if let Some(set) = rails.take(field).and_then(|node| cx.parsed(node, scalar::percentage)) {
+                *rate = Some(set);
+            }
         }
-        duration(cx, rails.take("addedLatency"), Duration::ZERO..=Duration::from_secs(60));
+        guardrails.added_latency = duration(cx, rails.take("addedLatency"), Duration::ZERO..=Duration::from_secs(60));
     }
-    cx.warning(node, "not supported yet: a new revision goes to every proxy at once");
+    Some(RolloutPlan { steps, pause, guardrails })
 }

@@ -84,6 +84,8 @@ pub(super) struct Subscription {
     /// The next response goes out even if it is empty.
     pub(super) must_answer: bool,
     pub(super) outstanding: Option<Outstanding>,
+    /// Of the last response that was answered.
+    last_nonce: String,
     /// What is to be sent, as [`Self::replan`] found it.
     pub(super) plan: Plan,
     /// The resources that the plan was made for; `None` after a change of the subscription.
@@ -106,6 +108,7 @@ impl Subscription {
             nacked: BTreeMap::new(),
             must_answer: false,
             outstanding: None,
+            last_nonce: String::new(),
             plan: Plan::default(),
             planned_for: None,
         }
@@ -342,7 +345,33 @@ impl Subscription {
 
     /// Takes the outstanding response if this is its nonce; a stale nonce answers nothing.
     pub(super) fn answered(&mut self, nonce: &str) -> Option<Outstanding> {
-        self.outstanding.take_if(|outstanding| outstanding.nonce == nonce)
+        let answered = self.outstanding.take_if(|outstanding| outstanding.nonce == nonce);
+        if answered.is_some() {
+            nonce.clone_into(&mut self.last_nonce);
+        }
+        answered
+    }
+
+    /// Names that a client may give up after it has taken them: a second answer to the last response that was answered.
+    pub(super) fn revocable(&self, nonce: &str) -> Vec<Arc<str>> {
+        if nonce.is_empty() || nonce != self.last_nonce {
+            return Vec::new();
+        }
+        let waits = |name: &Arc<str>| {
+            self.outstanding
+                .as_ref()
+                .is_some_and(|outstanding| outstanding.resources.iter().any(|(one, _)| one == name))
+        };
+        self.held.keys().filter(|name| !waits(name)).cloned().collect()
+    }
+
+    /// What the client held it holds no more in the version that it had.
+    pub(super) fn given_up(&mut self, rejection: &Rejection, now: Instant) {
+        for (name, reason) in &rejection.names {
+            let Some(held) = self.held.get(name) else { continue };
+            let nack = Nack { version: held.version.clone(), reason: Arc::clone(reason), since: now };
+            self.nacked.insert(Arc::clone(name), nack);
+        }
     }
 
     pub(super) fn acked(&mut self, outstanding: &Outstanding) {

@@ -294,3 +294,32 @@ fn before_anything_is_published_nothing_is_said() {
     assert!(state.on_request(&request, now).unwrap().0.is_empty());
     assert_eq!(show(&state.on_snapshot(snapshot(&[(CDS, "a=1")]), now)), ["n1 CDS a"]);
 }
+
+#[test]
+fn a_client_may_give_up_what_it_had_taken() {
+    let mut stream = Stream::new(Variant::Delta, &[(ECDS, "shop/keys=1 shop/other=1")]);
+    assert_eq!(stream.delta(ECDS, "shop/keys shop/other", "", &[]), ["n1 ECDS shop/keys shop/other"]);
+    stream.ack(ECDS, "n1");
+    let late = |stream: &mut Stream, nonce: &str, reason: &str| {
+        let (responses, answer) = stream.request(ECDS, nonce, Some(reason), Names::default());
+        assert_eq!(responses, none());
+        answer
+    };
+    // By exact names and about the last answered response, or not at all.
+    assert_eq!(late(&mut stream, "n0", "Extension shop/keys: traps"), None);
+    assert_eq!(late(&mut stream, "n1", "shop/keys is bad"), None);
+    let Some(Answer::Nacked { names, .. }) = late(&mut stream, "n1", "Extension shop/keys: traps") else { panic!() };
+    assert_eq!(names.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["shop/keys"]);
+    let nacked = |stream: &Stream| -> Vec<String> {
+        let types = stream.state.types();
+        types.iter().flat_map(|of| &of.nacked).map(|(name, nack)| format!("{name}: {}", nack.reason)).collect()
+    };
+    assert_eq!(nacked(&stream), ["shop/keys: traps"]);
+    // Nothing is sent because of it; what is new is, and an ACK ends the rejection.
+    assert_eq!(stream.push(&[(ECDS, "shop/keys=2 shop/other=1")]), ["n2 ECDS shop/keys"]);
+    // About what is on its way, it would be an answer to the wrong version.
+    assert_eq!(late(&mut stream, "n1", "Extension shop/keys: traps"), None);
+    assert!(late(&mut stream, "n1", "Extension shop/other: traps").is_some());
+    stream.ack(ECDS, "n2");
+    assert_eq!(nacked(&stream), ["shop/other: traps"]);
+}

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use outrigger_model::{FailurePolicy, Isolation, Limits, WasmFilter};
+use outrigger_model::{FailurePolicy, Guardrails, Isolation, Limits, ObjectId, Revision, WasmFilter};
 use outrigger_proto::pb::envoy::config::core::v3::async_data_source;
 use outrigger_proto::pb::envoy::config::core::v3::data_source::Specifier;
 use outrigger_proto::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
@@ -36,44 +36,88 @@ pub(super) fn type_url(profile: Profile) -> &'static str {
     }
 }
 
+/// Whether a client of this profile runs the filter at all: a shadow that stands beside nothing only our proxies can run.
+pub(super) fn runs(filter: &WasmFilter, profile: Profile) -> bool {
+    profile == Profile::Outrigger || !filter.trial.as_ref().is_some_and(|trial| trial.alone)
+}
+
 pub(super) fn resource(filter: &WasmFilter, context: Context) -> Resource {
     let name = filter.id.to_string();
+    let revision = &filter.revision;
     let typed_config = match context.profile {
-        Profile::Outrigger => any_of(&outrigger(filter, &name, context), &canonical::WASM),
+        Profile::Outrigger => any_of(&outrigger(filter, context), &canonical::WASM),
         Profile::Envoy | Profile::Grpc => {
             let code = async_data_source::Specifier::Local(DataSource {
-                specifier: Some(Specifier::InlineBytes(filter.module.bytes().to_vec())),
+                specifier: Some(Specifier::InlineBytes(revision.module.bytes().to_vec())),
                 ..DataSource::default()
             });
-            let config = plugin(filter, &name, "envoy.wasm.runtime.v8", code);
+            let config = plugin(revision, &filter.id, "envoy.wasm.runtime.v8", code);
             any_of(&envoy::Wasm { config: Some(config) }, &canonical::WASM)
         }
     };
     let message = TypedExtensionConfig { name: name.clone(), typed_config: Some(typed_config) };
     let body = canonical::encode(&message, &canonical::PLAIN);
-    Resource::new(ResourceType::ExtensionConfig, &name, body).with_module(&filter.module.sha256().to_string())
+    let resource = Resource::new(ResourceType::ExtensionConfig, &name, body);
+    let resource = resource.with_module(&revision.module.sha256().to_string());
+    match context.profile {
+        Profile::Outrigger => {
+            resource.with_stage(&filter.trial.as_ref().map_or_else(String::new, |trial| trial.stage()))
+        }
+        Profile::Envoy | Profile::Grpc => resource,
+    }
 }
 
-fn outrigger(filter: &WasmFilter, name: &str, context: Context) -> ours::Wasm {
-    let digest = filter.module.sha256();
+fn outrigger(filter: &WasmFilter, context: Context) -> ours::Wasm {
+    let trial = filter.trial.as_ref();
+    // Revisions have a name where there may be two of them at once.
+    let named = filter.is_staged();
+    let rollout = trial.map(|trial| {
+        Box::new(ours::Rollout {
+            id: trial.id.clone(),
+            candidate: Some(Box::new(one_revision(&trial.revision, &filter.id, named, context))),
+            share: u32::from(trial.percent) * 100,
+            guardrails: Some(guardrails(&trial.guardrails)),
+            shadow: trial.shadow,
+            shadow_only: trial.alone,
+        })
+    });
+    ours::Wasm { rollout, ..one_revision(&filter.revision, &filter.id, named, context) }
+}
+
+fn guardrails(guardrails: &Guardrails) -> ours::Guardrails {
+    let rate = |rate: Option<u32>| rate.map(|millionths| f64::from(millionths) / 1_000_000.0);
+    ours::Guardrails {
+        trap_rate: rate(guardrails.trap_rate),
+        error_rate: rate(guardrails.error_rate),
+        added_latency: guardrails.added_latency.map(duration),
+    }
+}
+
+fn one_revision(revision: &Revision, id: &ObjectId, named: bool, context: Context) -> ours::Wasm {
+    let digest = revision.module.sha256();
+    let address = context.modules;
     let code = async_data_source::Specifier::Remote(RemoteDataSource {
         http_uri: Some(HttpUri {
-            uri: format!("http://{}/modules/sha256:{digest}", context.modules),
+            uri: format!("http://{address}/modules/sha256:{digest}"),
             timeout: Some(duration(FETCH_TIMEOUT)),
             http_upstream_type: Some(HttpUpstreamType::Cluster(MODULES_CLUSTER.to_owned())),
         }),
         sha256: digest.to_string(),
         retry_policy: Some(RetryPolicy { num_retries: Some(uint32(FETCH_RETRIES)), ..RetryPolicy::default() }),
     });
-    let isolation = match filter.isolation {
+    let isolation = match revision.isolation {
         Isolation::Shared => ours::Isolation::Shared,
         Isolation::Plugin => ours::Isolation::Plugin,
         Isolation::Stream => ours::Isolation::Stream,
     };
+    let machine_code = format!("http://{address}/machine-code/sha256:{digest}");
     ours::Wasm {
-        config: Some(plugin(filter, name, "envoy.wasm.runtime.wasmtime", code)),
-        limits: limits(&filter.limits),
+        config: Some(plugin(revision, id, "envoy.wasm.runtime.wasmtime", code)),
+        limits: limits(&revision.limits),
         isolation: isolation.into(),
+        revision: if named { revision.name() } else { String::new() },
+        rollout: None,
+        machine_code_uri: if context.machine_code { machine_code } else { String::new() },
     }
 }
 
@@ -92,23 +136,23 @@ fn limits(limits: &Limits) -> Option<ours::Limits> {
     })
 }
 
-fn plugin(filter: &WasmFilter, name: &str, runtime: &str, code: async_data_source::Specifier) -> PluginConfig {
-    let failure_policy = match filter.failure_policy {
+fn plugin(revision: &Revision, id: &ObjectId, runtime: &str, code: async_data_source::Specifier) -> PluginConfig {
+    let failure_policy = match revision.failure_policy {
         FailurePolicy::Closed => PbFailurePolicy::FailClosed,
         FailurePolicy::Open => PbFailurePolicy::FailOpen,
         FailurePolicy::Reload => PbFailurePolicy::FailReload,
     };
-    let key_values = filter.env.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    let key_values = revision.env.iter().map(|(name, value)| (name.to_string(), value.to_string()));
     let environment = EnvironmentVariables { key_values: key_values.collect(), ..EnvironmentVariables::default() };
     PluginConfig {
-        name: name.to_owned(),
-        configuration: configuration(&filter.config),
+        name: id.to_string(),
+        configuration: configuration(&revision.config),
         failure_policy: failure_policy.into(),
         vm: Some(Vm::VmConfig(VmConfig {
-            vm_id: vm_id(filter),
+            vm_id: vm_id(revision, id),
             runtime: runtime.to_owned(),
             code: Some(AsyncDataSource { specifier: Some(code) }),
-            environment_variables: (!filter.env.is_empty()).then_some(environment),
+            environment_variables: (!revision.env.is_empty()).then_some(environment),
             ..VmConfig::default()
         })),
         ..PluginConfig::default()
@@ -117,10 +161,10 @@ fn plugin(filter: &WasmFilter, name: &str, runtime: &str, code: async_data_sourc
 
 /// Plugins with the same code and `vm_id` share a VM, and every plugin with the same `vm_id` shares data: never across
 /// namespaces. It says nothing of the code, so that shared data outlives an update.
-fn vm_id(filter: &WasmFilter) -> String {
-    match filter.isolation {
-        Isolation::Shared => filter.id.namespace.to_string(),
-        Isolation::Plugin | Isolation::Stream => filter.id.to_string(),
+fn vm_id(revision: &Revision, id: &ObjectId) -> String {
+    match revision.isolation {
+        Isolation::Shared => id.namespace.to_string(),
+        Isolation::Plugin | Isolation::Stream => id.to_string(),
     }
 }
 
@@ -152,7 +196,7 @@ pub(super) fn limitations(filter: &WasmFilter, profile: Profile) -> Vec<Limitati
         body_buffer_bytes,
         log_bytes_per_second,
         hostcalls_per_callback,
-    } = filter.limits;
+    } = filter.revision.limits;
     for (set, field) in [
         (callback_timeout.is_some(), "spec.limits.callbackTimeout"),
         (start_timeout.is_some(), "spec.limits.startTimeout"),
@@ -165,11 +209,17 @@ pub(super) fn limitations(filter: &WasmFilter, profile: Profile) -> Vec<Limitati
             add(field, "Envoy has no such limit: it is not enforced");
         }
     }
-    if filter.isolation == Isolation::Stream {
+    if filter.revision.isolation == Isolation::Stream {
         add("spec.isolation", "Envoy has no VM for each stream: the plugin has a VM of its own on each worker");
     }
-    if filter.failure_policy == FailurePolicy::Open {
+    if filter.revision.failure_policy == FailurePolicy::Open {
         add("spec.failurePolicy", "Envoy answers 503 to the request that traps and skips the filter from the next on");
+    }
+    match filter.trial.as_ref() {
+        Some(trial) if trial.alone => add("spec.shadow", "Envoy has no shadows: it doesn't run the filter"),
+        Some(trial) if trial.shadow => add("spec.shadow", "Envoy has no shadows: it runs the old revision alone"),
+        Some(_) => add("spec.rollout", "Envoy has no rollouts: it gets the new revision when it is promoted"),
+        None => {}
     }
     found
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use outrigger_model::{BackendView, FilterScope, GatewayView, ListenerView, Protocol};
+use outrigger_model::{BackendView, FilterEntry, FilterScope, GatewayView, ListenerView, Protocol};
 use outrigger_proto::pb::envoy::config::core::v3::{ExtensionConfigSource, Http2ProtocolOptions};
 use outrigger_proto::pb::envoy::config::listener::v3::filter::ConfigType;
 use outrigger_proto::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener};
@@ -61,7 +61,7 @@ fn network_filter(name: &str, config: Any) -> Filter {
 
 fn connection_manager(view: &ListenerView, profile: Profile) -> HttpConnectionManager {
     let mut http_filters: Vec<_> =
-        view.filters.iter().map(|entry| wasm_filter(&entry.filter.id.to_string(), entry.scope, profile)).collect();
+        runs(view, profile).map(|entry| wasm_filter(&entry.filter.id.to_string(), entry.scope, profile)).collect();
     http_filters.push(router());
     HttpConnectionManager {
         stat_prefix: view.name.clone(),
@@ -82,6 +82,10 @@ fn connection_manager(view: &ListenerView, profile: Profile) -> HttpConnectionMa
         }),
         ..HttpConnectionManager::default()
     }
+}
+
+fn runs(view: &ListenerView, profile: Profile) -> impl Iterator<Item = &FilterEntry> {
+    view.filters.iter().filter(move |entry| filter::runs(&entry.filter, profile))
 }
 
 pub(super) fn routes_by_name(name: &str) -> RouteSpecifier {

@@ -201,6 +201,7 @@ fn clone(extension: &crate::ExtensionConfig) -> crate::ExtensionConfig {
         origin: Arc::clone(&extension.origin),
         type_url: extension.type_url.clone(),
         plugin: Arc::clone(&extension.plugin),
+        rollout: None,
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use outrigger_config::{FilterChain, FilterChainMatch, Listener};
 use outrigger_http::StreamInfo;
 
+use super::drain::Drain;
 use crate::live::{LiveChain, LiveConfig};
 use crate::worker::WorkerCx;
 
@@ -17,7 +18,7 @@ use crate::worker::WorkerCx;
 pub(crate) struct ChainSlot {
     current: RefCell<Current>,
     /// The listener is gone or drains.
-    listener_closing: Rc<Cell<bool>>,
+    listener_closing: Rc<Drain>,
     gone: Cell<bool>,
 }
 
@@ -57,8 +58,9 @@ impl ChainSlot {
         self.current.borrow().listener.bypasses_overload
     }
 
-    pub(crate) fn is_closing(&self) -> bool {
-        self.listener_closing.get() || self.gone.get()
+    /// Whether a connection is to close.
+    pub(crate) fn is_closing(&self, connection: u64) -> bool {
+        self.listener_closing.includes(connection) || self.gone.get()
     }
 }
 
@@ -66,7 +68,7 @@ impl ChainSlot {
 pub(super) fn build(
     listener: &Arc<Listener>,
     previous: Option<(&Arc<Listener>, &[Rc<ChainSlot>])>,
-    closing: &Rc<Cell<bool>>,
+    closing: &Rc<Drain>,
     live: &Rc<LiveConfig>,
     cx: &WorkerCx,
 ) -> Vec<Rc<ChainSlot>> {

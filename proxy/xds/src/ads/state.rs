@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use outrigger_config::{Needed, ResourceKind, SharedMap, Source, Update};
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3::Node;
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::batch::{Batch, Held, Raw, prepare};
 use crate::decode::type_url_of;
-use crate::{ApiVariant, Verdict};
+use crate::{ApiVariant, Rejected, Verdict};
 
 /// How long one waits for a name whose config source doesn't say.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -88,6 +89,10 @@ struct KindState {
     nonce: String,
     queue: VecDeque<Response>,
     busy: bool,
+    /// Of the last response that was answered on this stream.
+    answered: String,
+    /// Taken, then given up: to be told once nothing is under way.
+    given_up: Vec<Rejected>,
     /// Names changed while a response was under way (state of the world).
     names_changed: bool,
     nacks: u32,
@@ -121,6 +126,9 @@ impl AdsState {
         for kind in &mut self.kinds {
             kind.subscribed = false;
             kind.nonce.clear();
+            kind.answered.clear();
+            // A reconnect doesn't say that they are held: they come again, and are judged again.
+            kind.given_up.clear();
             kind.queue.clear();
             kind.waiting.clear();
             kind.names_changed = false;
@@ -342,6 +350,7 @@ impl AdsState {
 
     fn answer(&mut self, pending: &Pending, now: Instant) -> Vec<Request> {
         let kind = pending.kind;
+        self.kind(kind).answered.clone_from(&pending.nonce);
         let error_detail = (!pending.batch.rejected.is_empty()).then(|| rpc::Status {
             code: tonic::Code::InvalidArgument as i32,
             message: pending.batch.nack_text(kind),
@@ -370,7 +379,46 @@ impl AdsState {
             self.deferred.push((now + delay, kind, request));
             return Vec::new();
         }
-        vec![request]
+        let mut requests = vec![request];
+        requests.extend(self.late_rejections(kind));
+        requests
+    }
+
+    /// Notes that a resource which is held is rejected after all; its version, or `None` where it isn't held any more.
+    pub(crate) fn given_up(&mut self, kind: ResourceKind, rejected: &Rejected) -> Option<Arc<str>> {
+        let state = self.kind(kind);
+        let held = state.held.get_mut(&rejected.name)?;
+        // The same bytes once more are not what is held already: they are judged.
+        held.bytes = Bytes::new();
+        let version = Arc::clone(&held.version);
+        state.rejected.insert(Arc::clone(&rejected.name), Arc::clone(&version));
+        state.given_up.push(rejected.clone());
+        Some(version)
+    }
+
+    /// Tells what was given up, in a second answer to the last response that was answered; not while a newer one is under
+    /// way, whose answer it would seem to be.
+    pub(crate) fn late_rejections(&mut self, kind: ResourceKind) -> Vec<Request> {
+        let (connected, variant) = (self.connected, self.variant);
+        let state = self.kind(kind);
+        if !connected || state.busy || !state.queue.is_empty() || state.answered.is_empty() || state.given_up.is_empty()
+        {
+            return Vec::new();
+        }
+        let rejected: Vec<_> = std::mem::take(&mut state.given_up);
+        let message = Batch::rejections(rejected.into_iter().map(|rejected| (rejected, Arc::from("")))).nack_text(kind);
+        let nonce = state.answered.clone();
+        let error_detail = Some(rpc::Status { code: tonic::Code::Aborted as i32, message, details: Vec::new() });
+        vec![match variant {
+            ApiVariant::Delta => Request::Delta(DeltaDiscoveryRequest {
+                node: self.node_once(),
+                type_url: type_url_of(kind).to_owned(),
+                response_nonce: nonce,
+                error_detail,
+                ..DeltaDiscoveryRequest::default()
+            }),
+            ApiVariant::StateOfTheWorld => self.sotw(kind, error_detail),
+        }]
     }
 
     /// When [`AdsState::on_time`] has something to do.

@@ -335,6 +335,27 @@ fn extensions() {
 }
 
 #[test]
+fn machine_code_lies_beside_remote_code() {
+    let remote = format!(
+        "{{remote: {{http_uri: {{uri: 'http://h/m', cluster: modules, timeout: 5s}}, sha256: {}}}}}",
+        "0123456789abcdef".repeat(4)
+    );
+    let extension = |code: &str, uri: &str| {
+        format!(
+            "{{name: shop/keys, typed_config: {{'@type': {OWN_WASM}, machine_code_uri: '{uri}', config: {{vm_config: \
+             {{code: {code}}}}}}}}}"
+        )
+    };
+    let accepted = good(ResourceKind::Extension, &extension(&remote, "http://h/c"));
+    let Resource::Extension(found) = accepted.resource else { panic!() };
+    let CodeSource::Remote { machine_code, .. } = &found.plugin.vm.code.source else { panic!() };
+    assert_eq!(machine_code.as_deref(), Some("http://h/c"));
+    assert!(bad(ResourceKind::Extension, &extension(&remote, "file:///c")).contains("machine_code_uri: is not"));
+    let local = "{local: {inline_string: x}}";
+    assert!(bad(ResourceKind::Extension, &extension(local, "http://h/c")).contains("needs remote code"));
+}
+
+#[test]
 fn what_is_unreadable_has_no_name() {
     let source = Source::Ads;
     for kind in ResourceKind::ALL {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    CodeSource, ExtensionConfig, FailurePolicy, Isolation, Limits, ModuleCode, Resource, WasmPlugin, WasmVm,
+    CodeSource, ExtensionConfig, FailurePolicy, Guardrails, Isolation, Limits, ModuleCode, Resource, Rollout,
+    RolloutShare, WasmPlugin, WasmVm,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
@@ -27,6 +28,11 @@ const FETCH_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// A fetch is tried again this often at most.
 const FETCH_RETRIES_MAX: u32 = 10;
 
+/// Names of revisions and tries.
+const REVISION_BYTES_MAX: usize = 64;
+/// The share that is all streams.
+const ALL: u32 = 10_000;
+
 impl XdsResource for ExtensionConfig {
     type Proto = core::TypedExtensionConfig;
     const TYPE_URL: &'static str = type_url::TYPED_EXTENSION_CONFIG;
@@ -41,8 +47,8 @@ impl XdsResource for ExtensionConfig {
             diagnostics.at("typed_config", |d| d.error("is required"));
             return Err(Rejection);
         };
-        let plugin = diagnostics.at("typed_config", |d| match plugin(&name, config, d) {
-            Some(plugin) => plugin,
+        let decoded = diagnostics.at("typed_config", |d| match filter(&name, config, d) {
+            Some(decoded) => decoded,
             None => {
                 let kind = type_url::message_name(&config.type_url);
                 d.error(format!("type {kind} is not supported by extension discovery, only Wasm filters"));
@@ -50,8 +56,9 @@ impl XdsResource for ExtensionConfig {
             }
         });
         let origin = origin(&name, None, diagnostics);
-        let plugin = Arc::new(plugin.ok_or(Rejection)?);
-        Ok(ExtensionConfig { name, origin, type_url: config.type_url.clone(), plugin })
+        let (plugin, rollout) = decoded.ok_or(Rejection)?;
+        let plugin = Arc::new(plugin);
+        Ok(ExtensionConfig { name, origin, type_url: config.type_url.clone(), plugin, rollout: rollout.map(Arc::new) })
     }
 
     fn into_resource(self) -> Resource {
@@ -59,7 +66,26 @@ impl XdsResource for ExtensionConfig {
     }
 }
 
-/// The plugin of a Wasm filter's configuration; the outer `None` where the type is another.
+/// The plugin of a Wasm filter's configuration, and a new revision beside it; the outer `None` where the type is another.
+fn filter(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Option<Option<(WasmPlugin, Option<Rollout>)>> {
+    if type_url::message_name(&config.type_url) != type_url::message_name(type_url::OUTRIGGER_WASM) {
+        return Some(plugin(filter, config, d)?.map(|plugin| (plugin, None)));
+    }
+    let config: Option<own::Wasm> = message(config, d);
+    Some(config.and_then(|config| {
+        let plugin = revision(filter, &config, d);
+        let rollout = match &config.rollout {
+            Some(proto) => d.at("rollout", |d| {
+                d.error("is not supported yet");
+                rollout(filter, proto, d)
+            }),
+            None => None,
+        };
+        Some((plugin?, rollout))
+    }))
+}
+
+/// The plugin of a Wasm filter's configuration in a listener; the outer `None` where the type is another.
 pub(crate) fn plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Option<Option<WasmPlugin>> {
     let name = type_url::message_name(&config.type_url);
     if name == type_url::message_name(type_url::HTTP_WASM) {
@@ -69,16 +95,95 @@ pub(crate) fn plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Op
     if name == type_url::message_name(type_url::OUTRIGGER_WASM) {
         let config: Option<own::Wasm> = message(config, d);
         return Some(config.and_then(|config| {
-            let isolation = match variant::<own::Isolation>(config.isolation, "isolation", d)? {
-                own::Isolation::Shared => Isolation::Shared,
-                own::Isolation::Plugin => Isolation::Plugin,
-                own::Isolation::Stream => Isolation::Stream,
-            };
-            let limits = d.at("limits", |d| limits(config.limits.as_ref(), d));
-            plugin_config(filter, config.config.as_ref(), (limits, isolation), d)
+            if config.rollout.is_some() {
+                d.at("rollout", |d| d.error("is only supported in extension discovery (config_discovery)"));
+            }
+            revision(filter, &config, d)
         }));
     }
     None
+}
+
+/// One revision of our own message.
+fn revision(filter: &Arc<str>, config: &own::Wasm, d: &mut Diagnostics) -> Option<WasmPlugin> {
+    let isolation = match variant::<own::Isolation>(config.isolation, "isolation", d)? {
+        own::Isolation::Shared => Isolation::Shared,
+        own::Isolation::Plugin => Isolation::Plugin,
+        own::Isolation::Stream => Isolation::Stream,
+    };
+    let limits = d.at("limits", |d| limits(config.limits.as_ref(), d));
+    let mut plugin = plugin_config(filter, config.config.as_ref(), (limits, isolation), d)?;
+    let vm = Arc::make_mut(&mut plugin.vm);
+    if config.revision.len() > REVISION_BYTES_MAX {
+        d.at("revision", |d| d.error(format!("is longer than {REVISION_BYTES_MAX} bytes")));
+    }
+    vm.revision = Arc::from(config.revision.as_str());
+    if !config.machine_code_uri.is_empty() {
+        d.at("machine_code_uri", |d| match &mut vm.code.source {
+            CodeSource::Remote { machine_code, .. } if is_fetchable(&config.machine_code_uri) => {
+                *machine_code = Some(config.machine_code_uri.clone());
+            }
+            CodeSource::Remote { .. } => d.error("is not an http:// address"),
+            CodeSource::File(_) | CodeSource::Inline(_) => {
+                d.error("needs remote code, whose cluster it is fetched from")
+            }
+        });
+    }
+    Some(plugin)
+}
+
+fn rollout(filter: &Arc<str>, proto: &own::Rollout, d: &mut Diagnostics) -> Option<Rollout> {
+    if proto.id.len() > REVISION_BYTES_MAX || (proto.id.is_empty() && !proto.shadow_only) {
+        d.at("id", |d| d.error(format!("is not a name of 1 to {REVISION_BYTES_MAX} bytes")));
+    }
+    let candidate = d.at("candidate", |d| {
+        let Some(candidate) = &proto.candidate else {
+            d.error("is required");
+            return None;
+        };
+        if candidate.rollout.is_some() {
+            d.at("rollout", |d| d.error("a rollout has no rollout of its own"));
+        }
+        revision(filter, candidate, d)
+    });
+    if proto.share > ALL {
+        d.at("share", |d| d.error(format!("is more than {ALL} hundredths of a percent")));
+    }
+    if proto.shadow_only && !proto.shadow {
+        d.at("shadow_only", |d| d.error("is set without shadow"));
+    }
+    let share = match (proto.shadow, proto.shadow_only) {
+        (true, true) => RolloutShare::ShadowOnly,
+        (true, false) => RolloutShare::Shadow,
+        (false, _) => RolloutShare::Of10k(proto.share),
+    };
+    let guardrails = d.at("guardrails", |d| guardrails(proto.guardrails.as_ref(), d));
+    let mut candidate = candidate?;
+    Arc::make_mut(&mut candidate.vm).shadow = proto.shadow;
+    Some(Rollout { id: Arc::from(proto.id.as_str()), candidate: Arc::new(candidate), share, guardrails })
+}
+
+fn guardrails(proto: Option<&own::Guardrails>, d: &mut Diagnostics) -> Guardrails {
+    const MILLION: f64 = 1_000_000.0;
+    let Some(proto) = proto else { return Guardrails::default() };
+    let rate = |rate: Option<f64>, field: &'static str, d: &mut Diagnostics| {
+        let rate = rate?;
+        if !(0.0..=1.0).contains(&rate) {
+            d.at(field, |d| d.error("is not a share from 0 to 1"));
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to a million")]
+        Some((rate * MILLION).round() as u32)
+    };
+    Guardrails {
+        trap_rate: rate(proto.trap_rate, "trap_rate", d),
+        error_rate: rate(proto.error_rate, "error_rate", d),
+        added_latency: duration(proto.added_latency.as_ref(), "added_latency", d),
+    }
+}
+
+fn is_fetchable(uri: &str) -> bool {
+    (uri.starts_with("http://") || uri.starts_with("https://")) && uri.len() <= 8192
 }
 
 fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
@@ -150,6 +255,8 @@ fn plugin_config(
                 limits,
                 capabilities: capabilities(proto, vm),
                 isolation,
+                revision: Arc::default(),
+                shadow: false,
             }),
         })
     })
@@ -229,7 +336,7 @@ fn remote_code(proto: &core::RemoteDataSource, d: &mut Diagnostics) -> Option<Mo
     }
     let retries = proto.retry_policy.as_ref().and_then(|policy| policy.num_retries).map_or(1, |retries| retries.value);
     let (cluster, timeout) = d.at("http_uri", |d| {
-        if !(uri.uri.starts_with("http://") || uri.uri.starts_with("https://")) || uri.uri.len() > 8192 {
+        if !is_fetchable(&uri.uri) {
             d.at("uri", |d| d.error("is not an http:// address"));
         }
         let cluster = uri.http_upstream_type.as_ref().map(|HttpUpstreamType::Cluster(cluster)| cluster.as_str());
@@ -241,7 +348,7 @@ fn remote_code(proto: &core::RemoteDataSource, d: &mut Diagnostics) -> Option<Mo
         (name(cluster, "cluster", d), timeout.unwrap_or_default())
     });
     let retries = retries.min(FETCH_RETRIES_MAX);
-    let source = CodeSource::Remote { uri: uri.uri.clone(), cluster, timeout, retries };
+    let source = CodeSource::Remote { uri: uri.uri.clone(), cluster, timeout, retries, machine_code: None };
     Some(ModuleCode { source, sha256: Some(sha256?) })
 }
 

@@ -408,3 +408,42 @@ fn random_events_end_in_what_the_server_has() {
         }
     }
 }
+
+#[test]
+fn what_is_given_up_is_told_and_comes_again() {
+    for variant in [ApiVariant::Delta, ApiVariant::StateOfTheWorld] {
+        let now = Instant::now();
+        let mut state = new(variant);
+        state.on_connect(now);
+        state.on_response(response(CDS, "1", vec![good(CDS, "a", "v1"), good(CDS, "b", "v1")], &[]));
+        let (mut pending, _) = state.next_pending().unwrap();
+        assert_eq!(state.on_verdict(&mut pending, Verdict::default(), now).len(), 1);
+        let bad = |name: &str| Rejected { name: name.into(), reason: "traps too often".to_owned() };
+        assert_eq!(state.given_up(CDS, &bad("unknown")), None);
+        assert_eq!(state.given_up(CDS, &bad("a")).as_deref(), Some("v1"));
+        // Not while a newer response waits for its answer; then right after it.
+        state.on_response(response(CDS, "2", vec![good(CDS, "a", "v1"), good(CDS, "b", "v2")], &[]));
+        assert!(state.late_rejections(CDS).is_empty());
+        let (mut pending, update) = state.next_pending().unwrap();
+        // The very bytes that were given up are judged anew.
+        assert!(update.upserts.iter().any(|(name, _)| &**name == "a"));
+        let verdict = Verdict { rejected: vec![bad("a")] };
+        let requests = state.on_verdict(&mut pending, verdict, now);
+        assert_eq!(requests.len(), 2, "{requests:?}");
+        for request in &requests {
+            let (nonce, detail) = match request {
+                Request::Delta(request) => (&request.response_nonce, &request.error_detail),
+                Request::Sotw(request) => (&request.response_nonce, &request.error_detail),
+            };
+            assert_eq!((nonce.as_str(), detail.is_some()), ("2", true));
+            assert!(detail.as_ref().is_some_and(|detail| detail.message.contains("a: traps too often")));
+        }
+        // A new stream doesn't say that it is held.
+        let first = state.on_connect(now);
+        if let Some(Request::Delta(request)) = first.first() {
+            let held: Vec<_> = request.initial_resource_versions.keys().map(String::as_str).collect();
+            assert_eq!(held, ["b"]);
+        }
+        assert!(state.late_rejections(CDS).is_empty());
+    }
+}
