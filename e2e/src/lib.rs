@@ -11,6 +11,7 @@ pub mod closing;
 pub mod control_plane;
 pub mod data_plane;
 pub mod folder;
+pub mod guest;
 pub mod h2c;
 pub mod histogram;
 pub mod http1;

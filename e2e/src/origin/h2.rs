@@ -69,6 +69,9 @@ async fn read_body(body: &mut RecvStream, seen: &mut Seen) -> Result<()> {
 }
 
 async fn answer(respond: &mut SendResponse<Bytes>, seen: &Seen, directive: &Directive, state: &State) -> Result<()> {
+    if crate::parser::header(&seen.headers, "content-type").is_some_and(|value| value.starts_with("application/grpc")) {
+        return answer_grpc(respond, seen).await;
+    }
     let (headers, body) = state.answer(seen, directive);
     let mut response = Response::builder().status(directive.status());
     for (name, value) in &headers {
@@ -94,6 +97,16 @@ async fn answer(respond: &mut SendResponse<Bytes>, seen: &Seen, directive: &Dire
         return finish(&mut stream, after, directive.trailers).await;
     }
     finish(&mut stream, body, directive.trailers).await
+}
+
+/// A gRPC call gets its own messages back, and status 0.
+async fn answer_grpc(respond: &mut SendResponse<Bytes>, seen: &Seen) -> Result<()> {
+    let response = Response::builder().header("content-type", "application/grpc").body(())?;
+    let mut stream = respond.send_response(response, false)?;
+    send(&mut stream, Bytes::copy_from_slice(&seen.body), false).await?;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    Ok(stream.send_trailers(trailers)?)
 }
 
 async fn finish(stream: &mut SendStream<Bytes>, body: Bytes, trailers: bool) -> Result<()> {

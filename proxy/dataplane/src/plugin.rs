@@ -6,6 +6,7 @@
 //! no longer than [`QUICK`]; a slower one comes in a VM of its own from a prepare thread, so that no worker ever waits.
 
 mod call;
+mod grpc;
 mod instance;
 mod root;
 mod set;

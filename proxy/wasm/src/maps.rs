@@ -50,6 +50,32 @@ fn digits(status: u16) -> [u8; 3] {
     [digit(status / 100), digit(status / 10), digit(status)]
 }
 
+/// Fields that Envoy keeps in one entry (measured): what is added is joined with a comma, as lists may be
+/// (RFC 9110 §5.3).
+const JOINED: [HeaderName; 16] = [
+    HeaderName::ACCEPT,
+    HeaderName::ACCEPT_ENCODING,
+    HeaderName::AUTHORIZATION,
+    HeaderName::CACHE_CONTROL,
+    HeaderName::CONTENT_TYPE,
+    HeaderName::EXPECT,
+    HeaderName::GRPC_TIMEOUT,
+    HeaderName::IF_NONE_MATCH,
+    HeaderName::ORIGIN,
+    HeaderName::REFERER,
+    HeaderName::TE,
+    HeaderName::USER_AGENT,
+    HeaderName::VIA,
+    HeaderName::X_FORWARDED_FOR,
+    HeaderName::X_FORWARDED_PROTO,
+    HeaderName::X_REQUEST_ID,
+];
+
+fn joined(fields: &Headers, name: &HeaderName, more: Option<&[u8]>) -> Bytes {
+    let values: Vec<&[u8]> = fields.get_all(name).map(|value| &value[..]).chain(more).collect();
+    values.join(&b',').into()
+}
+
 /// How many entries a request's map has.
 pub(crate) fn request_entries(head: &RequestHead) -> u32 {
     let pseudo = 2 + u32::from(!head.authority.is_empty()) + u32::from(!head.path.is_empty());
@@ -114,7 +140,10 @@ impl<'a> MapRef<'a> {
         {
             return Some(found);
         }
-        let (_, value) = self.fields().iter().find(|(entry, _)| entry.as_bytes() == name)?;
+        let (entry, value) = self.fields().iter().find(|(entry, _)| entry.as_bytes() == name)?;
+        if JOINED.contains(entry) && self.fields().get_all(entry).nth(1).is_some() {
+            return Some(Found::Bytes(joined(self.fields(), entry, None)));
+        }
         Some(Found::Bytes(value.clone()))
     }
 
@@ -175,6 +204,10 @@ impl MapMut<'_> {
         }
         let fields = self.fields();
         check_growth(fields, &name, value, limits)?;
+        if JOINED.contains(&name) && fields.contains(&name) {
+            let value = joined(fields, &name, Some(value));
+            return fields.try_set(name, value).map_err(|_| Status::BadArgument);
+        }
         fields.try_append(name, Bytes::copy_from_slice(value)).map_err(|_| Status::BadArgument)
     }
 
@@ -400,6 +433,21 @@ mod tests {
         assert_eq!(MapMut::Request(&mut head).set_all(&good, &limits), Ok(()));
         assert_eq!(names(MapRef::Request(&head)), [":authority", ":path", ":method", ":scheme", "x", "x"]);
         assert_eq!(head.path, "/new");
+    }
+
+    #[test]
+    fn lists_are_one_value() {
+        let limits = Limits::default();
+        let mut head = request();
+        head.headers.append(HeaderName::ACCEPT, Bytes::from_static(b"a"));
+        assert_eq!(&*MapRef::Request(&head).get(b"accept").expect("there"), b"*/*,a");
+        MapMut::Request(&mut head).add(b"Accept", b"b", &limits).expect("valid");
+        assert_eq!(head.headers.get_all(&HeaderName::ACCEPT).collect::<Vec<_>>(), ["*/*,a,b"]);
+        for value in [b"1", b"2"] {
+            MapMut::Request(&mut head).add(b"cookie", value, &limits).expect("valid");
+        }
+        assert_eq!(head.headers.get_all(&HeaderName::COOKIE).count(), 2);
+        assert_eq!(&*MapRef::Request(&head).get(b"cookie").expect("there"), b"1");
     }
 
     #[test]

@@ -102,7 +102,10 @@ impl Exchange<'_> {
     pub(super) fn poll_request(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
         let mut progress = false;
         loop {
-            progress |= self.forward_request()?;
+            progress |= match self.forward_request() {
+                Ok(progress) => progress,
+                Err(error) => self.unsendable(error)?,
+            };
             if self.request_ended
                 || self.sent == Sent::All
                 || matches!(self.origin, Origin::Done)
@@ -223,6 +226,15 @@ impl Exchange<'_> {
         Ok(progress)
     }
 
+    /// The request's body doesn't fit the head that is on its way: a filter changed it too late. The connection is in no
+    /// state to serve anybody; the client is told, if nothing has been sent to it yet.
+    #[cold]
+    fn unsendable(&mut self, error: StreamError) -> Result<bool, StreamError> {
+        self.origin = Origin::Done;
+        self.fail(error)?;
+        Ok(true)
+    }
+
     /// Connects, sends the head, flushes.
     pub(super) fn poll_origin(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
         let mut progress = false;
@@ -250,7 +262,9 @@ impl Exchange<'_> {
                     return Ok(true);
                 }
             }
-            self.forward_request()?;
+            if let Err(error) = self.forward_request() {
+                return self.unsendable(error);
+            }
         }
         if let Origin::Connected(picked) = &mut self.origin
             && let Poll::Ready(result) = picked.stream.poll_flush(cx)

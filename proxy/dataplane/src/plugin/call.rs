@@ -16,7 +16,7 @@ use crate::upstream::{Upstream, UpstreamHead};
 use crate::worker::WorkerCx;
 
 /// An answer larger than this isn't kept.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
+pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// What a client would be told: guests see it as an answer, as in Envoy, whose calls go through its router.
 fn replied(error: StreamError) -> CallResponse {
@@ -65,7 +65,7 @@ struct Answer {
 }
 
 /// A stream to an endpoint of a cluster.
-async fn checkout(cluster: &Rc<ClusterHandle>, version: Version) -> Result<Box<Picked>, StreamError> {
+pub(super) async fn checkout(cluster: &Rc<ClusterHandle>, version: Version) -> Result<Box<Picked>, StreamError> {
     match cluster.checkout(&PickKey::default(), version) {
         Checkout::Ready(picked) => Ok(picked),
         Checkout::Connecting(connecting) => connecting.await,

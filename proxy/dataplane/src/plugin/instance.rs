@@ -7,13 +7,14 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use outrigger_wasm::{
-    CallResponse, ContextId, Direction, Effect, FailurePolicy, GrpcEvent, HttpCall, Plugin, ReadyVm, RootId,
+    CallResponse, ContextId, Direction, Effect, FailurePolicy, GrpcEvent, GrpcOpen, HttpCall, Plugin, ReadyVm, RootId,
     StartError, Trap, Vm, WorkerHost,
 };
 use tokio::task::AbortHandle;
 
-use super::{FAILED, Root, VmHandle, call, local_reply};
+use super::{FAILED, Root, VmHandle, call, grpc, local_reply};
 use crate::filter::{FilterEvent, StreamSlot, Way};
 use crate::worker::WorkerCx;
 
@@ -32,6 +33,8 @@ pub(crate) struct Instance {
     streams: RefCell<Vec<Option<Registered>>>,
     /// By their tokens.
     calls: RefCell<HashMap<u32, (RootId, AbortHandle)>>,
+    /// What the guest sends into its gRPC streams, by their tokens.
+    grpc_streams: RefCell<HashMap<u32, grpc::Sender>>,
     /// Who tells it of messages in its queues.
     queues: RefCell<Option<AbortHandle>>,
     served: Cell<u64>,
@@ -64,6 +67,7 @@ impl Instance {
             roots: RefCell::default(),
             streams: RefCell::default(),
             calls: RefCell::default(),
+            grpc_streams: RefCell::default(),
             queues: RefCell::new(None),
             served: Cell::new(0),
         });
@@ -142,9 +146,9 @@ impl Instance {
         while let Some(found) = effect {
             match found {
                 Effect::HttpCall(call) => self.call(*call),
-                Effect::GrpcOpen(open) => self.refuse_grpc(open.token),
-                // Nothing is open.
-                Effect::GrpcSend { .. } | Effect::GrpcCancel { .. } => {}
+                Effect::GrpcOpen(open) => self.open_grpc(*open),
+                Effect::GrpcSend { token, message, end } => self.send_grpc(token, message, end),
+                Effect::GrpcCancel { token } => self.cancel_grpc(token),
                 Effect::Continue { context, .. }
                 | Effect::LocalReply { context, .. }
                 | Effect::Reset { context }
@@ -192,6 +196,7 @@ impl Instance {
     pub(super) fn trapped(self: &Rc<Self>, trap: &Trap) {
         self.vm.borrow_mut().take();
         self.calls.borrow_mut().drain().for_each(|(_, (_, call))| call.abort());
+        self.grpc_streams.borrow_mut().clear();
         let streams = std::mem::take(&mut *self.streams.borrow_mut());
         for stream in streams.into_iter().flatten() {
             match stream.policy {
@@ -220,19 +225,45 @@ impl Instance {
         self.calls.borrow_mut().insert(token, (root, task.abort_handle()));
     }
 
-    /// This data plane has no gRPC client yet: the call fails as one to a cluster without endpoints does.
-    fn refuse_grpc(self: &Rc<Self>, token: u32) {
-        let instance = self.clone();
-        tokio::task::spawn_local(async move {
-            let message = "no healthy upstream".to_owned();
-            instance.enter(|vm| vm.on_grpc(token, GrpcEvent::Close { status: 14, message }));
-            instance.run_effects(None, |_| {});
+    fn open_grpc(self: &Rc<Self>, open: GrpcOpen) {
+        let Some(cx) = self.cx.upgrade() else { return };
+        let (token, root, instance) = (open.token, open.root, self.clone());
+        let (sender, receiver) = grpc::channel();
+        if open.message.is_none() {
+            self.grpc_streams.borrow_mut().insert(token, sender);
+        }
+        let task = tokio::task::spawn_local(async move {
+            grpc::run(&cx, open, receiver, |event| instance.tell_grpc(token, event)).await;
+            instance.forget_grpc(token);
         });
+        self.calls.borrow_mut().insert(token, (root, task.abort_handle()));
+    }
+
+    fn tell_grpc(self: &Rc<Self>, token: u32, event: GrpcEvent) {
+        self.enter(|vm| vm.on_grpc(token, event));
+        self.run_effects(None, |_| {});
+    }
+
+    fn send_grpc(&self, token: u32, message: Option<Bytes>, end: bool) {
+        if let Some(stream) = self.grpc_streams.borrow().get(&token) {
+            stream.send(message, end);
+        }
+    }
+
+    fn cancel_grpc(&self, token: u32) {
+        if let Some((_, task)) = self.forget_grpc(token) {
+            task.abort();
+        }
+    }
+
+    fn forget_grpc(&self, token: u32) -> Option<(RootId, AbortHandle)> {
+        self.grpc_streams.borrow_mut().remove(&token);
+        self.calls.borrow_mut().remove(&token)
     }
 
     /// Tells the guest of messages in its queues, as long as this instance lives.
     fn watch_queues(self: &Rc<Self>) {
-        let Some(events) = self.vm.borrow().as_ref().map(Vm::queue_events) else { return };
+        let Some(events) = self.vm.borrow().as_ref().and_then(Vm::queue_events) else { return };
         let instance = Rc::downgrade(self);
         let task = tokio::task::spawn_local(async move {
             loop {
@@ -281,6 +312,8 @@ impl Instance {
             }
             *of != root
         });
+        let calls = self.calls.borrow();
+        self.grpc_streams.borrow_mut().retain(|token, _| calls.contains_key(token));
     }
 
     fn is_root_over(&self, root: RootId) -> bool {

@@ -119,6 +119,8 @@ fn set(cx: &mut Cx<'_>, buffer: u32, start: u32, size: u32, ptr: u32, len: u32) 
         Some(Buffer::ResponseBody) => (Direction::Response, false),
         Some(Buffer::DownstreamData) => (Direction::Request, true),
         Some(Buffer::UpstreamData) => (Direction::Response, true),
+        // What is there cannot be changed, what is not there cannot be found: as in Envoy.
+        Some(buffer) if readable(cx.host(), buffer).is_none() => return Err(Status::NotFound.into()),
         _ => return Err(Status::BadArgument.into()),
     };
     let (memory, host) = cx.split();

@@ -205,7 +205,7 @@ fn filter_state(info: &StreamInfo, key: &str) -> Option<Property> {
     info.filter_state.get(key).cloned().map(Property::Bytes)
 }
 
-/// An object's metadata; the metadata of what has none is an empty message.
+/// An object's metadata. The metadata of what has none is an empty message, but for endpoints, which have no message then.
 fn xds_metadata(info: &StreamInfo, name: &str, path: &[&str]) -> Lookup {
     let of = |pick: fn(&StreamMetadata) -> Option<&Metadata>| info.metadata.as_deref().and_then(pick);
     let found = match name {
@@ -220,9 +220,10 @@ fn xds_metadata(info: &StreamInfo, name: &str, path: &[&str]) -> Lookup {
     let exists = match name {
         "listener_metadata" => true,
         "virtual_host_metadata" => info.virtual_host_name.is_some(),
-        "route_metadata" => info.route_name.is_some(),
+        "route_metadata" => info.virtual_host_name.is_some(),
         "cluster_metadata" => info.cluster_name.is_some(),
-        _ => info.upstream_remote.is_some(),
+        _ if found.is_none() && info.upstream_remote.is_some() => return Lookup::NotAValue,
+        _ => false,
     };
     if exists || found.is_some() { messages::metadata(found, path) } else { Lookup::Absent }
 }
@@ -303,7 +304,7 @@ fn connection(info: &StreamInfo, name: &str) -> Option<Property> {
         "id" => Some(Property::Uint(info.connection_id)),
         "mtls" => Some(Property::Bool(tls.is_some_and(|tls| tls.peer.is_some()))),
         "requested_server_name" => text(tls.map_or("", |tls| &tls.server_name)),
-        "transport_failure_reason" => not_empty(&info.downstream_transport_failure_reason),
+        "transport_failure_reason" => text(&info.downstream_transport_failure_reason),
         "termination_details" => not_empty(&info.connection_termination_details),
         name => of_tls(tls?, name),
     }
@@ -336,6 +337,7 @@ fn upstream(info: &StreamInfo, name: &str) -> Option<Property> {
     match name {
         "address" | "port" => address(info.upstream_remote, name),
         "local_address" => text(&info.upstream_local?.to_string()),
+        "transport_failure_reason" if info.upstream_remote.is_some() => text(&info.upstream_transport_failure_reason),
         "transport_failure_reason" => not_empty(&info.upstream_transport_failure_reason),
         "request_attempt_count" => Some(Property::Uint(u64::from(info.upstream_attempts))),
         "num_endpoints" => (info.upstream_endpoints > 0).then_some(Property::Uint(u64::from(info.upstream_endpoints))),
@@ -347,7 +349,8 @@ fn upstream(info: &StreamInfo, name: &str) -> Option<Property> {
 fn xds(info: &StreamInfo, name: &str) -> Option<Property> {
     match name {
         "cluster_name" => text(info.cluster_name.as_deref()?),
-        "route_name" => text(info.route_name.as_deref()?),
+        // A route without a name has an empty one.
+        "route_name" => text(info.route_name.as_deref().or(info.virtual_host_name.as_deref().map(|_| ""))?),
         "virtual_host_name" => text(info.virtual_host_name.as_deref()?),
         "filter_chain_name" => text(&info.filter_chain_name),
         "listener_direction" => int(info.listener_direction as u64),

@@ -1,9 +1,12 @@
 //! What comes back for a root context: messages of gRPC calls and streams, and queues that filled.
 
+use std::sync::Arc;
+
 use super::Vm;
 use crate::action::{GrpcEvent, RootId};
 use crate::call_answer::GrpcAnswer;
 use crate::host::{CallKind, Phase, Target};
+use crate::queues::QueueEvents;
 use crate::trap::Trap;
 
 impl Vm {
@@ -54,9 +57,10 @@ impl Vm {
         self.finish_roots()
     }
 
-    /// Where the VM is told of messages in its queues; to be polled by its worker.
+    /// Where the VM is told of messages in its queues, to be polled by its worker; `None` if the guest has no callback for
+    /// them.
     #[must_use]
-    pub fn queue_events(&self) -> std::sync::Arc<crate::queues::QueueEvents> {
-        self.0.store.data().queue_events.clone()
+    pub fn queue_events(&self) -> Option<Arc<QueueEvents>> {
+        self.0.exports.queue_ready.as_ref().map(|_| self.0.store.data().queue_events.clone())
     }
 }

@@ -9,7 +9,7 @@ use crate::fixture::{Fixture, guest, of_vm_id, on, plugin};
 
 /// Runs what a VM is told of its queues.
 fn deliver(vm: &mut Vm) -> usize {
-    let events = vm.queue_events();
+    let events = vm.queue_events().expect("the guest has the callback");
     let mut delivered = 0;
     while let Poll::Ready((root, queue)) = events.poll(&mut Context::from_waker(Waker::noop())) {
         vm.on_queue_ready(root, queue).expect("no trap");
