@@ -5,6 +5,7 @@
 
 mod clusters;
 mod config_dump;
+mod explain;
 mod pages;
 mod reply;
 mod request;

@@ -1,5 +1,6 @@
 //! The command line: Envoy's options, the compiler, and the two children that this binary starts of itself.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -18,6 +19,14 @@ Examples:
 Signals:
   SIGTERM   drain for at most --drain-time-s, then exit; a second one exits at once
   SIGUSR1   reopen access logs and --log-path";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  outrigger-proxy explain http://shop.example/api/cart
+      Against the proxy whose admin interface is at 127.0.0.1:9901.
+  outrigger-proxy explain --admin-address 127.0.0.1:15000 -X POST -H 'x-tenant: blue' http://shop.example/api
+  outrigger-proxy explain --listener inbound --sni shop.example --alpn h2 https://shop.example/
+";
 
 /// Everything that a user can say on the command line.
 #[derive(Debug, Parser)]
@@ -40,9 +49,12 @@ pub(crate) struct Cli {
     version: Option<bool>,
 }
 
-/// What this binary does for its own kind, in a process of its own.
+/// What this binary does besides serving: for a user, or for its own kind in a process of its own.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Child {
+    /// Ask a running proxy which way a request would go: what wins at each step, and why everything else loses
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(Box<ExplainArgs>),
     /// Compile a Wasm module to machine code for proxies of this version on CPUs like this one
     #[command(after_help = COMPILE_EXAMPLES)]
     Compile(CompileArgs),
@@ -59,6 +71,41 @@ Examples:
 What is written has the module's digest, the engine's hash and the code's digest before the code. It is not signed: proxies
 take machine code from a control plane that signs it (outrigger serve --precompile) where they have its key
 (--wasm-code-key).";
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// The request's URL, as a client would write it
+    pub(crate) url: String,
+    /// The proxy's admin interface
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:9901", env = "OUTRIGGER_ADMIN_ADDRESS")]
+    pub(crate) admin_address: SocketAddr,
+    #[arg(short = 'X', long, default_value = "GET")]
+    pub(crate) method: String,
+    /// A header of the request; may be repeated
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    /// The listener by name; default: the one at --destination, or the only one
+    #[arg(long)]
+    pub(crate) listener: Option<String>,
+    /// Where the client connects to (before redirection)
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) destination: Option<SocketAddr>,
+    /// Where the client connects from
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) source: Option<SocketAddr>,
+    /// The server name of a TLS connection
+    #[arg(long)]
+    pub(crate) sni: Option<String>,
+    /// The application protocols of a TLS connection, joined by commas
+    #[arg(long)]
+    pub(crate) alpn: Option<String>,
+    /// Decides between weights and fractions
+    #[arg(long, value_name = "N")]
+    pub(crate) random: Option<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct CompileArgs {

@@ -18,6 +18,7 @@ mod child;
 mod code_key;
 mod compile_child;
 mod control;
+mod explain;
 mod fetch;
 mod logging;
 mod machine_code;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     let outcome = match cli.child {
         Some(Child::Compile(arguments)) => return compile_child::run(&arguments),
         Some(Child::Render(arguments)) => return render_child::run(&arguments),
+        Some(Child::Explain(arguments)) => explain::run(&arguments),
         None => run(cli.options),
     };
     outcome.unwrap_or_else(|error| {

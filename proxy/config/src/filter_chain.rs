@@ -95,7 +95,7 @@ impl FilterChainMatch {
 
 impl ConnectionFacts<'_> {
     /// Envoy's `isSameIpOrLoopback`.
-    fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         let Some(source) = self.source else { return true };
         source.ip().is_loopback() || self.destination.is_some_and(|destination| destination.ip() == source.ip())
     }

@@ -12,6 +12,7 @@ mod access_log;
 mod cidr;
 mod cluster;
 mod endpoint;
+pub mod explain;
 mod filter;
 mod filter_chain;
 mod format;

@@ -103,12 +103,15 @@ fn without_port(authority: &[u8]) -> &[u8] {
 }
 
 impl Route {
-    fn matches(&self, head: &RequestHead, path: &[u8], random: u64) -> bool {
-        let path_matches = match &self.path {
+    pub(crate) fn path_matches(&self, head: &RequestHead, path: &[u8]) -> bool {
+        match &self.path {
             PathMatcher::Connect => head.method == Method::Connect,
             matcher => matcher.matches(path, !self.case_sensitive),
-        };
-        path_matches
+        }
+    }
+
+    fn matches(&self, head: &RequestHead, path: &[u8], random: u64) -> bool {
+        self.path_matches(head, path)
             && self.headers.iter().all(|matcher| matcher.matches(head))
             && (self.query.is_empty() || self.query.iter().all(|matcher| matcher.matches(head.query())))
             && (self.cookies.is_empty() || self.cookies.iter().all(|matcher| matcher.matches(&head.headers)))
@@ -117,7 +120,7 @@ impl Route {
     }
 }
 
-fn is_grpc(head: &RequestHead) -> bool {
+pub(crate) fn is_grpc(head: &RequestHead) -> bool {
     head.headers.get(&HeaderName::CONTENT_TYPE).is_some_and(|value| {
         value.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest[0] == b'+')
     })

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::reply::Reply;
 use super::request::Asked;
-use super::{clusters, config_dump, server_info, stats};
+use super::{clusters, config_dump, explain, server_info, stats};
 use crate::args::LogLevel;
 use crate::certificates;
 use crate::logging::{Logging, Unknown};
@@ -18,12 +18,17 @@ use crate::system;
 const MISSING_LINES_MAX: usize = 200;
 
 /// Every page, what it is for, and whether it changes something.
-const PAGES: [(&str, &str, bool); 19] = [
+const PAGES: [(&str, &str, bool); 20] = [
     ("/", "Admin home page", false),
     ("/certs", "print certs on machine", false),
     ("/clusters", "upstream cluster status; ?format=json", false),
     ("/config_dump", "dump current configuration; ?resource, ?mask, ?name_regex, ?include_eds", false),
     ("/drain_listeners", "drain listeners; ?graceful, ?inboundonly, ?skip_exit", true),
+    (
+        "/explain",
+        "dry run of a request: what wins and why; ?url, ?method, ?header, ?listener, ?sni, ?format=json",
+        false,
+    ),
     ("/healthcheck/fail", "cause the server to fail health checks", true),
     ("/healthcheck/ok", "cause the server to pass health checks", true),
     ("/help", "print out list of admin commands", false),
@@ -56,6 +61,7 @@ pub(crate) async fn answer(asked: &Asked, server: &Rc<Server>) -> Reply {
         "/clusters" => clusters::clusters(asked, server).await,
         "/listeners" => clusters::listeners(asked, server),
         "/config_dump" => config_dump::answer(asked, server).await,
+        "/explain" => explain::answer(asked, server),
         "/server_info" => server_info::answer(server),
         "/ready" => ready(server),
         "/stats" | "/stats/prometheus" => {
