@@ -78,7 +78,12 @@ impl Admin {
         let found = found.with_context(|| format!("no listener {name:?} in {listeners}"))?;
         let socket = &found["local_address"]["socket_address"];
         let host = socket["address"].as_str().unwrap_or_default();
-        let host = if host == "0.0.0.0" { "127.0.0.1" } else { host };
+        let host = match host {
+            "0.0.0.0" => "127.0.0.1".to_owned(),
+            "::" => "[::1]".to_owned(),
+            host if host.contains(':') => format!("[{host}]"),
+            host => host.to_owned(),
+        };
         format!("{host}:{}", socket["port_value"]).parse().with_context(|| format!("{found}"))
     }
 

@@ -76,6 +76,8 @@ type_urls! {
     HTTP_INSPECTOR = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
     /// Listener filter: the address before redirection.
     ORIGINAL_DST = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+    /// Listener filter: the client that a balancer before us tells of.
+    PROXY_PROTOCOL = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 
     /// Load balancing policy: round robin.
     LB_ROUND_ROBIN = "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";

@@ -5,6 +5,7 @@
 //! | a Wasm target | demo, test, bench | rustup, or Debian's compiler (see `filters`) |
 //! | Envoy 1.40, grpcio | test, bench | PyPI, in a virtual environment |
 //! | go-control-plane's integration server | test | Go modules; Go itself from PyPI where it is missing |
+//! | nft, ip, unshare | test | Debian packages |
 //! | nginx, HAProxy, wrk, h2load, strace | bench | Debian packages |
 
 use std::path::Path;
@@ -29,6 +30,8 @@ const BENCH_TOOLS: [(&str, &str); 6] = [
     ("strace", "strace"),
     ("taskset", "util-linux"),
 ];
+/// For tests in network namespaces.
+const TEST_TOOLS: [(&str, &str); 3] = [("nft", "nftables"), ("ip", "iproute2"), ("unshare", "util-linux")];
 /// Nice to have for profiling; never needed.
 const OPTIONAL_TOOLS: [(&str, &str); 1] = [("valgrind", "valgrind")];
 
@@ -66,9 +69,11 @@ pub(crate) fn prepare(progress: &Progress, purpose: Purpose) -> Result<()> {
     }
     if matches!(purpose, Purpose::Test | Purpose::All) {
         go_control_plane(progress)?;
+        debian_tools(progress, &TEST_TOOLS)?;
     }
     if matches!(purpose, Purpose::Bench | Purpose::All) {
-        debian_tools(progress)?;
+        debian_tools(progress, &BENCH_TOOLS)?;
+        optional_tools(progress);
     }
     Ok(())
 }
@@ -178,19 +183,22 @@ fn minor_version(words: &str) -> Option<u32> {
     words.split_whitespace().find_map(|word| word.strip_prefix("go1."))?.split('.').next()?.parse().ok()
 }
 
-fn debian_tools(progress: &Progress) -> Result<()> {
-    let missing: Vec<&str> = BENCH_TOOLS.iter().filter(|(program, _)| which(program).is_none()).map(|t| t.1).collect();
+fn debian_tools(progress: &Progress, tools: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = tools.iter().filter(|(program, _)| which(program).is_none()).map(|tool| tool.1).collect();
     if missing.is_empty() {
-        progress.say("nginx, HAProxy, wrk, h2load, strace: there");
-    } else {
-        apt_install(progress, &missing)?;
+        let programs: Vec<&str> = tools.iter().map(|tool| tool.0).collect();
+        progress.say(&format!("{}: there", programs.join(", ")));
+        return Ok(());
     }
+    apt_install(progress, &missing)
+}
+
+fn optional_tools(progress: &Progress) {
     for (program, package) in OPTIONAL_TOOLS {
         if which(program).is_none() {
             progress.say(&format!("{program} is not there (optional, for profiling): apt-get install {package}"));
         }
     }
-    Ok(())
 }
 
 /// Installs Debian packages, as root or with sudo that asks for nothing.

@@ -3,7 +3,7 @@ use prost::Message as _;
 use super::*;
 use crate::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use crate::pb::envoy::config::core::v3 as core;
-use crate::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use crate::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, filter};
 use crate::pb::envoy::config::route::v3 as route;
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
@@ -91,10 +91,18 @@ fn findings_have_paths_through_lists_anys_and_maps() {
 #[test]
 fn values_that_change_nothing_are_silent() {
     let wrapper = |value| Some(BoolValue { value });
-    let quiet = Listener { use_original_dst: wrapper(false), bind_to_port: wrapper(true), ..Listener::default() };
-    check_listener(&quiet, &[]);
-    let loud = Listener { use_original_dst: wrapper(true), bind_to_port: wrapper(false), ..Listener::default() };
-    check_listener(&loud, &["use_original_dst: is not supported", "bind_to_port: is not supported"]);
+    let options = |absolute, override_errors| core::Http1ProtocolOptions {
+        allow_absolute_url: wrapper(absolute),
+        override_stream_error_on_invalid_http_message: wrapper(override_errors),
+        ..core::Http1ProtocolOptions::default()
+    };
+    let name = "envoy.config.core.v3.Http1ProtocolOptions";
+    check(name, &options(true, false).encode_to_vec(), &[]);
+    check(
+        name,
+        &options(false, true).encode_to_vec(),
+        &["allow_absolute_url: is not supported", "override_stream_error_on_invalid_http_message: is not supported"],
+    );
 
     let empty = cluster::CommonLbConfig::default();
     check_cluster(&Cluster { common_lb_config: Some(empty), ..Cluster::default() }, &[]);
@@ -115,8 +123,10 @@ fn values_that_change_nothing_are_silent() {
 
 #[test]
 fn a_list_is_one_finding() {
-    let socket_options = vec![core::SocketOption::default(); 3];
-    check_listener(&Listener { socket_options, ..Listener::default() }, &["socket_options: is not supported"]);
+    let original_ip_detection_extensions = vec![core::TypedExtensionConfig::default(); 3];
+    let manager = hcm::HttpConnectionManager { original_ip_detection_extensions, ..Default::default() };
+    let path = "filter_chains[1].filters[0].typed_config.original_ip_detection_extensions";
+    check_listener(&listener(&manager), &[&format!("{path}: is not supported")]);
 }
 
 #[test]
@@ -204,19 +214,19 @@ fn depth_is_bounded() {
 }
 
 #[test]
-#[expect(deprecated, reason = "a field that is listed with its inert value")]
 fn findings_are_bounded_and_warnings_hide_no_rejection() {
     let warned = FilterChain { metadata: Some(core::Metadata::default()), ..FilterChain::default() };
     let mut filter_chains = vec![warned; FINDINGS_MAX + 10];
-    filter_chains.push(FilterChain { use_proxy_proto: Some(BoolValue { value: true }), ..FilterChain::default() });
+    let criteria = FilterChainMatch { suffix_len: Some(UInt32Value { value: 1 }), ..FilterChainMatch::default() };
+    filter_chains.push(FilterChain { filter_chain_match: Some(criteria), ..FilterChain::default() });
     let bytes = Listener { filter_chains, ..Listener::default() }.encode_to_vec();
     let findings = audit("envoy.config.listener.v3.Listener", &bytes);
     assert_eq!(findings.len(), FINDINGS_MAX + 1);
     assert_eq!(findings.last().unwrap().severity, Severity::Reject);
 
-    let additional_addresses = vec![Default::default(); 1];
+    let udp_listener_config = Some(Default::default());
     let tcp_fast_open_queue_length = Some(UInt32Value { value: 1 });
-    let one = Listener { additional_addresses, tcp_fast_open_queue_length, ..Listener::default() };
+    let one = Listener { udp_listener_config, tcp_fast_open_queue_length, ..Listener::default() };
     assert_eq!(audit("envoy.config.listener.v3.Listener", &one.encode_to_vec()).len(), 2);
 }
 

@@ -94,7 +94,7 @@ fn follow(snapshot: &Snapshot, question: &Question, stages: &mut Vec<Stage>) -> 
         return "no listener takes the connection".to_owned();
     };
     let facts = ConnectionFacts {
-        destination: question.destination.or(Some(listener.address)),
+        destination: question.destination.or_else(|| listener.socket_addresses().next()),
         source: question.source,
         direct_source: question.source,
         server_name: &question.server_name,

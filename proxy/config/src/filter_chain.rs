@@ -2,7 +2,7 @@
 
 mod table;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,9 +94,10 @@ impl FilterChainMatch {
 }
 
 impl ConnectionFacts<'_> {
-    /// Envoy's `isSameIpOrLoopback`.
+    /// Envoy's `isSameIpOrLoopback`, for which only 127.0.0.1 and ::1 are loopback addresses.
     pub(crate) fn is_local(&self) -> bool {
-        let Some(source) = self.source else { return true };
-        source.ip().is_loopback() || self.destination.is_some_and(|destination| destination.ip() == source.ip())
+        let Some(source) = self.source.map(|source| source.ip().to_canonical()) else { return true };
+        let loopback = source == Ipv4Addr::LOCALHOST || source == Ipv6Addr::LOCALHOST;
+        loopback || self.destination.is_some_and(|destination| destination.ip().to_canonical() == source)
     }
 }

@@ -19,6 +19,7 @@ mod format;
 mod fraction;
 mod hash_policy;
 mod listener;
+mod listener_filter;
 mod matcher;
 mod metadata;
 mod mutation;
@@ -33,6 +34,7 @@ mod route;
 mod select;
 mod shared;
 mod snapshot;
+mod socket;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -59,6 +61,7 @@ pub use listener::{
     CodecType, EscapedSlashes, HttpConnectionManager, HttpLimits, Listener, NetworkFilter, PathNormalization,
     RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
 };
+pub use listener_filter::{ListenerFilter, ListenerFilterKind, PortPredicate, ProxyProtocol, TlsInspector};
 pub use matcher::{
     CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex,
     StringMatch, StringMatcher, UriTemplate, UriTemplateRewrite, cookie,
@@ -81,6 +84,7 @@ pub use route::{
 pub use select::RouteTable;
 pub use shared::{Iter, SharedMap};
 pub use snapshot::{ClusterEntry, FilterConfig, Needed, Snapshot, Warming};
+pub use socket::{Address, ListenAddress, SocketOption, TcpKeepalive};
 pub use tls::{
     Bundle, CertificateSource, CipherSuite, ClientCertDetails, Curve, DownstreamTls, DownstreamTransport,
     ForwardClientCert, HANDSHAKE_TIMEOUT, PrivateKey, ResolvedTls, SanKind, SanMatcher, Secret, SecretContent,

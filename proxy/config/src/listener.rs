@@ -8,7 +8,7 @@ use outrigger_http::Direction;
 
 use crate::{
     AccessLog, Cidr, ClientCertDetails, FilterChain, FilterChainTable, ForwardClientCert, Http1Options, Http2Options,
-    HttpFilter, Origin, RouteConfig, Source, Tracing,
+    HttpFilter, ListenAddress, ListenerFilter, Origin, RouteConfig, Source, Tracing,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -17,10 +17,20 @@ pub struct Listener {
     /// `stat_prefix`, or the address: the value of the tag `envoy_listener_address`.
     pub stat_prefix: Arc<str>,
     pub origin: Arc<Origin>,
-    /// Port 0: any free one, the same for all workers.
-    pub address: SocketAddr,
-    /// `ipv4_compat` of an IPv6 address.
-    pub ipv4_compat: bool,
+    /// `address`, then `additional_addresses`: at least one.
+    pub addresses: Vec<ListenAddress>,
+    /// `bind_to_port`: unset, nothing listens, and connections come from listeners with `use_original_dst`.
+    pub bind_to_port: bool,
+    /// `use_original_dst`: a connection that was redirected goes to the listener of the address that it wanted.
+    pub use_original_dst: bool,
+    /// `transparent`: connections to any address are accepted (TPROXY).
+    pub transparent: bool,
+    /// In order.
+    pub listener_filters: Vec<ListenerFilter>,
+    /// 15 s unless set; `None`: for ever.
+    pub listener_filters_timeout: Option<Duration>,
+    /// A connection that listener filters wait for too long is served as it is, instead of being closed.
+    pub continue_on_listener_filters_timeout: bool,
     pub direction: Direction,
     /// In order; the default chain, where there is one, is the last.
     pub chains: Vec<FilterChain>,
@@ -34,6 +44,13 @@ pub struct Listener {
     pub ignores_connection_limit: bool,
     /// `bypass_overload_manager`: nothing is shed here.
     pub bypasses_overload: bool,
+}
+
+impl Listener {
+    /// The addresses but for Unix sockets.
+    pub fn socket_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().filter_map(|listen| listen.address.socket())
+    }
 }
 
 /// The terminal network filter of a chain.

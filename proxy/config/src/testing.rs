@@ -8,9 +8,9 @@ use bytes::Bytes;
 use crate::{
     Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, ExtensionConfig,
     FailurePolicy, FilterChain, FilterChainTable, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager,
-    HttpFilter, HttpFilterKind, HttpLimits, Isolation, LbPolicy, Limits, Listener, ModuleCode, NetworkFilter, Origin,
-    OverrideNames, Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward,
-    RouteSource, RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
+    HttpFilter, HttpFilterKind, HttpLimits, Isolation, LbPolicy, Limits, ListenAddress, Listener, ModuleCode,
+    NetworkFilter, Origin, OverrideNames, Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction,
+    RouteConfig, RouteForward, RouteSource, RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
 };
 
 pub(crate) fn origin(name: &str) -> Arc<Origin> {
@@ -212,8 +212,13 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         name: name.into(),
         stat_prefix: name.into(),
         origin: origin(name),
-        address: "127.0.0.1:0".parse().unwrap(),
-        ipv4_compat: false,
+        addresses: vec![ListenAddress::ip("127.0.0.1:0".parse().unwrap())],
+        bind_to_port: true,
+        use_original_dst: false,
+        transparent: false,
+        listener_filters: Vec::new(),
+        listener_filters_timeout: None,
+        continue_on_listener_filters_timeout: false,
         direction: outrigger_http::Direction::Unspecified,
         table: FilterChainTable::new(&chains, None).unwrap(),
         chains,

@@ -16,8 +16,8 @@ use outrigger_stats::Registry;
 
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use connect::{Checkout, Picked};
-pub(crate) use endpoint::EndpointHandle;
 pub use endpoint::{ClusterStatus, EndpointStatus};
+pub(crate) use endpoint::{ConnectionGuard, EndpointHandle};
 pub(crate) use pick::PickKey;
 
 use crate::stats::ClusterStats;

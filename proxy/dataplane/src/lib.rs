@@ -11,6 +11,7 @@
 //! workers, but for the counts of circuit breakers. Names of HTTP versions end in `downstream`, `upstream` and `serve`.
 
 mod access_log;
+mod bind;
 mod client_cert;
 mod cluster;
 mod date;
@@ -21,6 +22,7 @@ mod filter;
 mod filters;
 mod http1;
 mod http2;
+mod inspect;
 mod iteration;
 mod listener;
 mod live;

@@ -1,5 +1,6 @@
-//! A worker's listeners: accepting, and finding the filter chain of a connection.
+//! A worker's listeners: their sockets and their filter chains.
 
+mod accept;
 mod chain;
 mod drain;
 mod secure;
@@ -16,13 +17,13 @@ use outrigger_http::{ConnectionInfo, Direction};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+pub(crate) use accept::listener_addresses;
 pub(crate) use chain::ChainSlot;
 use drain::Drain;
 
-use crate::live::{LiveChain, LiveConfig};
-use crate::serve;
-use crate::stats::{ActiveGuard, ListenerStats};
-use crate::tcp;
+use crate::live::LiveConfig;
+use crate::stats::ListenerStats;
+use crate::tcp::Early;
 use crate::tls::TlsStats;
 use crate::transport::Transport;
 use crate::worker::WorkerCx;
@@ -31,9 +32,6 @@ use crate::workers::DrainOptions;
 /// How long nothing is accepted before it is tried again, while descriptors or memory are short.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// `transport_protocol` of a connection that no inspector said anything of.
-const RAW_BUFFER: &str = "raw_buffer";
-
 /// A connection that has found its filter chain.
 #[derive(Debug)]
 pub(crate) struct Accepted {
@@ -41,9 +39,11 @@ pub(crate) struct Accepted {
     /// What inspectors have read is in its input.
     pub(crate) transport: Transport,
     pub(crate) info: Option<Arc<ConnectionInfo>>,
+    /// The way to the upstream, where it was begun before the chain was known.
+    pub(crate) early: Option<Early>,
 }
 
-/// A listener of a worker: its chains, and the socket that it accepts on.
+/// A listener of a worker: its chains, and the sockets that it accepts on.
 #[derive(Debug)]
 pub(crate) struct ListenerSlot {
     pub(crate) name: Arc<str>,
@@ -53,7 +53,8 @@ pub(crate) struct ListenerSlot {
     chains: RefCell<Vec<Rc<ChainSlot>>>,
     /// The listener is gone or drains: connections close when they have answered and it is their turn.
     closing: Rc<Drain>,
-    stop: RefCell<Option<Rc<Notify>>>,
+    /// Ends the loops that accept.
+    stops: RefCell<Vec<Rc<Notify>>>,
     tls_stats: OnceCell<Rc<TlsStats>>,
 }
 
@@ -66,7 +67,7 @@ impl ListenerSlot {
             chains: RefCell::new(chain::build(listener, None, &closing, live, cx)),
             listener: RefCell::new(listener.clone()),
             closing,
-            stop: RefCell::new(None),
+            stops: RefCell::default(),
             tls_stats: OnceCell::new(),
         })
     }
@@ -93,19 +94,31 @@ impl ListenerSlot {
         self.listener.borrow().direction == Direction::Inbound
     }
 
-    /// Accepts on a socket, in place of the one before.
-    pub(crate) fn open(self: &Rc<Self>, cx: &Rc<WorkerCx>, socket: std::net::TcpListener) {
+    pub(crate) fn listener(&self) -> Arc<Listener> {
+        self.listener.borrow().clone()
+    }
+
+    /// Whether listener filters look at connections.
+    fn inspects(&self) -> bool {
+        !self.listener.borrow().listener_filters.is_empty()
+    }
+
+    /// Accepts on these sockets, in place of those before; none: on those before.
+    pub(crate) fn open(self: &Rc<Self>, cx: &Rc<WorkerCx>, sockets: Vec<std::net::TcpListener>) {
+        if sockets.is_empty() {
+            return;
+        }
         self.stop_accepting();
-        let socket = match TcpListener::from_std(socket) {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::error!(listener = %self.name, "cannot accept: {error}");
-                return;
+        for socket in sockets {
+            match TcpListener::from_std(socket) {
+                Ok(socket) => {
+                    let stop = Rc::new(Notify::new());
+                    self.stops.borrow_mut().push(stop.clone());
+                    tokio::task::spawn_local(accept_loop(cx.clone(), self.clone(), socket, stop));
+                }
+                Err(error) => tracing::error!(listener = %self.name, "cannot accept: {error}"),
             }
-        };
-        let stop = Rc::new(Notify::new());
-        *self.stop.borrow_mut() = Some(stop.clone());
-        tokio::task::spawn_local(accept_loop(cx.clone(), self.clone(), socket, stop));
+        }
     }
 
     /// Whether a connection that was accepted may stay.
@@ -130,9 +143,7 @@ impl ListenerSlot {
     }
 
     pub(crate) fn stop_accepting(&self) {
-        if let Some(stop) = self.stop.borrow_mut().take() {
-            stop.notify_one();
-        }
+        self.stops.borrow_mut().drain(..).for_each(|stop| stop.notify_one());
     }
 
     pub(crate) fn close(&self, cx: &Rc<WorkerCx>, drain: DrainOptions) {
@@ -190,40 +201,11 @@ pub(crate) fn adopt(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: std::net
 }
 
 fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStream) {
-    slot.stats.downstream_cx_total().inc();
+    let Ok(transport) = Transport::new(socket) else { return };
     let count = cx.connection();
-    let active = ActiveGuard::new(&slot.stats, ListenerStats::downstream_cx_active);
     let (cx, slot) = (cx.clone(), slot.clone());
     tokio::task::spawn_local(async move {
-        if let Some(accepted) = accept(&cx, &slot, socket).await {
-            serve_chain(&cx, accepted).await;
-        }
-        slot.stats.downstream_cx_destroy().inc();
-        drop((count, active));
+        accept::serve(&cx, &slot, transport).await;
+        drop(count);
     });
-}
-
-async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted) {
-    match accepted.chain.live() {
-        LiveChain::Http(_) => serve::http(cx, accepted).await,
-        LiveChain::Tcp(chain) => tcp::proxy(cx, &chain, accepted).await,
-    }
-}
-
-/// Finds a connection's filter chain and brings its transport up.
-async fn accept(cx: &Rc<WorkerCx>, slot: &ListenerSlot, socket: TcpStream) -> Option<Accepted> {
-    let transport = Transport::new(socket).ok()?;
-    let facts = ConnectionFacts {
-        destination: transport.local,
-        source: transport.remote,
-        direct_source: transport.remote,
-        server_name: "",
-        transport_protocol: RAW_BUFFER,
-        application_protocols: &[],
-    };
-    let Some(chain) = slot.find(&facts) else {
-        slot.stats.no_filter_chain_match().inc();
-        return None;
-    };
-    secure::secure(cx, slot, Accepted { chain, transport, info: None }).await
 }

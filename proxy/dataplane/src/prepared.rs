@@ -1,14 +1,12 @@
 //! A generation, ready to be served: everything that can fail or takes time has been done.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use outrigger_config::{Listener, Snapshot, WasmPlugin};
+use outrigger_config::{Address, Snapshot, WasmPlugin};
 use outrigger_wasm::ReadyVm;
-use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::bind::ListenerSockets;
 use crate::plugin::PreparedPlugin;
 use crate::tls::Acceptors;
 
@@ -34,26 +32,12 @@ pub struct ListenerFailure {
     pub reason: String,
 }
 
-/// A listening address as `/listeners` shows it.
+/// A listener as `/listeners` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundListener {
     pub name: Arc<str>,
-    pub address: SocketAddr,
-}
-
-/// The sockets of a listener: one for each worker, on one address.
-#[derive(Debug)]
-pub(crate) struct ListenerSockets {
-    wanted: SocketAddr,
-    pub(crate) bound: SocketAddr,
-    sockets: Mutex<Vec<Option<TcpListener>>>,
-}
-
-impl ListenerSockets {
-    /// A worker's socket; once.
-    pub(crate) fn take(&self, worker: usize) -> Option<TcpListener> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).get_mut(worker)?.take()
-    }
+    /// Where it listens, its own address first; where it would, if it isn't bound.
+    pub addresses: Vec<Address>,
 }
 
 impl Prepared {
@@ -64,24 +48,29 @@ impl Prepared {
         previous: Option<&Arc<Prepared>>,
         concurrency: usize,
     ) -> Result<Prepared, Vec<ListenerFailure>> {
-        let mut sockets = BTreeMap::new();
         let mut failures = Vec::new();
-        for (name, listener) in &snapshot.listeners {
-            let known = previous
-                .and_then(|previous| previous.sockets.get(name))
-                .filter(|known| known.wanted == listener.address);
-            if let Some(known) = known {
+        let last = previous.map(|previous| &previous.sockets);
+        let mut sockets: BTreeMap<Arc<str>, Arc<ListenerSockets>> = BTreeMap::new();
+        let bound = || snapshot.listeners.iter().filter(|(_, listener)| listener.bind_to_port);
+        for (name, listener) in bound() {
+            if let Some(known) = last.and_then(|last| last.get(name)).filter(|known| known.suit(listener)) {
                 sockets.insert(name.clone(), known.clone());
+            }
+        }
+        let in_use =
+            |address: &Address| last.is_some_and(|last| last.values().any(|known| known.is_in_the_way(address)));
+        for (name, listener) in bound() {
+            if sockets.contains_key(name) {
                 continue;
             }
-            let shared =
-                previous.is_some_and(|previous| previous.sockets.values().any(|known| known.bound == listener.address));
-            match open(listener, concurrency, shared) {
+            let taken = sockets.iter().find(|(_, other)| listener.addresses.iter().any(|own| other.has(&own.address)));
+            let opened = match taken {
+                Some((other, _)) => Err(format!("has an address of listener '{other}'")),
+                None => ListenerSockets::open(listener, concurrency, in_use),
+            };
+            match opened {
                 Ok(opened) => _ = sockets.insert(name.clone(), Arc::new(opened)),
-                Err(error) => {
-                    let reason = format!("cannot bind '{}': {error}", listener.address);
-                    failures.push(ListenerFailure { listener: name.clone(), reason });
-                }
+                Err(reason) => failures.push(ListenerFailure { listener: name.clone(), reason }),
             }
         }
         if !failures.is_empty() {
@@ -103,38 +92,15 @@ impl Prepared {
 
     #[must_use]
     pub fn listeners(&self) -> Vec<BoundListener> {
-        self.sockets
-            .iter()
-            .map(|(name, sockets)| BoundListener { name: name.clone(), address: sockets.bound })
+        let addresses = |name: &Arc<str>, configured: Vec<Address>| {
+            self.sockets.get(name).map_or(configured, |sockets| sockets.bound.clone())
+        };
+        let listeners = self.snapshot.listeners.iter();
+        listeners
+            .map(|(name, listener)| {
+                let configured = listener.addresses.iter().map(|listen| listen.address.clone()).collect();
+                BoundListener { name: name.clone(), addresses: addresses(name, configured) }
+            })
             .collect()
     }
-}
-
-fn open(listener: &Listener, concurrency: usize, shared: bool) -> io::Result<ListenerSockets> {
-    if !shared && listener.address.port() != 0 {
-        // Without SO_REUSEPORT another process on the port is noticed, instead of sharing its connections with it.
-        drop(bind(listener, listener.address, false)?);
-    }
-    let mut address = listener.address;
-    let mut sockets = Vec::with_capacity(concurrency);
-    for _ in 0..concurrency.max(1) {
-        let socket = bind(listener, address, true)?;
-        socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
-        let socket: TcpListener = socket.into();
-        address = socket.local_addr()?;
-        sockets.push(Some(socket));
-    }
-    Ok(ListenerSockets { wanted: listener.address, bound: address, sockets: Mutex::new(sockets) })
-}
-
-fn bind(listener: &Listener, address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!listener.ipv4_compat)?;
-    }
-    socket.bind(&address.into())?;
-    Ok(socket)
 }

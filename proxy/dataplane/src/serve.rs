@@ -112,7 +112,7 @@ impl Client<'_> {
 
 /// Serves a connection.
 pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
-    let Accepted { chain: slot, mut transport, info } = accepted;
+    let Accepted { chain: slot, mut transport, info, .. } = accepted;
     let LiveChain::Http(chain) = slot.live() else { return };
     chain.stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_active);

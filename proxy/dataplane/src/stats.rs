@@ -153,8 +153,10 @@ cells! {
 cells! {
     /// `listener.ADDRESS.*`.
     ListenerStats {
-        counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow no_filter_chain_match downstream_cx_overload_reject downstream_global_cx_overflow;
-        gauges: downstream_cx_active;
+        counters: downstream_cx_total downstream_cx_destroy downstream_cx_overflow no_filter_chain_match
+            downstream_cx_overload_reject downstream_global_cx_overflow
+            downstream_pre_cx_timeout downstream_listener_filter_remote_close downstream_listener_filter_error;
+        gauges: downstream_cx_active downstream_pre_cx_active;
         histograms: ;
     }
 }
@@ -212,5 +214,29 @@ impl<T> ActiveGuard<T> {
 impl<T> Drop for ActiveGuard<T> {
     fn drop(&mut self) {
         self.1(&self.0).dec();
+    }
+}
+
+/// What listener filters count: few names, each made when it is first counted.
+#[derive(Debug)]
+pub(crate) struct InspectStats {
+    registry: Arc<Registry>,
+    counters: RefCell<Vec<(&'static str, Counter)>>,
+}
+
+impl InspectStats {
+    pub(crate) fn new(registry: Arc<Registry>) -> InspectStats {
+        InspectStats { registry, counters: RefCell::default() }
+    }
+
+    pub(crate) fn inc(&self, name: &'static str) {
+        let mut counters = self.counters.borrow_mut();
+        if let Some((_, counter)) = counters.iter().find(|(known, _)| *known == name) {
+            counter.inc();
+            return;
+        }
+        let counter = self.registry.counter(&Name::new("", name));
+        counter.inc();
+        counters.push((name, counter));
     }
 }

@@ -1,25 +1,105 @@
 //! `tcp_proxy`.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use outrigger_config::TcpProxy;
+use outrigger_config::{DownstreamTransport, TcpProxy};
 use outrigger_http::{ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use rand::Rng;
 use tokio::time::Instant;
 
-use crate::cluster::PickKey;
+use crate::cluster::{ConnectionGuard, PickKey};
 use crate::error::{ErrorKind, StreamError};
-use crate::listener::Accepted;
-use crate::live::TcpChain;
+use crate::listener::{Accepted, ChainSlot};
+use crate::live::{LiveChain, TcpChain};
 use crate::stats::{ActiveGuard, TcpStats};
 use crate::transport::Transport;
 use crate::tunnel::{self, End};
 use crate::worker::WorkerCx;
 
-/// Passes a client's bytes to a cluster and back.
-pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Accepted) {
-    let Accepted { chain: slot, transport: mut down, info } = accepted;
+/// A connection to an endpoint, with what it counts for.
+struct Connected {
+    transport: Transport,
+    _guard: ConnectionGuard,
+    attempts: u32,
+}
+
+/// The way to an endpoint of a cluster.
+struct Connecting {
+    /// `None`: there is no such cluster.
+    cluster: Option<Arc<str>>,
+    connected: Pin<Box<dyn Future<Output = Result<Connected, StreamError>>>>,
+}
+
+/// The way to the upstream, begun before the client said anything: maybe the server speaks first.
+pub(crate) struct Early {
+    /// What the connection gets if it stays as it is.
+    chain: Rc<ChainSlot>,
+    tcp: Rc<TcpChain>,
+    upstream: EarlyUpstream,
+}
+
+enum EarlyUpstream {
+    Connecting(Connecting),
+    Connected(Option<Arc<str>>, Box<Connected>),
+    /// Nobody is there, or it has closed: that is told when the client has chosen this chain.
+    Lost,
+}
+
+impl std::fmt::Debug for Early {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Early")
+    }
+}
+
+impl Early {
+    /// `None`: the chain doesn't pass bytes, or something is to be decided before it may.
+    pub(crate) fn begin(cx: &Rc<WorkerCx>, chain: Rc<ChainSlot>, down: &Transport) -> Option<Early> {
+        let LiveChain::Tcp(tcp) = chain.live() else { return None };
+        let plain = chain.config(|chain| chain.transport == DownstreamTransport::Raw)?;
+        let upstream = EarlyUpstream::Connecting(connecting(cx, &tcp, down));
+        plain.then_some(Early { chain, tcp, upstream })
+    }
+
+    /// Ready when the server has sent something.
+    pub(crate) fn poll_speaks(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        if let EarlyUpstream::Connecting(connecting) = &mut self.upstream {
+            self.upstream = match ready!(connecting.connected.as_mut().poll(task)) {
+                Ok(connected) => EarlyUpstream::Connected(connecting.cluster.take(), Box::new(connected)),
+                Err(_) => EarlyUpstream::Lost,
+            };
+        }
+        let EarlyUpstream::Connected(_, connected) = &mut self.upstream else { return Poll::Pending };
+        match ready!(connected.transport.poll_fill(task)) {
+            Ok(read) if read > 0 => Poll::Ready(()),
+            _ => {
+                self.upstream = EarlyUpstream::Lost;
+                Poll::Pending
+            }
+        }
+    }
+
+    /// What was begun for this very chain.
+    fn into_connecting(self, chain: &Rc<ChainSlot>, tcp: &Rc<TcpChain>) -> Option<Connecting> {
+        if !Rc::ptr_eq(&self.chain, chain) || !Rc::ptr_eq(&self.tcp, tcp) {
+            return None;
+        }
+        match self.upstream {
+            EarlyUpstream::Connecting(connecting) => Some(connecting),
+            EarlyUpstream::Connected(cluster, connected) => {
+                Some(Connecting { cluster, connected: Box::pin(std::future::ready(Ok(*connected))) })
+            }
+            EarlyUpstream::Lost => None,
+        }
+    }
+}
+
+/// Passes a client's bytes to a cluster and back; what there is to tell of it.
+pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Accepted) -> StreamState {
+    let Accepted { chain: slot, transport: mut down, info, early } = accepted;
     let stats = &chain.stats;
     stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(stats, TcpStats::downstream_cx_active);
@@ -35,7 +115,8 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     slot.describe(&mut info);
     let mut state = StreamState { info, ..StreamState::default() };
     state.request.path = bytes::Bytes::new();
-    if let Err(error) = run(cx, chain, &mut down, &mut state).await {
+    let early = early.and_then(|early| early.into_connecting(&slot, chain));
+    if let Err(error) = run(cx, chain, &mut down, &mut state, early).await {
         state.info.flags.insert(error.flags());
     }
     stats.downstream_cx_rx_bytes_total().add(down.bytes_read);
@@ -47,31 +128,23 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     for log in &chain.proxy.access_logs {
         cx.access_log.write(log, &state);
     }
+    state
 }
 
 async fn run(
     cx: &Rc<WorkerCx>,
-    chain: &TcpChain,
+    chain: &Rc<TcpChain>,
     down: &mut Transport,
     state: &mut StreamState,
+    early: Option<Connecting>,
 ) -> Result<(), StreamError> {
     let proxy = &chain.proxy;
-    let name = choose(proxy, cx);
-    state.info.cluster_name.clone_from(&name);
-    let cluster = name.and_then(|name| chain.live.cluster(cx, &name));
-    let Some(cluster) = cluster else {
+    let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, down));
+    if cluster.is_none() {
         chain.stats.downstream_cx_no_route().inc();
-        return Err(StreamError::internal(ErrorKind::NoCluster(503)));
-    };
-    let mut attempts = 0;
-    let (mut up, _guard, _endpoint) = loop {
-        attempts += 1;
-        match cluster.connect_raw(&PickKey::default()).await {
-            Ok(connected) => break connected,
-            Err(error) if attempts >= proxy.max_connect_attempts.max(1) => return Err(error),
-            Err(_) => {}
-        }
-    };
+    }
+    state.info.cluster_name = cluster;
+    let Connected { transport: mut up, _guard, attempts } = connected.await?;
     state.info.upstream_remote = up.remote;
     state.info.upstream_local = up.local;
     state.info.upstream_tls = up.tls().cloned();
@@ -97,6 +170,28 @@ async fn run(
             Ok(())
         }
     }
+}
+
+/// Chooses a cluster and connects to one of its endpoints.
+fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, _down: &Transport) -> Connecting {
+    let name = choose(&chain.proxy, cx);
+    let Some(cluster) = name.as_ref().and_then(|name| chain.live.cluster(cx, name)) else {
+        let error = StreamError::internal(ErrorKind::NoCluster(503));
+        return Connecting { cluster: None, connected: Box::pin(std::future::ready(Err(error))) };
+    };
+    let attempts_max = chain.proxy.max_connect_attempts.max(1);
+    let connected = Box::pin(async move {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match cluster.connect_raw(&PickKey::default()).await {
+                Ok((transport, guard, _)) => return Ok(Connected { transport, _guard: guard, attempts }),
+                Err(error) if attempts >= attempts_max => return Err(error),
+                Err(_) => {}
+            }
+        }
+    });
+    Connecting { cluster: name, connected }
 }
 
 fn choose(proxy: &TcpProxy, cx: &WorkerCx) -> Option<Arc<str>> {

@@ -145,6 +145,11 @@ impl Transport {
         Prefixed { socket: self.socket, tls: self.tls, prefix: self.input }
     }
 
+    /// For the socket's options.
+    pub(crate) fn socket_options(&self) -> socket2::SockRef<'_> {
+        socket2::SockRef::from(&self.socket)
+    }
+
     /// Closes with a reset: a peer must not take what it got for a whole message.
     pub(crate) fn reset(&self) {
         _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +23,7 @@ use crate::listener::{self, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
 use crate::prepared::{Prepared, WorkerVms};
+use crate::stats::InspectStats;
 use crate::tls::Handshakes;
 use crate::trace::{SpanSink, Spans};
 use crate::workers::DrainOptions;
@@ -71,6 +73,9 @@ pub(crate) struct WorkerCx {
     peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
     live: RefCell<Rc<LiveConfig>>,
     listeners: RefCell<HashMap<Arc<str>, Rc<ListenerSlot>>>,
+    /// For connections that were redirected.
+    listeners_by_address: RefCell<HashMap<SocketAddr, Rc<ListenerSlot>>>,
+    pub(crate) inspect_stats: InspectStats,
     random: RefCell<SmallRng>,
     date: RefCell<(u64, Bytes)>,
     draining: Cell<bool>,
@@ -84,6 +89,7 @@ impl WorkerCx {
     fn new(index: usize, shared: Shared, peers: Vec<mpsc::UnboundedSender<Command>>) -> Rc<WorkerCx> {
         Rc::new(WorkerCx {
             index,
+            inspect_stats: InspectStats::new(shared.registry.clone()),
             spans: Spans::new(shared.spans, &shared.registry),
             registry: shared.registry,
             services: shared.services,
@@ -96,6 +102,7 @@ impl WorkerCx {
             peers: RefCell::new(peers),
             live: RefCell::new(LiveConfig::empty()),
             listeners: RefCell::default(),
+            listeners_by_address: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::new((0, Bytes::new())),
             draining: Cell::new(false),
@@ -151,6 +158,12 @@ impl WorkerCx {
             text.push(b"0123456789abcdef"[usize::from(byte & 15)]);
         }
         text.into()
+    }
+
+    /// The listener that a destination is configured for: by its address, or by its port for any address.
+    pub(crate) fn listener_at(&self, destination: SocketAddr) -> Option<Rc<ListenerSlot>> {
+        let listeners = self.listeners_by_address.borrow();
+        listener::listener_addresses(destination).iter().find_map(|address| listeners.get(address)).cloned()
     }
 
     /// Counts a connection as long as the guard lives.
@@ -223,12 +236,16 @@ impl WorkerCx {
                 Some(slot) => slot.update(listener, &live, self),
                 None => _ = listeners.insert(name.clone(), ListenerSlot::new(listener, &live, self)),
             }
-            if let (Some(slot), Some(sockets)) = (listeners.get(name), live.prepared.sockets.get(name))
-                && let Some(socket) = sockets.take(self.index)
-            {
-                slot.open(self, socket);
+            let Some(slot) = listeners.get(name) else { continue };
+            match live.prepared.sockets.get(name) {
+                Some(sockets) => slot.open(self, sockets.take(self.index)),
+                None => slot.stop_accepting(),
             }
         }
+        let addresses = snapshot.listeners.iter().flat_map(|(name, listener)| {
+            listener.socket_addresses().filter_map(|address| Some((address, listeners.get(name)?.clone())))
+        });
+        *self.listeners_by_address.borrow_mut() = addresses.collect();
         drop(listeners);
         *self.live.borrow_mut() = live;
         self.wake_idle();

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use outrigger_config::{CircuitBreakers, Cluster, ClusterEntry, Health, RoutingPriority, Snapshot, Source};
+use outrigger_config::{Address, CircuitBreakers, Cluster, ClusterEntry, Health, RoutingPriority, Snapshot, Source};
 use outrigger_dataplane::{BoundListener, ClusterStatus, EndpointStatus, Workers};
 use serde_json::{Value, json};
 
@@ -40,12 +40,26 @@ pub(crate) fn listeners(asked: &Asked, server: &Server) -> Reply {
 
 fn listeners_of(asked: &Asked, listeners: &[BoundListener]) -> Reply {
     if asked.is_json() {
-        let of = |listener: &BoundListener| json!({"name": *listener.name, "local_address": address(listener.address)});
-        Reply::json(&json!({ "listener_statuses": listeners.iter().map(of).collect::<Vec<_>>() }))
+        Reply::json(&json!({ "listener_statuses": listeners.iter().map(listener_json).collect::<Vec<_>>() }))
     } else {
-        let lines = listeners.iter().map(|listener| format!("{}::{}\n", listener.name, listener.address));
+        let lines = listeners
+            .iter()
+            .flat_map(|listener| listener.addresses.iter().map(|address| format!("{}::{address}\n", listener.name)));
         Reply::text(200, lines.collect::<String>())
     }
+}
+
+fn listener_json(listener: &BoundListener) -> Value {
+    let mut addresses = listener.addresses.iter().map(|bound| match bound {
+        Address::Ip { socket, .. } => address(*socket),
+        Address::Pipe { .. } => json!({"pipe": {"path": bound.to_string()}}),
+    });
+    let mut of = json!({"name": *listener.name, "local_address": addresses.next()});
+    let further: Vec<Value> = addresses.collect();
+    if !further.is_empty() {
+        of["additional_local_addresses"] = Value::Array(further);
+    }
+    of
 }
 
 fn address(address: SocketAddr) -> Value {

@@ -1,6 +1,6 @@
 //! Which listener takes a connection, and which of its filter chains.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::{Candidate, Question, Stage, listener_source};
@@ -14,16 +14,18 @@ pub(super) fn listener<'s>(
     let listeners = || snapshot.listeners.values();
     let winner = match (&question.listener, question.destination) {
         (Some(name), _) => listeners().find(|listener| *listener.name == **name),
-        (None, Some(destination)) => listeners().find(|listener| listener.address == destination).or_else(|| {
-            listeners().find(|l| l.address.port() == destination.port() && l.address.ip().is_unspecified())
-        }),
+        (None, Some(destination)) => {
+            let on = |wanted: &dyn Fn(SocketAddr) -> bool| listeners().find(|l| l.socket_addresses().any(wanted));
+            let for_any = |own: SocketAddr| own.port() == destination.port() && own.ip().is_unspecified();
+            on(&|own| own == destination).or_else(|| on(&for_any))
+        }
         // The only one there is needs no name.
         (None, None) => listeners().next().filter(|_| snapshot.listeners.len() == 1),
     };
     let candidates = listeners().map(|listener| {
         let is_winner = winner.is_some_and(|winner| Arc::ptr_eq(winner, listener));
         let candidate = if is_winner {
-            Candidate::won(&*listener.name, format!("listens on {}", listener.address))
+            Candidate::won(&*listener.name, format!("listens on {}", addresses(listener)))
         } else {
             Candidate::lost(&*listener.name, mismatch(listener, question))
         };
@@ -33,10 +35,15 @@ pub(super) fn listener<'s>(
     winner
 }
 
+fn addresses(listener: &Listener) -> String {
+    let addresses = listener.addresses.iter().map(|listen| listen.address.to_string());
+    addresses.collect::<Vec<_>>().join(", ")
+}
+
 fn mismatch(listener: &Listener, question: &Question) -> String {
     match (&question.listener, question.destination) {
         (Some(name), _) => format!("is not {name:?}"),
-        (None, Some(destination)) => format!("listens on {}, not on {destination}", listener.address),
+        (None, Some(destination)) => format!("listens on {}, not on {destination}", addresses(listener)),
         (None, None) => "the question names neither a listener nor a destination".to_owned(),
     }
 }

@@ -1,10 +1,9 @@
 //! `Listener`, its network filters, and `TcpProxy`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::{Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy};
+use outrigger_config::{Address, Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy};
 use outrigger_http::Direction;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
@@ -13,8 +12,10 @@ use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 
 use super::access_log::{access_logs, message};
-use super::common::{name, number, origin, socket_address, timeout_or, variant};
+use super::common::{flag, name, number, origin, timeout_or, variant};
 use super::filter_chain::chains;
+use super::listener_filter::listener_filters;
+use super::socket::addresses;
 use super::{Rejection, XdsResource, http};
 use crate::Diagnostics;
 
@@ -30,12 +31,15 @@ impl XdsResource for Listener {
     }
 
     fn validate(proto: Self::Proto, d: &mut Diagnostics) -> Result<Listener, Rejection> {
-        let address = d.at("address", |d| socket_address(proto.address.as_ref(), d));
+        const FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
+        let addresses = addresses(&proto, d);
+        let first = addresses.as_ref().and_then(|addresses| addresses.first()).map(|first| &first.address);
         // Only a listener of the bootstrap may go without a name: nothing else tells dynamic ones apart.
-        let name = match (proto.name.as_str(), &d.source, address) {
-            ("", Source::Static, Some((address, _))) => Arc::from(address.to_string()),
+        let name = match (proto.name.as_str(), &d.source, first) {
+            ("", Source::Static, Some(address)) => Arc::from(address.to_string()),
             (text, ..) => name(text, "name", d),
         };
+        let stat_prefix = first.map(|address| stat_prefix(&proto.stat_prefix, address));
         let direction = match variant(proto.traffic_direction, "traffic_direction", d) {
             Some(core::TrafficDirection::Inbound) => Direction::Inbound,
             Some(core::TrafficDirection::Outbound) => Direction::Outbound,
@@ -52,14 +56,21 @@ impl XdsResource for Listener {
         );
         let backlog = number(proto.tcp_backlog_size, 1024, 1..=65_535, "tcp_backlog_size", d);
         let origin = origin(&name, proto.metadata.as_ref(), d);
-        let (address, ipv4_compat) = address.ok_or(Rejection)?;
+        let listener_filters = listener_filters(&proto, d);
+        let filters_timeout = proto.listener_filters_timeout.as_ref();
+        let filters_timeout = timeout_or(filters_timeout, Some(FILTERS_TIMEOUT), "listener_filters_timeout", d);
         let (chains, table) = chains.ok_or(Rejection)?;
         Ok(Listener {
             name,
-            stat_prefix: stat_prefix(&proto.stat_prefix, address),
+            stat_prefix: stat_prefix.ok_or(Rejection)?,
             origin,
-            address,
-            ipv4_compat,
+            addresses: addresses.ok_or(Rejection)?,
+            bind_to_port: binds(&proto),
+            use_original_dst: flag(proto.use_original_dst, false),
+            transparent: flag(proto.transparent, false),
+            listener_filters,
+            listener_filters_timeout: filters_timeout,
+            continue_on_listener_filters_timeout: proto.continue_on_listener_filters_timeout,
             direction,
             chains,
             table,
@@ -76,8 +87,15 @@ impl XdsResource for Listener {
     }
 }
 
+/// `bind_to_port`, in its older place too.
+fn binds(proto: &listener::Listener) -> bool {
+    #[expect(deprecated, reason = "still in use")]
+    let older = proto.deprecated_v1.as_ref().and_then(|older| older.bind_to_port);
+    flag(proto.bind_to_port.or(older), true)
+}
+
 /// The address without colons, as Envoy names a listener in its statistics.
-fn stat_prefix(given: &str, address: SocketAddr) -> Arc<str> {
+fn stat_prefix(given: &str, address: &Address) -> Arc<str> {
     if given.is_empty() { Arc::from(address.to_string().replace(':', "_")) } else { Arc::from(given) }
 }
 

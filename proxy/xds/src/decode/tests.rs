@@ -1,6 +1,7 @@
 //! Decoding, by example: YAML in, configuration or problems out.
 
 mod filter_chains;
+mod listener_filters;
 mod routes;
 
 use std::net::SocketAddr;

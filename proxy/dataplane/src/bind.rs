@@ -1,0 +1,171 @@
+//! Listening sockets: one for each worker and address of a listener.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use outrigger_config::{Address, ListenAddress, Listener, SocketOption, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// The sockets of a listener.
+#[derive(Debug)]
+pub(crate) struct ListenerSockets {
+    wanted: Wanted,
+    /// The addresses that they are bound to, in the listener's order.
+    pub(crate) bound: Vec<Address>,
+    /// By worker.
+    sockets: Mutex<Vec<Vec<TcpListener>>>,
+}
+
+/// What of a listener its sockets depend on.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    addresses: Vec<ListenAddress>,
+    transparent: bool,
+    backlog: u32,
+}
+
+impl Wanted {
+    fn of(listener: &Listener) -> Wanted {
+        let addresses = listener.addresses.clone();
+        Wanted { addresses, transparent: listener.transparent, backlog: listener.backlog }
+    }
+}
+
+impl ListenerSockets {
+    /// Binds and listens. `in_use`: addresses that this process listens on already.
+    pub(crate) fn open(
+        listener: &Listener,
+        concurrency: usize,
+        in_use: impl Fn(&Address) -> bool,
+    ) -> Result<ListenerSockets, String> {
+        let wanted = Wanted::of(listener);
+        let mut sockets: Vec<Vec<TcpListener>> = (0..concurrency.max(1)).map(|_| Vec::new()).collect();
+        let mut bound = Vec::with_capacity(wanted.addresses.len());
+        for listen in &wanted.addresses {
+            let opened = open(listen, &wanted, sockets.len(), in_use(&listen.address));
+            let (address, opened) = opened.map_err(|error| format!("cannot bind '{}': {error}", listen.address))?;
+            bound.push(address);
+            sockets.iter_mut().zip(opened).for_each(|(worker, socket)| worker.push(socket));
+        }
+        Ok(ListenerSockets { wanted, bound, sockets: Mutex::new(sockets) })
+    }
+
+    /// Whether they serve a listener as well as new ones would.
+    pub(crate) fn suit(&self, listener: &Listener) -> bool {
+        self.wanted == Wanted::of(listener)
+    }
+
+    /// Whether one of them has exactly this address.
+    pub(crate) fn has(&self, address: &Address) -> bool {
+        self.bound.iter().any(|bound| match (bound, address) {
+            (Address::Ip { socket: bound, .. }, Address::Ip { socket, .. }) => bound == socket,
+            (Address::Pipe { path: bound, .. }, Address::Pipe { path, .. }) => bound == path,
+            _ => false,
+        })
+    }
+
+    /// Whether one of them keeps a probe of the address from binding.
+    pub(crate) fn is_in_the_way(&self, address: &Address) -> bool {
+        let port = address.socket().map(|socket| socket.port());
+        self.bound.iter().any(|bound| port.is_some() && bound.socket().map(|socket| socket.port()) == port)
+    }
+
+    /// A worker's sockets; once.
+    pub(crate) fn take(&self, worker: usize) -> Vec<TcpListener> {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.get_mut(worker).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+fn open(
+    listen: &ListenAddress,
+    wanted: &Wanted,
+    count: usize,
+    in_use: bool,
+) -> io::Result<(Address, Vec<TcpListener>)> {
+    let Address::Ip { socket: mut address, ipv4_compat } = listen.address else {
+        return Err(io::Error::from(io::ErrorKind::Unsupported));
+    };
+    if !in_use && address.port() != 0 {
+        // Without SO_REUSEPORT another process on the port is noticed, instead of sharing its connections with it.
+        drop(bind(listen, wanted, address, ipv4_compat, false)?);
+    }
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let socket = bind(listen, wanted, address, ipv4_compat, true)?;
+        socket.listen(i32::try_from(wanted.backlog).unwrap_or(i32::MAX))?;
+        let socket: TcpListener = socket.into();
+        // The others share the port that the first one got.
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok((Address::Ip { socket: address, ipv4_compat }, sockets))
+}
+
+fn bind(
+    listen: &ListenAddress,
+    wanted: &Wanted,
+    address: SocketAddr,
+    ipv4_compat: bool,
+    reuse_port: bool,
+) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!ipv4_compat)?;
+    }
+    if wanted.transparent {
+        set_option(&SockRef::from(&socket), SocketOption::Transparent(true), address.is_ipv6())?;
+    }
+    for option in &listen.options {
+        set_option(&SockRef::from(&socket), *option, address.is_ipv6())?;
+    }
+    if let Some(keepalive) = listen.tcp_keepalive {
+        set_keepalive(&SockRef::from(&socket), keepalive)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Sets an option; on a listening socket, for all that it accepts.
+pub(crate) fn set_option(socket: &SockRef<'_>, option: SocketOption, ipv6: bool) -> io::Result<()> {
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    let keepalive = socket2::TcpKeepalive::new();
+    match option {
+        SocketOption::Keepalive(on) => socket.set_keepalive(on),
+        SocketOption::KeepaliveTime(time) => socket.set_tcp_keepalive(&keepalive.with_time(seconds(time))),
+        SocketOption::KeepaliveInterval(interval) => {
+            socket.set_tcp_keepalive(&keepalive.with_interval(seconds(interval)))
+        }
+        SocketOption::KeepaliveProbes(probes) => socket.set_tcp_keepalive(&keepalive.with_retries(probes)),
+        SocketOption::UserTimeout(millis) => socket.set_tcp_user_timeout(Some(Duration::from_millis(millis.into()))),
+        SocketOption::ReceiveBuffer(bytes) => socket.set_recv_buffer_size(bytes as usize),
+        SocketOption::SendBuffer(bytes) => socket.set_send_buffer_size(bytes as usize),
+        SocketOption::Mark(mark) => socket.set_mark(mark),
+        SocketOption::TypeOfService(tos) => socket.set_tos_v4(tos),
+        SocketOption::TrafficClass(class) => socket.set_tclass_v6(class),
+        SocketOption::Transparent(on) if ipv6 => socket.set_ip_transparent_v6(on),
+        SocketOption::Transparent(on) => socket.set_ip_transparent_v4(on),
+        SocketOption::Freebind(on) if ipv6 => socket.set_freebind_v6(on),
+        SocketOption::Freebind(on) => socket.set_freebind_v4(on),
+    }
+}
+
+fn set_keepalive(socket: &SockRef<'_>, config: TcpKeepalive) -> io::Result<()> {
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(time) = config.time {
+        keepalive = keepalive.with_time(seconds(time));
+    }
+    if let Some(interval) = config.interval {
+        keepalive = keepalive.with_interval(seconds(interval));
+    }
+    if let Some(probes) = config.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    socket.set_tcp_keepalive(&keepalive)
+}

@@ -1,0 +1,232 @@
+//! From an accepted socket to a filter chain: listener filters, the hand-off to the listener of the original destination,
+//! the choice of the chain and its handshake.
+//!
+//! A client that says nothing may wait for the server to speak first (SMTP, MySQL). So a connection that stays silent for a
+//! moment is connected, if what it would get as it is passes bytes: who speaks first decides.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use outrigger_config::Listener;
+use outrigger_http::{ConnectionInfo, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use tokio::time::Instant;
+
+use super::secure::secure;
+use super::{Accepted, ListenerSlot};
+use crate::inspect::{Found, Inspection, Refused};
+use crate::live::LiveChain;
+use crate::serve;
+use crate::stats::{ActiveGuard, ListenerStats};
+use crate::tcp::{self, Early};
+use crate::timer::{LazyTimer, earlier};
+use crate::transport::Transport;
+use crate::worker::WorkerCx;
+
+/// How long a client is waited for before the server is asked whether it speaks first. A client that has something to say
+/// says it with its first packet.
+const SILENCE: Duration = Duration::from_millis(200);
+
+/// A connection whose chain isn't known yet.
+#[derive(Debug)]
+struct Pending {
+    transport: Transport,
+    found: Found,
+    early: Option<Early>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, transport: Transport) {
+    let mut pending = Pending { transport, found: Found::default(), early: None };
+    let mut slot = slot.clone();
+    // In boxes: a connection that nothing is to be found out of pays for nothing.
+    if slot.inspects() && Box::pin(inspect(cx, &slot, &mut pending)).await.is_err() {
+        return;
+    }
+    if let Some(other) = slot.hand_off(cx, &pending) {
+        slot = other;
+        if slot.inspects() && Box::pin(inspect(cx, &slot, &mut pending)).await.is_err() {
+            return;
+        }
+    }
+    let Pending { transport, found, early } = pending;
+    let info = found.info();
+    let mut record = Record::begin(cx, &slot, &transport, info.as_ref());
+    match slot.find(&found.facts(&transport)) {
+        Some(chain) => {
+            slot.stats.downstream_cx_total().inc();
+            let active = ActiveGuard::new(&slot.stats, ListenerStats::downstream_cx_active);
+            if let Some(record) = &mut record {
+                chain.describe(&mut record.0.info);
+            }
+            if let Some(accepted) = secure(cx, &slot, Accepted { chain, transport, info, early }).await {
+                serve_chain(cx, accepted, record.as_mut()).await;
+            }
+            slot.stats.downstream_cx_destroy().inc();
+            drop(active);
+        }
+        None => {
+            slot.stats.no_filter_chain_match().inc();
+            if let Some(record) = &mut record {
+                record.0.info.flags.insert(ResponseFlags::NO_ROUTE);
+                record.0.info.code_details = "filter_chain_not_found".into();
+            }
+        }
+    }
+    if let Some(record) = record {
+        record.write(cx, &slot);
+    }
+}
+
+async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted, record: Option<&mut Record>) {
+    match accepted.chain.live() {
+        LiveChain::Http(_) => serve::http(cx, accepted).await,
+        LiveChain::Tcp(chain) => {
+            let state = tcp::proxy(cx, &chain, accepted).await;
+            if let Some(record) = record {
+                record.0 = state;
+            }
+        }
+    }
+}
+
+/// What the listener's own access logs tell of a connection.
+#[derive(Debug)]
+struct Record(StreamState);
+
+impl Record {
+    /// `None`: there are no such logs.
+    fn begin(
+        cx: &WorkerCx,
+        slot: &ListenerSlot,
+        transport: &Transport,
+        connection: Option<&Arc<ConnectionInfo>>,
+    ) -> Option<Record> {
+        let listener = slot.listener.borrow();
+        if listener.access_logs.is_empty() {
+            return None;
+        }
+        let info = StreamInfo {
+            connection_id: cx.connection_id(),
+            downstream_remote: transport.remote,
+            downstream_local: transport.local,
+            connection: connection.cloned(),
+            listener_name: listener.name.clone(),
+            listener_direction: listener.direction,
+            ..StreamInfo::default()
+        };
+        let mut state = StreamState { info, ..StreamState::default() };
+        state.request.path = bytes::Bytes::new();
+        Some(Record(state))
+    }
+
+    fn write(mut self, cx: &WorkerCx, slot: &ListenerSlot) {
+        self.0.info.mark(TimingPoint::ResponseComplete);
+        for log in &slot.listener().access_logs {
+            cx.access_log.write(log, &self.0);
+        }
+    }
+}
+
+/// Runs the listener filters; `Err`: the connection is closed.
+async fn inspect(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, pending: &mut Pending) -> Result<(), Refused> {
+    let listener = slot.listener();
+    let stats = &slot.stats;
+    let mut inspection = Inspection::new(listener.clone());
+    let began = Instant::now();
+    let deadline = listener.listener_filters_timeout.map(|timeout| began + timeout);
+    let mut silence = Some(began + SILENCE);
+    let mut timer = LazyTimer::default();
+    let id = cx.connection_id();
+    let waiting = ActiveGuard::new(stats, ListenerStats::downstream_pre_cx_active);
+    let end = poll_fn(|task| {
+        if let Poll::Ready(end) = inspection.poll(&mut pending.transport, &mut pending.found, &cx.inspect_stats, task) {
+            return Poll::Ready(end);
+        }
+        if pending.transport.input.is_empty() {
+            cx.register_idle(id, task.waker());
+            if slot.closing.includes(id) {
+                return Poll::Ready(Err(Refused::Closed));
+            }
+            if poll_server(cx, slot, pending, &mut silence, task).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if timer.poll_until(earlier(deadline, silence), task).is_ready() {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                stats.downstream_pre_cx_timeout().inc();
+                let goes_on = listener.continue_on_listener_filters_timeout;
+                return Poll::Ready(if goes_on { Ok(()) } else { Err(Refused::Filter) });
+            }
+            task.waker().wake_by_ref();
+        }
+        Poll::Pending
+    });
+    let end = end.await;
+    cx.unregister_idle(id);
+    drop(waiting);
+    if end == Err(Refused::Closed) {
+        stats.downstream_listener_filter_remote_close().inc();
+    } else if end == Err(Refused::Filter) {
+        stats.downstream_listener_filter_error().inc();
+    }
+    end
+}
+
+/// Ready when the server speaks. Connects to it once the client has been silent for long enough.
+fn poll_server(
+    cx: &Rc<WorkerCx>,
+    slot: &Rc<ListenerSlot>,
+    pending: &mut Pending,
+    silence: &mut Option<Instant>,
+    task: &mut Context<'_>,
+) -> Poll<()> {
+    if silence.is_some_and(|silence| Instant::now() >= silence) {
+        *silence = None;
+        // Another listener will look at the connection: it asks by itself.
+        if pending.early.is_none() && slot.hand_off(cx, pending).is_none() {
+            let chain = slot.find(&pending.found.facts(&pending.transport));
+            pending.early = chain.and_then(|chain| Early::begin(cx, chain, &pending.transport));
+        }
+    }
+    match &mut pending.early {
+        Some(early) => early.poll_speaks(task),
+        None => Poll::Pending,
+    }
+}
+
+impl ListenerSlot {
+    /// The listener of the address that a connection was redirected from (`use_original_dst`).
+    fn hand_off(&self, cx: &WorkerCx, pending: &Pending) -> Option<Rc<ListenerSlot>> {
+        let listener = self.listener.borrow();
+        if !listener.use_original_dst {
+            return None;
+        }
+        let destination = pending.transport.local?;
+        // By TPROXY the socket itself has the original destination.
+        let redirected = pending.found.restored || (listener.transparent && !is_own(&listener, destination));
+        if !redirected {
+            return None;
+        }
+        let other = cx.listener_at(destination)?;
+        (!std::ptr::eq(&*other, self)).then_some(other)
+    }
+}
+
+/// Whether a listener listens on an address.
+fn is_own(listener: &Listener, address: SocketAddr) -> bool {
+    listener.socket_addresses().any(|own| {
+        own.port() == address.port() && (own.ip().is_unspecified() || own.ip().to_canonical() == address.ip())
+    })
+}
+
+/// The addresses that a listener for a destination may be configured with, the most exact first.
+pub(crate) fn listener_addresses(destination: SocketAddr) -> [SocketAddr; 3] {
+    let port = destination.port();
+    let wildcard = |ip: IpAddr| SocketAddr::new(ip, port);
+    let (v4, v6) = (wildcard(Ipv4Addr::UNSPECIFIED.into()), wildcard(Ipv6Addr::UNSPECIFIED.into()));
+    if destination.is_ipv4() { [destination, v4, v6] } else { [destination, v6, v6] }
+}
