@@ -26,6 +26,7 @@ pub mod process;
 pub mod rig;
 pub mod script;
 pub mod talker;
+pub mod tls;
 pub mod wait;
 pub mod workspace;
 pub mod yaml;

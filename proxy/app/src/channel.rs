@@ -59,13 +59,14 @@ impl Connector {
         let Some(entry) = snapshot.clusters.get(&self.cluster) else {
             return Err(ConnectError::NoEndpoint(Arc::clone(&self.cluster)));
         };
-        let (addresses, connect_timeout) = (usable(entry), entry.cluster.connect_timeout);
-        if addresses.is_empty() {
+        let (endpoints, connect_timeout) = (usable(entry), entry.cluster.connect_timeout);
+        if endpoints.is_empty() {
             return Err(ConnectError::NoEndpoint(Arc::clone(&self.cluster)));
         }
         let position = self.next.get();
         self.next.set(position.wrapping_add(1));
-        let (address, host_name) = addresses[position % addresses.len()].clone();
+        let chosen = endpoints[position % endpoints.len()];
+        let (address, host_name) = (chosen.address, Arc::clone(&chosen.hostname));
         if self.last.borrow_mut().replace(address) != Some(address) {
             tracing::info!("connecting to {address} ({})", self.cluster);
         }
@@ -85,7 +86,7 @@ impl Connector {
             Ok(origin) if origin.path() == "/" && origin.authority().is_some() => endpoint.origin(origin),
             _ => endpoint,
         };
-        let Some((tls, resolved)) = tls(&self.cluster, entry)? else {
+        let Some((tls, resolved)) = tls(&self.cluster, entry, chosen)? else {
             return endpoint.connect().await.map_err(transport);
         };
         // Secrets that rotate count from the next connection on.
@@ -105,23 +106,28 @@ impl Connector {
 /// cleartext: who asks here can't do better.
 pub(crate) fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) {
     let Some(entry) = snapshot.clusters.get(cluster) else { return (Vec::new(), Duration::ZERO) };
-    let is_clear = entry.cluster.transports.default == UpstreamTransport::Raw;
-    let addresses = usable(entry).into_iter().filter(|_| is_clear).map(|(address, _)| address);
+    let is_clear = entry.cluster.transports.contexts().next().is_none();
+    let addresses = usable(entry).into_iter().filter(|_| is_clear).map(|endpoint| endpoint.address);
     (addresses.collect(), entry.cluster.connect_timeout)
 }
 
-fn usable(entry: &ClusterEntry) -> Vec<(SocketAddr, Arc<str>)> {
-    let usable = entry
+fn usable(entry: &ClusterEntry) -> Vec<&outrigger_config::Endpoint> {
+    entry
         .assignment
         .iter()
         .flat_map(|assignment| assignment.endpoints())
-        .filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded));
-    usable.map(|endpoint| (endpoint.address, endpoint.hostname.clone())).collect()
+        .filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded))
+        .collect()
 }
 
-/// The TLS of a cluster's default transport socket; `None`: cleartext.
-fn tls(cluster: &Arc<str>, entry: &ClusterEntry) -> Result<Option<Tls>, ConnectError> {
-    let UpstreamTransport::Tls(tls) = &entry.cluster.transports.default else { return Ok(None) };
+/// The TLS of an endpoint's transport socket; `None`: cleartext.
+fn tls(
+    cluster: &Arc<str>,
+    entry: &ClusterEntry,
+    endpoint: &outrigger_config::Endpoint,
+) -> Result<Option<Tls>, ConnectError> {
+    let transport = entry.cluster.transports.of(endpoint.metadata.as_deref());
+    let UpstreamTransport::Tls(tls) = transport else { return Ok(None) };
     match tls.context.resolve(|key| entry.secrets.get(key)) {
         Ok(resolved) => Ok(Some((Arc::clone(tls), resolved))),
         Err(error) => Err(ConnectError::Tls { cluster: Arc::clone(cluster), reason: error.to_string() }),

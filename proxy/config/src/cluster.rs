@@ -3,7 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Assignment, Origin, SecretRef, Source, TlsContext, UpstreamTransport};
+use crate::{
+    Assignment, Metadata, MetadataStruct, MetadataValue, Origin, SecretRef, Source, TlsContext, UpstreamTransport,
+};
+
+/// Where an endpoint's metadata says which transport socket it takes.
+const TRANSPORT_NAMESPACE: &str = "envoy.transport_socket_match";
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Cluster {
@@ -30,12 +35,34 @@ pub struct Cluster {
 #[derive(Debug, PartialEq, Eq, Default)]
 pub struct Transports {
     pub default: UpstreamTransport,
+    /// In order: the first one whose criteria an endpoint's metadata meets is its transport.
+    pub matches: Vec<TransportMatch>,
+}
+
+/// `transport_socket_matches`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TransportMatch {
+    pub name: Arc<str>,
+    /// Empty: every endpoint meets it.
+    pub criteria: MetadataStruct,
+    pub transport: UpstreamTransport,
 }
 
 impl Transports {
     /// The TLS contexts of the sockets.
     pub fn contexts(&self) -> impl Iterator<Item = &TlsContext> {
-        self.default.tls().into_iter().map(|tls| &tls.context)
+        let matches = self.matches.iter().map(|found| &found.transport);
+        matches.chain([&self.default]).filter_map(UpstreamTransport::tls).map(|tls| &tls.context)
+    }
+
+    /// The transport of an endpoint with this metadata.
+    #[must_use]
+    pub fn of(&self, metadata: Option<&Metadata>) -> &UpstreamTransport {
+        let has = |(key, wanted): (&Arc<str>, &MetadataValue)| {
+            metadata.and_then(|metadata| metadata.get(TRANSPORT_NAMESPACE, key)) == Some(wanted)
+        };
+        let found = self.matches.iter().find(|candidate| candidate.criteria.iter().all(has));
+        found.map_or(&self.default, |found| &found.transport)
     }
 
     /// The secrets that they name.

@@ -7,6 +7,7 @@
 
 mod operator;
 mod time;
+mod tls;
 
 use bytes::Bytes;
 use outrigger_http::StreamState;

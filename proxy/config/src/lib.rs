@@ -44,7 +44,7 @@ pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
 pub use cidr::Cidr;
 pub use cluster::{
     CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, RetryBudget, RoutingPriority,
-    Transports, UpstreamHttpOptions,
+    TransportMatch, Transports, UpstreamHttpOptions,
 };
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{

@@ -63,7 +63,7 @@ pub(crate) fn tls_cluster(name: &str, service: &str, secret: &str, version: u32)
         max_session_keys: 1,
     };
     let default = crate::UpstreamTransport::Tls(Arc::new(tls));
-    let transports = crate::Transports { default };
+    let transports = crate::Transports { default, matches: Vec::new() };
     Resource::Cluster(Arc::new(Cluster { transports, ..cluster_with(name, discovery, version) }))
 }
 

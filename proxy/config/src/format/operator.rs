@@ -10,6 +10,7 @@ use outrigger_http::{HeaderName, Headers, ResponseFlags, StreamInfo, StreamState
 
 use super::FormatError;
 use super::time::TimeFormat;
+use super::tls::TlsOperator;
 
 static HOSTNAME: OnceLock<String> = OnceLock::new();
 
@@ -43,7 +44,8 @@ pub(crate) enum Operator {
         key: String,
     },
     GrpcStatus(GrpcForm),
-    /// Envoy knows it, and no stream here has it: TLS facts of cleartext connections, dynamic metadata.
+    Tls(TlsOperator),
+    /// Envoy knows it, and no stream here has it: virtual clusters, dynamic metadata.
     Nothing,
 }
 
@@ -117,6 +119,8 @@ pub(crate) enum Value<'a> {
     Ip(IpAddr),
     Flags(ResponseFlags),
     Time(&'a TimeFormat, SystemTime),
+    /// As [`Value::Bytes`], put together.
+    Owned(Vec<u8>),
 }
 
 const FACTS: &[(&str, Fact)] = &[
@@ -167,28 +171,8 @@ const ADDRESSES: &[(&str, Peer, Part)] = &[
     ("UPSTREAM_LOCAL_PORT", Peer::UpstreamLocal, Part::Port),
 ];
 
-/// True for every stream that is served here: connections are cleartext, and nothing writes dynamic metadata.
-const NOTHING: &[&str] = &[
-    "REQUESTED_SERVER_NAME",
-    "VIRTUAL_CLUSTER_NAME",
-    "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
-    "DOWNSTREAM_TLS_VERSION",
-    "DOWNSTREAM_TLS_CIPHER",
-    "DOWNSTREAM_TLS_SESSION_ID",
-    "DOWNSTREAM_LOCAL_SUBJECT",
-    "DOWNSTREAM_LOCAL_URI_SAN",
-    "DOWNSTREAM_PEER_CERT",
-    "DOWNSTREAM_PEER_ISSUER",
-    "DOWNSTREAM_PEER_SERIAL",
-    "DOWNSTREAM_PEER_SUBJECT",
-    "DOWNSTREAM_PEER_URI_SAN",
-    "DOWNSTREAM_PEER_DNS_SAN",
-    "DOWNSTREAM_PEER_FINGERPRINT_256",
-    "UPSTREAM_TLS_VERSION",
-    "UPSTREAM_TLS_CIPHER",
-    "UPSTREAM_PEER_SUBJECT",
-    "UPSTREAM_PEER_URI_SAN",
-];
+/// True for every stream that is served here: there are no virtual clusters, and nothing writes dynamic metadata.
+const NOTHING: &[&str] = &["VIRTUAL_CLUSTER_NAME"];
 
 /// The same, with an argument.
 const NOTHING_WITH_ARGUMENT: &[&str] = &["DYNAMIC_METADATA", "UPSTREAM_METADATA", "CLUSTER_METADATA"];
@@ -221,6 +205,9 @@ impl Operator {
                 }));
             }
             _ => {}
+        }
+        if let Some(operator) = TlsOperator::parse(name, argument) {
+            return operator.map(Operator::Tls).map_err(|text| problem(&text));
         }
         if NOTHING_WITH_ARGUMENT.contains(&name) {
             return Ok(Operator::Nothing);
@@ -271,6 +258,7 @@ impl Operator {
                 info.filter_state.get(key).map_or(Value::Absent, |bytes| Value::Bytes(bytes))
             }
             Operator::GrpcStatus(form) => grpc_status(state, *form),
+            Operator::Tls(operator) => operator.value(info),
             Operator::Nothing => Value::Absent,
         }
     }
@@ -326,6 +314,7 @@ impl Value<'_> {
             Value::Ip(ip) => display(ip, out),
             Value::Flags(flags) => display(flags, out),
             Value::Time(format, time) => format.write(*time, out),
+            Value::Owned(bytes) => out.extend_from_slice(cut(bytes, max)),
         }
         if let Some(max) = max {
             out.truncate(start.saturating_add(max).min(out.len()));
@@ -334,7 +323,11 @@ impl Value<'_> {
 
     /// The same with control bytes as `\x1b`, so that a value can't end a line or steer a terminal.
     pub(crate) fn write_escaped(&self, out: &mut Vec<u8>, max: Option<usize>) {
-        let Value::Bytes(bytes) = self else { return self.write(out, max) };
+        let bytes: &[u8] = match self {
+            Value::Bytes(bytes) => bytes,
+            Value::Owned(bytes) => bytes,
+            _ => return self.write(out, max),
+        };
         for byte in cut(bytes, max) {
             match byte {
                 0..0x20 | 0x7f => {

@@ -77,9 +77,9 @@ impl ClusterHandle {
         endpoint: &EndpointHandle,
         alpn: Alpn,
     ) -> Result<(), StreamError> {
-        let (Some(security), UpstreamTransport::Tls(tls)) = (&self.security, &self.cluster().transports.default) else {
-            return Ok(());
-        };
+        let Some(security) = &self.security else { return Ok(()) };
+        let metadata = endpoint.endpoint.metadata.as_deref();
+        let UpstreamTransport::Tls(tls) = self.cluster().transports.of(metadata) else { return Ok(()) };
         let target = Target { server_name: None, san: None, host_name: &endpoint.endpoint.hostname, alpn };
         let shaken = match security.connector(tls) {
             Ok(connector) => transport.connect_tls(&connector, &target, &security.stats).await,

@@ -99,9 +99,10 @@ pub(super) fn dns_san_is(certificate: &CertificateDer<'_>, wanted: &str) -> bool
 /// X.509-SVID: a certificate of an authority, or of one that may sign certificates.
 pub(super) fn trust_domain(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    // One that doesn't say what its key is for may sign certificates, too.
     let signs = match certificate.key_usage() {
-        Ok(usage) => usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()),
-        Err(_) => true,
+        Ok(Some(usage)) => usage.value.key_cert_sign() || usage.value.crl_sign(),
+        Ok(None) | Err(_) => true,
     };
     if certificate.is_ca() || signs {
         return None;

@@ -24,8 +24,10 @@ use super::{certificate, provider};
 use crate::transport::Socket;
 use crate::write_queue::WriteQueue;
 
-/// What one read takes at most, with the beginning of a record that came before. No handshake message is longer.
-const INPUT_BYTES: usize = 96 * 1024;
+/// What one read takes at most.
+const READ_BYTES_MAX: usize = 32 * 1024;
+/// That, and what came before of a record or a handshake message. None is longer.
+const INPUT_BYTES: usize = 64 * 1024 + READ_BYTES_MAX;
 const OUTPUT_BYTES: usize = 64 * 1024;
 /// The most that a record holds, and what it has around that at most.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
@@ -308,11 +310,11 @@ impl Session {
     ) -> Poll<io::Result<Result<usize, rustls::Error>>> {
         INPUT.with_borrow_mut(|input| {
             let kept = self.incoming.len();
-            if kept + RECORD_BYTES_MAX > input.len() {
+            if kept + READ_BYTES_MAX > input.len() {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a handshake message is too long")));
             }
             input[..kept].copy_from_slice(&self.incoming);
-            let mut buffer = ReadBuf::new(&mut input[kept..]);
+            let mut buffer = ReadBuf::new(&mut input[kept..kept + READ_BYTES_MAX]);
             ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer))?;
             let bytes = buffer.filled().len();
             if bytes == 0 {

@@ -36,6 +36,7 @@ impl Authority {
         let mut params = CertificateParams::new(vec![dns.to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
@@ -201,6 +202,7 @@ async fn clients_are_let_in_by_their_certificates() {
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
         params.not_after = rcgen::date_time_ymd(2002, 1, 1);
     });
+    let signing = ours.issue("b.test", "spiffe://t/client", |params| params.key_usages.clear());
     let spiffe = |bundles: &[(&str, &Authority)]| ValidationContext {
         trust: Trust::Spiffe(
             bundles.iter().map(|(name, of)| TrustDomain { name: (*name).into(), bundle: of.bundle() }).collect(),
@@ -236,6 +238,7 @@ async fn clients_are_let_in_by_their_certificates() {
         ("a leaf in the bundle", pinned, Some(&other), None),
         ("a trust domain", spiffe(&[("x", &theirs), ("t", &ours)]), Some(&good), None),
         ("a domain's other authority", spiffe(&[("t", &theirs)]), Some(&good), Some("fail_verify_error")),
+        ("one that may sign others", spiffe(&[("t", &ours)]), Some(&signing), Some("fail_verify_error")),
         ("an unknown domain", spiffe(&[("x", &ours)]), Some(&good), Some("fail_verify_error")),
     ];
     for (what, validation, shown, refused) in table {

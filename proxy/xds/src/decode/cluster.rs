@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_config::{
     CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, Resource, RetryBudget,
-    Transports, UpstreamHttpOptions,
+    TransportMatch, Transports, UpstreamHttpOptions,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
@@ -15,7 +15,9 @@ use pb::envoy::extensions::upstreams::http::v3 as upstream;
 use pb::google::protobuf::Any;
 
 use super::access_log::message;
-use super::common::{config_source, duration, name, number, origin, percent_millis, timeout_or, variant};
+use super::common::{
+    config_source, duration, metadata_struct, name, number, origin, percent_millis, timeout_or, variant,
+};
 use super::{Rejection, XdsResource, endpoint, tls};
 use crate::Diagnostics;
 
@@ -43,6 +45,7 @@ impl XdsResource for Cluster {
         let [breakers, high] = breakers(proto.circuit_breakers.as_ref(), d);
         let http = http_options(&proto, d);
         let transport = tls::upstream_transport(proto.transport_socket.as_ref(), d);
+        let matches = transport_matches(&proto, d);
         let buffer = number(
             proto.per_connection_buffer_limit_bytes,
             1 << 20,
@@ -63,7 +66,7 @@ impl XdsResource for Cluster {
             http: http.ok_or(Rejection)?,
             per_connection_buffer_limit_bytes: buffer,
             tcp_keepalive: keepalive(proto.upstream_connection_options.as_ref()),
-            transports: Transports { default: transport.ok_or(Rejection)? },
+            transports: Transports { default: transport.ok_or(Rejection)?, matches: matches.ok_or(Rejection)? },
         })
     }
 
@@ -334,6 +337,20 @@ pub(crate) fn http2_options(proto: Option<&core::Http2ProtocolOptions>, d: &mut 
             d,
         ),
     }
+}
+
+fn transport_matches(proto: &cluster::Cluster, d: &mut Diagnostics) -> Option<Vec<TransportMatch>> {
+    let matches = proto.transport_socket_matches.iter().enumerate();
+    let decoded = matches.map(|(index, proto)| {
+        d.at_index("transport_socket_matches", index, |d| {
+            let name = name(&proto.name, "name", d);
+            let criteria = proto.r#match.as_ref().map(metadata_struct).unwrap_or_default();
+            let transport = tls::upstream_transport(proto.transport_socket.as_ref(), d)?;
+            Some(TransportMatch { name, criteria, transport })
+        })
+    });
+    // All of them, so that every problem is told.
+    decoded.collect::<Vec<_>>().into_iter().collect()
 }
 
 fn keepalive(proto: Option<&cluster::UpstreamConnectionOptions>) -> Option<(u32, u32, u32)> {

@@ -1,0 +1,284 @@
+//! TLS for tests: an authority that issues whatever is asked for, and a client on rustls that shows what it was agreed.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use serde_json::{Value, json};
+
+use crate::http1::{Request, Response, absorb};
+use crate::parser::{Parser, Role};
+use crate::wait::DEADLINE;
+use crate::{Process, script};
+
+/// A certificate authority.
+#[derive(Debug)]
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// A certificate with its key, in PEM.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    pub chain: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Result<Authority> {
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        Ok(Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+    }
+
+    /// The bundle.
+    pub fn pem(&self) -> String {
+        self.issuer.pem()
+    }
+
+    /// A leaf for both roles with a DNS and a URI name.
+    pub fn issue(&self, dns: &str, uri: &str) -> Result<Leaf> {
+        self.issue_with(dns, uri, |_| {})
+    }
+
+    pub fn issue_with(&self, dns: &str, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Result<Leaf> {
+        let mut params = CertificateParams::new(vec![dns.to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, dns);
+        params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        change(&mut params);
+        let key = KeyPair::generate()?;
+        Ok(Leaf { chain: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
+    }
+}
+
+impl Leaf {
+    /// `TlsCertificate`.
+    pub fn config(&self) -> Value {
+        json!({"certificate_chain": {"inline_string": self.chain}, "private_key": {"inline_string": self.key}})
+    }
+
+    /// `Secret`.
+    pub fn secret(&self, name: &str) -> Value {
+        json!({"name": name, "tls_certificate": self.config()})
+    }
+
+    /// Writes both, the key first, each in one step.
+    pub fn write(&self, folder: &Path, name: &str) -> Result<()> {
+        replace(&folder.join(format!("{name}.key")), &self.key)?;
+        replace(&folder.join(format!("{name}.crt")), &self.chain)
+    }
+}
+
+/// Replaces a file in one step.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(&beside, path).with_context(|| format!("{}", path.display()))
+}
+
+/// `transport_socket` of a filter chain.
+pub fn downstream(context: &Value) -> Value {
+    socket("DownstreamTlsContext", context)
+}
+
+/// `transport_socket` of a cluster.
+pub fn upstream(context: &Value) -> Value {
+    socket("UpstreamTlsContext", context)
+}
+
+fn socket(kind: &str, context: &Value) -> Value {
+    let mut config = context.clone();
+    config["@type"] = format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}").into();
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": config})
+}
+
+/// What a client does.
+#[derive(Debug, Clone, Default)]
+pub struct Client {
+    pub leaf: Option<Leaf>,
+    /// `None`: none is sent.
+    pub server_name: Option<String>,
+    pub alpn: Vec<&'static str>,
+    pub only_version: Option<&'static rustls::SupportedProtocolVersion>,
+}
+
+/// A connection after its handshake.
+#[derive(Debug)]
+pub struct TlsConnection {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    parser: Parser,
+}
+
+impl Client {
+    pub fn named(name: &str) -> Client {
+        Client { server_name: Some(name.to_owned()), ..Client::default() }
+    }
+
+    pub fn with(mut self, leaf: &Leaf) -> Client {
+        self.leaf = Some(leaf.clone());
+        self
+    }
+
+    pub fn config(&self) -> Result<ClientConfig> {
+        let versions = self.only_version.map_or_else(|| rustls::ALL_VERSIONS.to_vec(), |version| vec![version]);
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&versions)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody));
+        let mut config = match &self.leaf {
+            None => builder.with_no_client_auth(),
+            Some(leaf) => {
+                let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?)?
+            }
+        };
+        config.alpn_protocols = self.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.enable_sni = self.server_name.is_some();
+        Ok(config)
+    }
+
+    /// Connects and shakes hands.
+    pub fn connect(&self, address: SocketAddr) -> Result<TlsConnection> {
+        let name = ServerName::try_from(self.server_name.clone().unwrap_or_else(|| "none.test".to_owned()))?;
+        let mut connection = ClientConnection::new(Arc::new(self.config()?), name)?;
+        let mut socket = TcpStream::connect_timeout(&address, DEADLINE)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(DEADLINE))?;
+        socket.set_write_timeout(Some(DEADLINE))?;
+        while connection.is_handshaking() {
+            connection.complete_io(&mut socket)?;
+        }
+        let parser = Parser::new(Role::Responses { to_head: false });
+        Ok(TlsConnection { stream: StreamOwned::new(connection, socket), parser })
+    }
+
+    /// One request on a connection of its own.
+    pub fn send(&self, address: SocketAddr, request: &Request) -> Result<Response> {
+        self.connect(address)?.exchange(request)
+    }
+}
+
+impl TlsConnection {
+    pub fn exchange(&mut self, request: &Request) -> Result<Response> {
+        self.stream.write_all(&request.bytes())?;
+        let mut response = Response::default();
+        let mut buffer = [0; 16 << 10];
+        loop {
+            while let Some(event) = self.parser.poll()? {
+                if absorb(&mut response, event)? {
+                    return Ok(response);
+                }
+            }
+            match self.stream.read(&mut buffer)? {
+                0 => bail!("the peer closed without an answer"),
+                read => self.parser.feed(&buffer[..read]),
+            }
+        }
+    }
+
+    /// The protocol that was agreed on.
+    pub fn alpn(&self) -> Option<String> {
+        self.stream.conn.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned())
+    }
+
+    /// The server's leaf in PEM's base 64, without lines: what a `Leaf` holds contains it.
+    pub fn server_leaf(&self) -> Result<Vec<u8>> {
+        let leaf = self.stream.conn.peer_certificates().and_then(<[_]>::first);
+        leaf.map(|leaf| leaf.to_vec()).ok_or_else(|| anyhow!("no certificate"))
+    }
+
+    pub fn version(&self) -> Option<rustls::ProtocolVersion> {
+        self.stream.conn.protocol_version()
+    }
+}
+
+/// The DER of a leaf.
+pub fn der(leaf: &Leaf) -> Result<Vec<u8>> {
+    Ok(CertificateDer::from_pem_slice(leaf.chain.as_bytes())?.to_vec())
+}
+
+/// Takes every server.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A server of secrets (`sds.py`): by SDS, and by ADS.
+#[derive(Debug)]
+pub struct SecretServer {
+    pub address: SocketAddr,
+    _process: Process,
+    folder: tempfile::TempDir,
+}
+
+impl SecretServer {
+    pub fn start() -> Result<SecretServer> {
+        let folder = tempfile::tempdir()?;
+        let address_file = folder.path().join("address");
+        let arguments = [folder.path().to_string_lossy(), address_file.to_string_lossy()];
+        let arguments: Vec<&str> = arguments.iter().map(|argument| &**argument).collect();
+        let mut process = script::start("sds", "sds.py", folder.path(), &arguments)?;
+        let address = script::address(&address_file, &mut process)?;
+        Ok(SecretServer { address, _process: process, folder })
+    }
+
+    /// Sets a secret; whoever asks for it is told.
+    pub fn set(&self, secret: &Value) -> Result<()> {
+        let name = secret["name"].as_str().unwrap_or_default();
+        replace(&self.folder.path().join(format!("{name}.json")), &secret.to_string())
+    }
+
+    /// The requests so far.
+    pub fn requests(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("requests.log")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
