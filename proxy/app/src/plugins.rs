@@ -9,10 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{
-    FailurePolicy, HttpFilterKind, Isolation, Listener, NetworkFilter, Resource, ResourceKind, ResourceSet, Snapshot,
-    WasmPlugin,
+    Backoff, FailurePolicy, HttpConnectionManager, HttpFilterKind, Isolation, Listener, NetworkFilter, Resource,
+    ResourceKind, ResourceSet, RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
 };
-use outrigger_dataplane::{PreparedPlugin, WorkerVms};
+use outrigger_dataplane::{GenerationPlugins, PreparedPlugin, WorkerVms};
 use outrigger_wasm::{CompiledModule, Plugin, ReadyVm, Services, StartMode, VmConfig};
 use tokio::time::Instant;
 
@@ -31,7 +31,7 @@ struct Waiting {
 /// What a generation runs with.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    pub(crate) plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>,
+    pub(crate) plugins: GenerationPlugins,
     /// One for each worker.
     pub(crate) vms: Vec<WorkerVms>,
 }
@@ -116,7 +116,7 @@ impl Plugins {
 
     /// Plugins that a generation uses and that are not ready.
     pub(crate) fn unready(&self, snapshot: &Snapshot) -> Vec<Arc<WasmPlugin>> {
-        used(snapshot).into_iter().filter(|plugin| !self.is_ready(plugin)).collect()
+        used(snapshot).plugins.into_iter().filter(|plugin| !self.is_ready(plugin)).collect()
     }
 
     /// Hands over what a generation needs: each plugin of it, and VMs for those that the last one didn't have.
@@ -124,16 +124,24 @@ impl Plugins {
         let mut taken = Taken { vms: Vec::new(), ..Taken::default() };
         taken.vms.resize_with(self.concurrency, WorkerVms::default);
         let serving = self.serving.borrow();
-        for plugin in used(snapshot) {
-            if let Some(prepared) = serving.get(&plugin) {
-                taken.plugins.insert(plugin, prepared.clone());
+        let used = used(snapshot);
+        let plugins = &mut taken.plugins.plugins;
+        for plugin in used.plugins {
+            // The same address for the same plugin: workers look no further.
+            if let Some((known, prepared)) = serving.get_key_value(&plugin) {
+                plugins.insert(Arc::clone(known), prepared.clone());
                 continue;
             }
             let Some(waiting) = self.waiting.borrow_mut().remove(&plugin) else { continue };
             for (worker, vm) in taken.vms.iter_mut().zip(waiting.vms) {
                 worker.vms.push(vm);
             }
-            taken.plugins.insert(plugin, waiting.prepared);
+            plugins.insert(plugin, waiting.prepared);
+        }
+        for (filter, route, made) in used.by_route {
+            if let Some((made, _)) = plugins.get_key_value(&made) {
+                taken.plugins.by_route.insert(&filter, &route, Arc::clone(made));
+            }
         }
         taken
     }
@@ -143,7 +151,7 @@ impl Plugins {
         let Taken { plugins, vms } = taken;
         let serving = self.serving.borrow();
         let mut waiting = self.waiting.borrow_mut();
-        for (plugin, prepared) in plugins {
+        for (plugin, prepared) in plugins.plugins {
             if !serving.contains_key(&plugin) {
                 waiting.insert(plugin, Waiting { prepared, vms: Vec::new() });
             }
@@ -158,8 +166,8 @@ impl Plugins {
     }
 
     /// Remembers what is published, and drops what no accepted resource names.
-    pub(crate) fn published(&self, plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>, resources: &ResourceSet) {
-        *self.serving.borrow_mut() = plugins;
+    pub(crate) fn published(&self, plugins: GenerationPlugins, snapshot: &Snapshot, resources: &ResourceSet) {
+        *self.serving.borrow_mut() = plugins.plugins;
         if self.waiting.borrow().is_empty() && self.passed_over.borrow().is_empty() {
             return;
         }
@@ -169,7 +177,8 @@ impl Plugins {
             .flat_map(of_resource)
             .collect();
         self.waiting.borrow_mut().retain(|plugin, _| named.contains(plugin));
-        self.passed_over.borrow_mut().retain(|plugin| named.contains(plugin));
+        let used = used(snapshot).plugins;
+        self.passed_over.borrow_mut().retain(|plugin| named.contains(plugin) || used.contains(plugin));
     }
 }
 
@@ -206,22 +215,61 @@ pub(crate) fn of_resource(resource: &Resource) -> Vec<Arc<WasmPlugin>> {
     }
 }
 
-fn filters(listener: &Listener) -> impl Iterator<Item = &outrigger_config::HttpFilter> {
-    listener.chains.iter().flat_map(|chain| match &chain.filter {
-        NetworkFilter::Http(manager) => manager.filters.as_slice(),
-        NetworkFilter::Tcp(_) => &[],
+/// Whether a resource is a reason that a generation needs a plugin: its own, or one that a route makes of a filter's.
+pub(crate) fn brings(resource: &Resource, plugin: &Arc<WasmPlugin>) -> bool {
+    let made_by = |routes: &RouteConfig| routes.all_wasm_overrides().into_iter().any(|route| route.made(plugin));
+    let is_base = |own: &Arc<WasmPlugin>| own == plugin || own.vm == plugin.vm;
+    match resource {
+        Resource::Route(routes) => made_by(routes),
+        Resource::Listener(listener) => {
+            let inline = managers(listener).any(|manager| match &manager.routes {
+                RouteSource::Inline(routes) => made_by(routes),
+                RouteSource::Rds { .. } => false,
+            });
+            inline || of_resource(resource).iter().any(is_base)
+        }
+        Resource::Extension(_) => of_resource(resource).iter().any(is_base),
+        Resource::Cluster(_) | Resource::Endpoints(_) | Resource::Secret(_) => false,
+    }
+}
+
+fn managers(listener: &Listener) -> impl Iterator<Item = &HttpConnectionManager> {
+    listener.chains.iter().filter_map(|chain| match &chain.filter {
+        NetworkFilter::Http(manager) => Some(&**manager),
+        NetworkFilter::Tcp(_) => None,
     })
 }
 
+fn filters(listener: &Listener) -> impl Iterator<Item = &outrigger_config::HttpFilter> {
+    managers(listener).flat_map(|manager| &manager.filters)
+}
+
 /// The plugins that a generation runs.
-fn used(snapshot: &Snapshot) -> HashSet<Arc<WasmPlugin>> {
-    let filters = snapshot.listeners.values().flat_map(|listener| filters(listener));
-    filters
-        .filter_map(|filter| match snapshot.filter_config(filter) {
-            outrigger_config::FilterConfig::Plugin(plugin) => Some(Arc::clone(plugin)),
-            outrigger_config::FilterConfig::Native(_) | outrigger_config::FilterConfig::Missing => None,
-        })
-        .collect()
+#[derive(Default)]
+struct Used {
+    plugins: HashSet<Arc<WasmPlugin>>,
+    /// A filter's plugin, what a route says, and what that makes.
+    by_route: Vec<(Arc<WasmPlugin>, Arc<WasmOverride>, Arc<WasmPlugin>)>,
+}
+
+fn used(snapshot: &Snapshot) -> Used {
+    let mut used = Used::default();
+    for manager in snapshot.listeners.values().flat_map(|listener| managers(listener)) {
+        let routes = match &manager.routes {
+            RouteSource::Inline(routes) => Some(routes),
+            RouteSource::Rds { name, .. } => snapshot.routes.get(name),
+        };
+        for filter in &manager.filters {
+            let outrigger_config::FilterConfig::Plugin(plugin) = snapshot.filter_config(filter) else { continue };
+            used.plugins.insert(Arc::clone(plugin));
+            for route in routes.map(|routes| routes.wasm_overrides(filter)).unwrap_or_default() {
+                let made = Arc::new(route.plugin(plugin));
+                used.plugins.insert(Arc::clone(&made));
+                used.by_route.push((Arc::clone(plugin), Arc::clone(route), made));
+            }
+        }
+    }
+    used
 }
 
 /// The configuration in the words of the Wasm host, which knows nothing of ours.
@@ -236,6 +284,10 @@ fn to_host(plugin: &WasmPlugin, code: Digest) -> Plugin {
         body_buffer_bytes: size(limits.body_buffer_bytes),
         log_bytes_per_second: size(limits.log_bytes_per_second),
         hostcalls_per_callback: limits.hostcalls_per_callback,
+        calls_in_flight: size(limits.http_calls_pending),
+        shared_data_bytes: size(limits.shared_data_bytes),
+        recycle_memory_bytes: size(limits.recycle_memory_bytes),
+        recycle_streams: limits.recycle_streams,
         ..outrigger_wasm::Limits::default()
     };
     let isolation = match vm.isolation {
@@ -254,7 +306,9 @@ fn to_host(plugin: &WasmPlugin, code: Digest) -> Plugin {
         failure_policy: match plugin.failure_policy {
             FailurePolicy::Closed => outrigger_wasm::FailurePolicy::Closed,
             FailurePolicy::Open => outrigger_wasm::FailurePolicy::Open,
-            FailurePolicy::Reload => outrigger_wasm::FailurePolicy::Reload,
+            FailurePolicy::Reload(Backoff { base, max }) => {
+                outrigger_wasm::FailurePolicy::Reload(outrigger_wasm::Backoff { base, max })
+            }
         },
         allow_on_headers_stop_iteration: plugin.allow_on_headers_stop_iteration,
         vm: Arc::new(VmConfig {

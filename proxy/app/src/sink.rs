@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::allocator;
 use crate::metrics::milliseconds;
 use crate::modules::Endpoints;
-use crate::plugins::{Plugins, of_resource};
+use crate::plugins::{Plugins, brings, of_resource};
 use crate::server::Server;
 
 /// For the workers to take a generation over; a busy one is waited for no longer, since it will.
@@ -147,7 +147,7 @@ impl Sink {
     async fn make_ready(&self, plugins: &[Arc<WasmPlugin>], update: &mut Update, rejected: &mut Vec<Rejected>) {
         for plugin in plugins {
             let Err(reason) = self.plugins.prepare(plugin, self).await else { continue };
-            let brings = |resource: &Resource| of_resource(resource).contains(plugin);
+            let brings = |resource: &Resource| brings(resource, plugin);
             let before = update.upserts.len();
             update.upserts.retain(|(name, resource)| {
                 if brings(resource) {
@@ -196,7 +196,7 @@ impl Sink {
                     rejected.extend(not_applied(changes.rejected));
                     self.hold_back(&snapshot);
                     candidate.collect(&previous, &snapshot);
-                    self.plugins.published(plugins, &candidate);
+                    self.plugins.published(plugins, &snapshot, &candidate);
                     let prepared = Arc::new(prepared);
                     let workers = self.server.workers.borrow();
                     let confirmed = workers.as_ref().map(|workers| workers.publish(&prepared, taken.vms));

@@ -163,8 +163,15 @@ pub enum FailurePolicy {
     Closed,
     /// On without the filter.
     Open,
-    /// As Closed, until a new instance is up.
-    Reload,
+    /// As Closed, with waits of its own between new instances.
+    Reload(Backoff),
+}
+
+/// Waits that double up to a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Backoff {
+    pub base: Duration,
+    pub max: Duration,
 }
 
 /// Budgets of a plugin; a field left out by the control plane has the default.
@@ -180,6 +187,12 @@ pub struct Limits {
     pub body_buffer_bytes: u64,
     pub log_bytes_per_second: u64,
     pub hostcalls_per_callback: u32,
+    pub shared_data_bytes: u64,
+    pub http_calls_pending: u64,
+    /// Linear memory from which an instance is recycled.
+    pub recycle_memory_bytes: u64,
+    /// Streams after which an instance is recycled.
+    pub recycle_streams: Option<u64>,
 }
 
 impl Default for Limits {
@@ -191,6 +204,10 @@ impl Default for Limits {
             body_buffer_bytes: 1 << 20,
             log_bytes_per_second: 64 << 10,
             hostcalls_per_callback: 10_000,
+            shared_data_bytes: 16 << 20,
+            http_calls_pending: 1024,
+            recycle_memory_bytes: 48 << 20,
+            recycle_streams: None,
         }
     }
 }

@@ -39,6 +39,7 @@ mod socket;
 mod testing;
 mod tls;
 mod tracing;
+mod wasm_override;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
 pub use cidr::Cidr;
@@ -48,8 +49,8 @@ pub use cluster::{
 };
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{
-    CodeSource, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind, Isolation, Limits, ModuleCode,
-    Rollout, RolloutShare, WasmPlugin, WasmVm,
+    Backoff, CodeSource, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind, Isolation, Limits,
+    ModuleCode, Rollout, RolloutShare, WasmPlugin, WasmVm,
 };
 pub use filter_chain::{
     ConnectionFacts, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
@@ -92,3 +93,4 @@ pub use tls::{
     UpstreamTransport, ValidationContext,
 };
 pub use tracing::{CustomTag, OtlpTransport, Share, TagValue, Tracer, Tracing};
+pub use wasm_override::WasmOverride;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::HeaderMutationFilter;
+use crate::{HeaderMutationFilter, WasmOverride};
 
 /// What one scope says about a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub struct FilterOverride {
 pub enum OverrideConfig {
     /// Every scope's, the widest first: all of them are applied.
     HeaderMutation(Vec<Arc<HeaderMutationFilter>>),
+    /// The most specific scope's.
+    Wasm(Arc<WasmOverride>),
 }
 
 impl OverrideConfig {
@@ -46,6 +48,12 @@ impl OverrideNames {
         names.sort();
         names.dedup();
         OverrideNames(names)
+    }
+
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "counts places")]
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// Where a filter's overrides stand in [`Overrides`].

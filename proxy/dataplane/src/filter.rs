@@ -9,6 +9,7 @@ use outrigger_http::{BodyBuffer, StreamState};
 
 use crate::error::{LocalReply, StreamError};
 use crate::exchange::Selection;
+use crate::plugin::WasmFilter;
 
 /// Which of a stream's two messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,9 +137,37 @@ impl StreamSlot {
     }
 }
 
+/// A filter of a stream. Wasm filters, which most are, cost no allocation.
+pub(crate) enum FilterSlot {
+    Wasm(WasmFilter),
+    Other(Box<dyn StreamFilter>),
+}
+
+impl FilterSlot {
+    #[inline]
+    fn filter(&mut self) -> &mut dyn StreamFilter {
+        match self {
+            FilterSlot::Wasm(filter) => filter,
+            FilterSlot::Other(filter) => &mut **filter,
+        }
+    }
+}
+
+/// Lists of streams that are over, for the next ones: so many at most.
+const LISTS_KEPT: usize = 64;
+
+thread_local! {
+    static LISTS: RefCell<Vec<Vec<FilterSlot>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty list of filters.
+pub(crate) fn new_list() -> Vec<FilterSlot> {
+    LISTS.with_borrow_mut(Vec::pop).unwrap_or_default()
+}
+
 /// The filters of a stream with what they share.
 pub(crate) struct Filters {
-    pub(crate) list: Vec<Box<dyn StreamFilter>>,
+    pub(crate) list: Vec<FilterSlot>,
     /// How many filters see the response: all, or (for an answer of the proxy) those that have seen the request.
     pub(crate) response_len: usize,
     pub(crate) stream: Rc<RefCell<StreamState>>,
@@ -149,6 +178,21 @@ pub(crate) struct Filters {
 impl std::fmt::Debug for Filters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Filters").field("len", &self.list.len()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Filters {
+    fn drop(&mut self) {
+        let mut list = std::mem::take(&mut self.list);
+        // Filters end here, which may enter a guest.
+        list.clear();
+        if list.capacity() > 0 {
+            LISTS.with_borrow_mut(|lists| {
+                if lists.len() < LISTS_KEPT {
+                    lists.push(list);
+                }
+            });
+        }
     }
 }
 
@@ -173,8 +217,8 @@ impl Filters {
         }
         let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
-            Way::Request => self.list[index].on_request_headers(&mut cx, end),
-            Way::Response => self.list[index].on_response_headers(&mut cx, end),
+            Way::Request => self.list[index].filter().on_request_headers(&mut cx, end),
+            Way::Response => self.list[index].filter().on_response_headers(&mut cx, end),
         }
     }
 
@@ -182,8 +226,8 @@ impl Filters {
         let index = self.index(way, at);
         let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
-            Way::Request => self.list[index].on_request_data(&mut cx, end),
-            Way::Response => self.list[index].on_response_data(&mut cx, end),
+            Way::Request => self.list[index].filter().on_request_data(&mut cx, end),
+            Way::Response => self.list[index].filter().on_response_data(&mut cx, end),
         }
     }
 
@@ -191,15 +235,15 @@ impl Filters {
         let index = self.index(way, at);
         let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
-            Way::Request => self.list[index].on_request_trailers(&mut cx),
-            Way::Response => self.list[index].on_response_trailers(&mut cx),
+            Way::Request => self.list[index].filter().on_request_trailers(&mut cx),
+            Way::Response => self.list[index].filter().on_response_trailers(&mut cx),
         }
     }
 
     pub(crate) fn log(&mut self) {
         for index in 0..self.list.len() {
             let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
-            self.list[index].on_log(&mut cx);
+            self.list[index].filter().on_log(&mut cx);
         }
     }
 

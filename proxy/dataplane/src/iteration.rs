@@ -49,6 +49,9 @@ struct Place {
 #[derive(Debug)]
 pub(crate) struct Iteration {
     way: Way,
+    /// How many filters there are.
+    len: usize,
+    /// One for each filter, made when the first one pauses: most messages go straight through.
     places: Vec<Place>,
     /// Whose data lies in the stream's state, for callbacks that come while it is paused.
     shown: Option<usize>,
@@ -61,8 +64,27 @@ pub(crate) struct Iteration {
 
 impl Iteration {
     pub(crate) fn new(way: Way, filters: usize, buffer_bytes_max: usize) -> Iteration {
-        let places = (0..filters).map(|_| Place::default()).collect();
-        Iteration { way, places, shown: None, reached: 0, buffer_bytes_max, passed: Passed::default() }
+        Iteration {
+            way,
+            len: filters,
+            places: Vec::new(),
+            shown: None,
+            reached: 0,
+            buffer_bytes_max,
+            passed: Passed::default(),
+        }
+    }
+
+    fn place(&mut self, at: usize) -> &mut Place {
+        if self.places.is_empty() {
+            self.places.resize_with(self.len, Place::default);
+        }
+        &mut self.places[at]
+    }
+
+    /// What a place holds; nothing where nobody has paused.
+    fn take_data(&mut self, at: usize) -> BodyBuffer {
+        self.places.get_mut(at).map(|place| std::mem::take(&mut place.data)).unwrap_or_default()
     }
 
     /// Whether a filter holds the message back.
@@ -96,12 +118,12 @@ impl Iteration {
     }
 
     fn head_from(&mut self, from: usize, filters: &mut Filters, end: bool) -> Result<(), Stop> {
-        for at in from..self.places.len() {
+        for at in from..self.len {
             self.reached = self.reached.max(at + 1);
             match filters.head(self.way, at, end) {
                 Action::Continue => {}
                 Action::Pause(pause) => {
-                    let place = &mut self.places[at];
+                    let place = self.place(at);
                     place.paused = Some(pause);
                     place.head = Some(end);
                     return Ok(());
@@ -126,18 +148,21 @@ impl Iteration {
     }
 
     fn data_from(&mut self, from: usize, filters: &mut Filters, mut data: BodyBuffer, end: bool) -> Result<(), Stop> {
-        for at in from..self.places.len() {
-            let held = self.places[at].paused;
+        for at in from..self.len {
+            let (held, holds_head) = match self.places.get(at) {
+                Some(place) => (place.paused, place.head.is_some()),
+                None => (None, false),
+            };
             let mut view = match held {
                 // The filter drops what it was shown: it only sees what is new.
                 Some(Pause::Drop) | None => BodyBuffer::new(),
-                Some(_) => std::mem::take(&mut self.places[at].data),
+                Some(_) => self.take_data(at),
             };
             view.append(&mut data);
             if let Some(Pause::Buffer { all: true } | Pause::Watermark) = held
-                && self.places[at].head.is_some()
+                && holds_head
             {
-                self.places[at].unseen = true;
+                self.place(at).unseen = true;
                 return self.keep(at, view, end);
             }
             filters.set_body(self.way, view);
@@ -145,20 +170,21 @@ impl Iteration {
             data = filters.take_body(self.way);
             match action {
                 Action::Continue => {
-                    let ends_with_head = self.places[at].head.is_some() && end && data.is_empty();
+                    let ends_with_head = holds_head && end && data.is_empty();
                     self.release(at, filters, ends_with_head)?;
                     if ends_with_head {
                         return Ok(());
                     }
                 }
                 Action::Pause(Pause::Drop) => {
-                    self.places[at].paused = Some(Pause::Drop);
-                    self.places[at].end = end;
+                    let place = self.place(at);
+                    place.paused = Some(Pause::Drop);
+                    place.end = end;
                     return Ok(());
                 }
                 Action::Pause(pause) => {
                     // A head that was held by a plain stop goes on only with a Continue; a data pause keeps it.
-                    self.places[at].paused = Some(match pause {
+                    self.place(at).paused = Some(match pause {
                         Pause::Buffer { .. } => Pause::Buffer { all: false },
                         other => other,
                     });
@@ -176,7 +202,7 @@ impl Iteration {
 
     /// The filter lets the message go on: a head that is held here goes first. `ends`: nothing follows it.
     fn release(&mut self, at: usize, filters: &mut Filters, ends: bool) -> Result<(), Stop> {
-        let place = &mut self.places[at];
+        let Some(place) = self.places.get_mut(at) else { return Ok(()) };
         place.paused = None;
         place.unseen = false;
         match place.head.take() {
@@ -186,9 +212,10 @@ impl Iteration {
     }
 
     fn keep(&mut self, at: usize, data: BodyBuffer, end: bool) -> Result<(), Stop> {
-        let place = &mut self.places[at];
+        let buffer_bytes_max = self.buffer_bytes_max;
+        let place = self.place(at);
         place.end |= end;
-        let over = data.len() > self.buffer_bytes_max && matches!(place.paused, Some(Pause::Buffer { .. }));
+        let over = data.len() > buffer_bytes_max && matches!(place.paused, Some(Pause::Buffer { .. }));
         place.data = data;
         if over {
             return Err(Stop::Error(StreamError::internal(match self.way {
@@ -202,7 +229,7 @@ impl Iteration {
     /// Puts the data that is shown back to its place; every walk begins so.
     fn stash(&mut self, filters: &Filters) {
         if let Some(at) = self.shown.take() {
-            self.places[at].data = filters.take_body(self.way);
+            self.place(at).data = filters.take_body(self.way);
         }
     }
 
@@ -224,14 +251,17 @@ impl Iteration {
     }
 
     fn trailers_from(&mut self, from: usize, filters: &mut Filters) -> Result<(), Stop> {
-        for at in from..self.places.len() {
-            let place = &self.places[at];
-            if place.head.is_some() && matches!(place.paused, Some(Pause::Buffer { all: true } | Pause::Watermark)) {
-                self.places[at].trailers = true;
+        for at in from..self.len {
+            if let Some(place) = self.places.get_mut(at)
+                && place.head.is_some()
+                && matches!(place.paused, Some(Pause::Buffer { all: true } | Pause::Watermark))
+            {
+                place.trailers = true;
                 return Ok(());
             }
             // The filter may still read and change what it holds.
-            filters.set_body(self.way, std::mem::take(&mut self.places[at].data));
+            let held = self.take_data(at);
+            filters.set_body(self.way, held);
             let action = filters.trailers(self.way, at);
             let held = filters.take_body(self.way);
             match action {
@@ -242,7 +272,7 @@ impl Iteration {
                     }
                 }
                 Action::Pause(_) => {
-                    let place = &mut self.places[at];
+                    let place = self.place(at);
                     place.paused.get_or_insert(Pause::Hold);
                     place.data = held;
                     place.trailers = true;

@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::filter::{StreamCx, StreamFilter, StreamSlot};
+use crate::filter::{FilterSlot, StreamCx, StreamFilter, StreamSlot};
 
 /// A filter that answers by dice, and checks the order of what it sees.
 struct Dice {
@@ -98,7 +98,7 @@ fn run(seed: u64) {
     let list = (0..count)
         .map(|_| {
             let random = SmallRng::seed_from_u64(random.random());
-            Box::new(Dice { random, head_seen: false, ended: false }) as Box<dyn StreamFilter>
+            FilterSlot::Other(Box::new(Dice { random, head_seen: false, ended: false }))
         })
         .collect();
     let (slot, selection) = (Rc::new(StreamSlot::default()), crate::exchange::Selection::default());

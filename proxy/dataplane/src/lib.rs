@@ -48,7 +48,7 @@ pub use cluster::{ClusterStatus, EndpointStatus};
 pub use overload::Overload;
 pub use plugin::PreparedPlugin;
 
-pub use prepared::{BoundListener, ListenerFailure, Prepared, WorkerVms};
+pub use prepared::{BoundListener, GenerationPlugins, ListenerFailure, Prepared, RoutePlugins, WorkerVms};
 pub use tls::{connect_control, install_provider};
 pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
 pub use workers::{DrainOptions, Options, PublishError, Workers};

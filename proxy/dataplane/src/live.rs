@@ -7,16 +7,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{
-    FailurePolicy, FilterConfig, HttpConnectionManager, NetworkFilter, RouteConfig, RouteSource, Snapshot, TcpProxy,
+    FailurePolicy, FilterConfig, HttpConnectionManager, HttpFilter, NetworkFilter, OverrideConfig, RouteConfig,
+    RouteSource, Snapshot, TcpProxy, WasmOverride, WasmPlugin,
 };
 
 use crate::cluster::{ClusterHandle, ClusterStatus};
 use crate::error::{ErrorKind, StreamError};
 use crate::exchange::Exchange;
-use crate::filter::StreamFilter;
+use crate::filter::{self, FilterSlot};
 use crate::filters::NativeHandle;
 use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, WasmFilter};
-use crate::prepared::{Prepared, WorkerVms};
+use crate::prepared::{Prepared, RoutePlugins, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
 use crate::tls::Acceptors;
 use crate::worker::WorkerCx;
@@ -66,7 +67,8 @@ struct FilterFactory {
 
 #[derive(Debug)]
 enum FilterKind {
-    Wasm(Rc<PluginHandle>),
+    /// The filter's own plugin, and those of routes that configure it.
+    Wasm(Rc<PluginHandle>, ByRoute),
     Native(Rc<NativeHandle>),
     Failed(StreamError),
 }
@@ -76,6 +78,7 @@ impl LiveConfig {
         let prepared = Prepared {
             snapshot: Arc::default(),
             plugins: HashMap::new(),
+            by_route: RoutePlugins::default(),
             sockets: BTreeMap::new(),
             acceptors: Acceptors::default(),
         };
@@ -124,6 +127,7 @@ impl LiveConfig {
     pub(crate) fn sweep(&self) {
         let now = tokio::time::Instant::now();
         self.clusters.borrow().values().for_each(|cluster| cluster.sweep(now));
+        self.plugins.sweep();
     }
 
     pub(crate) fn status(&self) -> Vec<ClusterStatus> {
@@ -142,6 +146,17 @@ impl LiveConfig {
         }
     }
 
+    /// The handles of what routes make of a filter's plugin.
+    fn by_route(&self, filter: &HttpFilter, plugin: &Arc<WasmPlugin>, routes: Option<&RouteConfig>) -> ByRoute {
+        let overrides = routes.map(|routes| routes.wasm_overrides(filter)).unwrap_or_default();
+        let made = overrides.into_iter().map(|config| {
+            let made = self.prepared.by_route.get(plugin, config).and_then(|made| self.plugins.get(made));
+            let policy = config.failure_policy.unwrap_or(plugin.failure_policy);
+            (Arc::as_ptr(config), made.cloned().ok_or(policy))
+        });
+        ByRoute(made.collect())
+    }
+
     fn http_chain(self: &Rc<Self>, hcm: &Arc<HttpConnectionManager>, cx: &WorkerCx) -> HttpChain {
         let routes = match &hcm.routes {
             RouteSource::Inline(routes) => Some(routes.clone()),
@@ -158,7 +173,9 @@ impl LiveConfig {
                     let limit = usize::try_from(plugin.vm.limits.body_buffer_bytes).unwrap_or(usize::MAX);
                     buffer_bytes_max = buffer_bytes_max.min(limit);
                     match self.plugins.get(plugin) {
-                        Some(handle) => FilterKind::Wasm(handle.clone()),
+                        Some(handle) => {
+                            FilterKind::Wasm(handle.clone(), self.by_route(filter, plugin, routes.as_deref()))
+                        }
                         // It never started, and its policy lets requests pass.
                         None if plugin.failure_policy == FailurePolicy::Open => continue,
                         None => FilterKind::Failed(FAILED),
@@ -172,6 +189,29 @@ impl LiveConfig {
     }
 }
 
+/// The plugins of routes that configure a Wasm filter, by what they say; where there is none, what its policy is.
+#[derive(Debug, Default)]
+struct ByRoute(HashMap<*const WasmOverride, Result<Rc<PluginHandle>, FailurePolicy>>);
+
+impl ByRoute {
+    /// The filter of a stream; `None`: its plugin never started, and its policy lets requests pass.
+    fn start(&self, exchange: &Exchange<'_>, position: Option<usize>, own: &Rc<PluginHandle>) -> Option<FilterSlot> {
+        let said = if self.0.is_empty() { None } else { exchange.filter_override(position) };
+        let by_route = match said.and_then(|said| said.config.as_ref()) {
+            Some(OverrideConfig::Wasm(config)) => self.0.get(&Arc::as_ptr(config)),
+            _ => None,
+        };
+        Some(match by_route {
+            None => FilterSlot::Wasm(WasmFilter::new(own)),
+            Some(Ok(handle)) => FilterSlot::Wasm(WasmFilter::new(handle)),
+            Some(Err(FailurePolicy::Open)) => return None,
+            Some(Err(FailurePolicy::Closed | FailurePolicy::Reload(_))) => {
+                FilterSlot::Other(Box::new(FailedFilter(FAILED)))
+            }
+        })
+    }
+}
+
 impl HttpChain {
     /// Gives a stream its filters.
     pub(crate) fn start_filters(&self, exchange: &mut Exchange<'_>) {
@@ -179,16 +219,12 @@ impl HttpChain {
             return;
         }
         let enabled = |factory: &&FilterFactory| !exchange.filter_disabled(factory.position, factory.disabled);
-        let list: Vec<Box<dyn StreamFilter>> = self
-            .filters
-            .iter()
-            .filter(enabled)
-            .map(|factory| match &factory.kind {
-                FilterKind::Wasm(handle) => Box::new(WasmFilter::new(handle)) as Box<dyn StreamFilter>,
-                FilterKind::Native(handle) => handle.start(),
-                FilterKind::Failed(error) => Box::new(FailedFilter(*error)),
-            })
-            .collect();
+        let mut list = filter::new_list();
+        list.extend(self.filters.iter().filter(enabled).filter_map(|factory| match &factory.kind {
+            FilterKind::Wasm(handle, by_route) => by_route.start(exchange, factory.position, handle),
+            FilterKind::Native(handle) => Some(FilterSlot::Other(handle.start())),
+            FilterKind::Failed(error) => Some(FilterSlot::Other(Box::new(FailedFilter(*error)))),
+        }));
         exchange.set_filters(list, self.buffer_bytes_max);
     }
 }

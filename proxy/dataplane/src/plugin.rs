@@ -5,6 +5,7 @@
 //! which runs already is configured by the worker itself, at its first stream or in a turn of its own, if its canary took
 //! no longer than [`QUICK`]; a slower one comes in a VM of its own from a prepare thread, so that no worker ever waits.
 
+mod breaker;
 mod call;
 mod grpc;
 mod instance;

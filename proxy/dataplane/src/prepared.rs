@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use outrigger_config::{Address, Snapshot, WasmPlugin};
+use outrigger_config::{Address, Snapshot, WasmOverride, WasmPlugin};
 use outrigger_wasm::ReadyVm;
 
 use crate::bind::ListenerSockets;
@@ -15,8 +15,31 @@ use crate::tls::Acceptors;
 pub struct Prepared {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>,
+    pub(crate) by_route: RoutePlugins,
     pub(crate) sockets: BTreeMap<Arc<str>, Arc<ListenerSockets>>,
     pub(crate) acceptors: Acceptors,
+}
+
+/// What routes make of filters' plugins, by the filter's plugin and by what the route says; their addresses are those of the
+/// snapshot's own.
+#[derive(Debug, Clone, Default)]
+pub struct RoutePlugins(HashMap<(usize, usize), Arc<WasmPlugin>>);
+
+impl RoutePlugins {
+    pub fn insert(&mut self, filter: &Arc<WasmPlugin>, route: &Arc<WasmOverride>, plugin: Arc<WasmPlugin>) {
+        self.0.insert((Arc::as_ptr(filter).addr(), Arc::as_ptr(route).addr()), plugin);
+    }
+
+    pub(crate) fn get(&self, filter: &Arc<WasmPlugin>, route: &Arc<WasmOverride>) -> Option<&Arc<WasmPlugin>> {
+        self.0.get(&(Arc::as_ptr(filter).addr(), Arc::as_ptr(route).addr()))
+    }
+}
+
+/// What a generation's filters run with.
+#[derive(Debug, Clone, Default)]
+pub struct GenerationPlugins {
+    pub plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>,
+    pub by_route: RoutePlugins,
 }
 
 /// One worker's started VMs, for plugins that the previous generation didn't have.
@@ -44,7 +67,7 @@ impl Prepared {
     /// Opens the sockets of the listeners that `previous` doesn't have on the same address; all or nothing.
     pub fn new(
         snapshot: Arc<Snapshot>,
-        plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>,
+        plugins: GenerationPlugins,
         previous: Option<&Arc<Prepared>>,
         concurrency: usize,
     ) -> Result<Prepared, Vec<ListenerFailure>> {
@@ -77,7 +100,8 @@ impl Prepared {
             return Err(failures);
         }
         let acceptors = Acceptors::build(&snapshot, previous.map(|previous| &previous.acceptors));
-        Ok(Prepared { snapshot, plugins, sockets, acceptors })
+        let GenerationPlugins { plugins, by_route } = plugins;
+        Ok(Prepared { snapshot, plugins, by_route, sockets, acceptors })
     }
 
     #[must_use]

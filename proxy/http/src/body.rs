@@ -91,6 +91,12 @@ impl BodyBuffer {
 
     /// Moves everything of `other` to the end.
     pub fn append(&mut self, other: &mut BodyBuffer) {
+        if self.is_empty() {
+            // Takes the other's memory instead of making its own.
+            std::mem::swap(self, other);
+            other.clear();
+            return;
+        }
         self.len += other.len;
         self.chunks.append(&mut other.chunks);
         other.len = 0;

@@ -11,6 +11,7 @@ use crate::call_answer::{CallAnswer, GrpcAnswer};
 pub(crate) use crate::contexts::{Contexts, RootContext, RootDone, StreamContext, Target, open, queued};
 use crate::guest_log::GuestLog;
 use crate::hostcall::Expressions;
+use crate::interner::Interner;
 use crate::limiter::Limiter;
 use crate::metrics::{GuestMetrics, PluginStats};
 use crate::module::Abi;
@@ -126,7 +127,10 @@ pub(crate) struct Host {
     effects: VecDeque<Effect>,
     /// Bytes of replies and calls in `effects`.
     effect_bytes: usize,
+    /// A [`Effect::ClearRouteCache`] of the current stream.
+    pub(crate) route_changed: bool,
 
+    pub(crate) interner: Interner,
     pub(crate) log: GuestLog,
     pub(crate) metrics: GuestMetrics,
     next_token: u32,
@@ -161,6 +165,7 @@ impl Host {
             limiter: Limiter::new(limits.memory_bytes),
             log: GuestLog::new(limits.log_bytes_per_second),
             metrics: GuestMetrics::new(limits.metrics),
+            interner: Interner::new(),
             plugin,
             stats: Rc::new(PluginStats::detached()),
             root: NO_ROOT,
@@ -181,6 +186,7 @@ impl Host {
             contexts: Contexts::new(),
             effects: VecDeque::new(),
             effect_bytes: 0,
+            route_changed: false,
             next_token: 1,
             calls: HashMap::new(),
             call_answer: None,
@@ -215,6 +221,11 @@ impl Host {
         true
     }
 
+    /// What ended here: whose plugin it was, and which export ran.
+    pub(crate) fn ended(&self) -> (Arc<str>, &'static str) {
+        (self.plugin.name.clone(), self.phase.export())
+    }
+
     /// The root context of the plugin that hostcalls act for.
     pub(crate) const fn root_id(&self) -> RootId {
         self.root
@@ -231,15 +242,7 @@ impl Host {
     /// The stream that hostcalls act on: the effective context's, or the current one's once that is gone.
     #[inline]
     pub(crate) fn stream(&self) -> Option<(ContextId, &StreamContext)> {
-        if let Target::Stream(id) = self.effective
-            && let Some(context) = self.contexts.get(id)
-        {
-            return Some((id, context));
-        }
-        match (self.effective, self.current) {
-            (Target::Stream(_), Target::Stream(id)) => Some((id, self.contexts.get(id)?)),
-            _ => None,
-        }
+        acting_on(&self.contexts, self.effective, self.current)
     }
 
     /// A token that no call of this VM ever had.
@@ -262,7 +265,27 @@ impl Host {
     }
 
     pub(crate) fn has_effects(&self) -> bool {
-        !self.effects.is_empty()
+        !self.effects.is_empty() || self.route_changed
+    }
+
+    /// The request's head was changed: its route is to be chosen again. Where it is the stream that the guest was entered
+    /// for, a mark is enough.
+    #[inline]
+    pub(crate) fn clear_route(&mut self, id: ContextId) {
+        if self.current == Target::Stream(id) && self.is_serving() {
+            self.route_changed = true;
+        } else {
+            self.push(Effect::ClearRouteCache { context: id });
+        }
+    }
+
+    /// Another context is entered before the mark was taken.
+    #[cold]
+    pub(crate) fn keep_mark(&mut self) {
+        self.route_changed = false;
+        if let Target::Stream(context) = self.current {
+            self.push(Effect::ClearRouteCache { context });
+        }
     }
 
     /// Queues an effect, unless the same is queued already or the stream is over.
@@ -280,7 +303,17 @@ impl Host {
         self.effects.push_back(effect);
     }
 
+    #[inline]
     pub(crate) fn pop(&mut self) -> Option<Effect> {
+        if std::mem::take(&mut self.route_changed)
+            && let Target::Stream(context) = self.current
+        {
+            return Some(Effect::ClearRouteCache { context });
+        }
+        if self.effects.is_empty() { None } else { self.pop_queued() }
+    }
+
+    fn pop_queued(&mut self) -> Option<Effect> {
         let effect = self.effects.pop_front()?;
         if let Some((context, bit)) = queued_bit(&effect)
             && let Some(stream) = self.contexts.get_mut(context)
@@ -302,6 +335,24 @@ impl Host {
     /// Drops what is queued for a stream's earlier local reply: a later one replaces it.
     pub(crate) fn drop_reply(&mut self, id: ContextId) {
         self.effects.retain(|effect| !matches!(effect, Effect::LocalReply { context, .. } if *context == id));
+    }
+}
+
+/// The stream of the effective context, or of the current one once that is gone.
+#[inline]
+pub(crate) fn acting_on(
+    contexts: &Contexts,
+    effective: Target,
+    current: Target,
+) -> Option<(ContextId, &StreamContext)> {
+    if let Target::Stream(id) = effective
+        && let Some(context) = contexts.get(id)
+    {
+        return Some((id, context));
+    }
+    match (effective, current) {
+        (Target::Stream(_), Target::Stream(id)) => Some((id, contexts.get(id)?)),
+        _ => None,
     }
 }
 

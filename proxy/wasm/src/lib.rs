@@ -17,6 +17,7 @@ mod exports;
 mod guest_log;
 mod host;
 mod hostcall;
+mod interner;
 mod limiter;
 mod maps;
 mod metrics;
@@ -39,8 +40,9 @@ pub use action::{
     HttpCall, LocalReply, NetworkAction, RootId, TrailersAction,
 };
 pub use engine::{Code, CompileError, Engine, EngineError};
+pub use metrics::{VmEvent, count_vm_event};
 pub use module::{Abi, Callbacks, CompiledModule, LoadError};
-pub use plugin::{FailurePolicy, Isolation, Limits, Plugin, VmConfig};
+pub use plugin::{Backoff, FailurePolicy, Isolation, Limits, Plugin, VmConfig};
 pub use property::Property;
 pub use queues::QueueEvents;
 pub use services::{Node, Services};

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use outrigger_http::{HeaderName, Headers, Method, RequestHead, ResponseHead, Scheme, valid_value};
 
+use crate::interner::Interner;
 use crate::plugin::Limits;
 use crate::status::Status;
 
@@ -174,18 +175,30 @@ impl MapMut<'_> {
     }
 
     /// Replaces all entries of a name by one.
-    pub(crate) fn replace(&mut self, name: &[u8], value: &[u8], limits: &Limits) -> Result<(), Status> {
+    pub(crate) fn replace(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        limits: &Limits,
+        interner: &mut Interner,
+    ) -> Result<(), Status> {
         if self.is_pseudo(name) {
             return self.set_pseudo(name, value);
         }
-        let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
+        let name = interner.name(name).map_err(|_| Status::BadArgument)?;
         let fields = self.fields();
         check_growth(fields, &name, value, limits)?;
-        fields.try_set(name, Bytes::copy_from_slice(value)).map_err(|_| Status::BadArgument)
+        fields.try_set(name, interner.value(value)).map_err(|_| Status::BadArgument)
     }
 
     /// Adds an entry. A pseudo header has one value: Envoy joins with a comma, which only a path or authority survives.
-    pub(crate) fn add(&mut self, name: &[u8], value: &[u8], limits: &Limits) -> Result<(), Status> {
+    pub(crate) fn add(
+        &mut self,
+        name: &[u8],
+        value: &[u8],
+        limits: &Limits,
+        interner: &mut Interner,
+    ) -> Result<(), Status> {
         if self.is_pseudo(name) {
             let current = match self {
                 MapMut::Request(head) => MapRef::Request(head).get(name),
@@ -197,10 +210,10 @@ impl MapMut<'_> {
                 None => self.set_pseudo(name, value),
             };
         }
-        let name = HeaderName::from_bytes(name).map_err(|_| Status::BadArgument)?;
+        let name = interner.name(name).map_err(|_| Status::BadArgument)?;
         if name == HeaderName::CONTENT_LENGTH {
             // Two lengths would make the message's end a matter of opinion.
-            return self.replace(name.as_bytes(), value, limits);
+            return self.replace(name.as_bytes(), value, limits, interner);
         }
         let fields = self.fields();
         check_growth(fields, &name, value, limits)?;
@@ -208,7 +221,7 @@ impl MapMut<'_> {
             let value = joined(fields, &name, Some(value));
             return fields.try_set(name, value).map_err(|_| Status::BadArgument);
         }
-        fields.try_append(name, Bytes::copy_from_slice(value)).map_err(|_| Status::BadArgument)
+        fields.try_append(name, interner.value(value)).map_err(|_| Status::BadArgument)
     }
 
     /// Removes all entries of a name. Pseudo headers cannot be missing from a head and stay.
@@ -219,33 +232,38 @@ impl MapMut<'_> {
     }
 
     /// Replaces the whole map, or leaves it as it is where an entry is invalid. Pseudo headers that aren't given stay.
-    pub(crate) fn set_all(&mut self, pairs: &[(&[u8], &[u8])], limits: &Limits) -> Result<(), Status> {
+    pub(crate) fn set_all(
+        &mut self,
+        pairs: &[(&[u8], &[u8])],
+        limits: &Limits,
+        interner: &mut Interner,
+    ) -> Result<(), Status> {
         match self {
             MapMut::Request(head) => {
                 let mut new = RequestHead { headers: Headers::with_capacity(pairs.len()), ..head.clone() };
-                MapMut::Request(&mut new).fill(pairs, limits)?;
+                MapMut::Request(&mut new).fill(pairs, limits, interner)?;
                 **head = new;
             }
             MapMut::Response(head) => {
                 let mut new = ResponseHead { headers: Headers::with_capacity(pairs.len()), ..head.clone() };
-                MapMut::Response(&mut new).fill(pairs, limits)?;
+                MapMut::Response(&mut new).fill(pairs, limits, interner)?;
                 **head = new;
             }
             MapMut::Fields(fields) => {
                 let mut new = Headers::with_capacity(pairs.len());
-                MapMut::Fields(&mut new).fill(pairs, limits)?;
+                MapMut::Fields(&mut new).fill(pairs, limits, interner)?;
                 **fields = new;
             }
         }
         Ok(())
     }
 
-    fn fill(&mut self, pairs: &[(&[u8], &[u8])], limits: &Limits) -> Result<(), Status> {
+    fn fill(&mut self, pairs: &[(&[u8], &[u8])], limits: &Limits, interner: &mut Interner) -> Result<(), Status> {
         for (name, value) in pairs {
             if self.is_pseudo(name) {
                 self.set_pseudo(name, value)?;
             } else {
-                self.add(name, value, limits)?;
+                self.add(name, value, limits, interner)?;
             }
         }
         Ok(())
@@ -376,7 +394,8 @@ mod tests {
         let limits = Limits::default();
         let check = |name: &str, value: &str, good: bool| {
             let (mut head, before) = (request(), request());
-            let result = MapMut::Request(&mut head).replace(name.as_bytes(), value.as_bytes(), &limits);
+            let result =
+                MapMut::Request(&mut head).replace(name.as_bytes(), value.as_bytes(), &limits, &mut Interner::new());
             assert_eq!(result.is_ok(), good, "{name}: {value:?}");
             assert_eq!(head != before, good, "{name}: {value:?}");
         };
@@ -404,7 +423,8 @@ mod tests {
             [("204", true), ("99", false), ("100", false), ("600", false), ("2000", false), ("2x0", false)]
         {
             let mut head = ResponseHead::new(200);
-            let result = MapMut::Response(&mut head).replace(b":status", value.as_bytes(), &limits);
+            let result =
+                MapMut::Response(&mut head).replace(b":status", value.as_bytes(), &limits, &mut Interner::new());
             assert_eq!(result.is_ok(), good, "{value}");
         }
     }
@@ -415,11 +435,11 @@ mod tests {
         let mut head = request();
         let mut map = MapMut::Request(&mut head);
         for name in ["a", "b", "c"] {
-            assert_eq!(map.add(name.as_bytes(), b"1", &limits), Ok(()));
+            assert_eq!(map.add(name.as_bytes(), b"1", &limits, &mut Interner::new()), Ok(()));
         }
-        assert_eq!(map.add(b"d", b"1", &limits), Err(Status::BadArgument));
-        assert_eq!(map.replace(b"c", b"2", &limits), Ok(()), "replacing does not grow");
-        assert_eq!(map.replace(b"c", &[b'x'; 2000], &limits), Err(Status::BadArgument));
+        assert_eq!(map.add(b"d", b"1", &limits, &mut Interner::new()), Err(Status::BadArgument));
+        assert_eq!(map.replace(b"c", b"2", &limits, &mut Interner::new()), Ok(()), "replacing does not grow");
+        assert_eq!(map.replace(b"c", &[b'x'; 2000], &limits, &mut Interner::new()), Err(Status::BadArgument));
     }
 
     #[test]
@@ -427,10 +447,10 @@ mod tests {
         let limits = Limits::default();
         let mut head = request();
         let bad: [(&[u8], &[u8]); 2] = [(b"x", b"1"), (b"y", b"\n")];
-        assert_eq!(MapMut::Request(&mut head).set_all(&bad, &limits), Err(Status::BadArgument));
+        assert_eq!(MapMut::Request(&mut head).set_all(&bad, &limits, &mut Interner::new()), Err(Status::BadArgument));
         assert_eq!(head, request());
         let good: [(&[u8], &[u8]); 3] = [(b":path", b"/new"), (b"x", b"1"), (b"x", b"2")];
-        assert_eq!(MapMut::Request(&mut head).set_all(&good, &limits), Ok(()));
+        assert_eq!(MapMut::Request(&mut head).set_all(&good, &limits, &mut Interner::new()), Ok(()));
         assert_eq!(names(MapRef::Request(&head)), [":authority", ":path", ":method", ":scheme", "x", "x"]);
         assert_eq!(head.path, "/new");
     }
@@ -441,10 +461,10 @@ mod tests {
         let mut head = request();
         head.headers.append(HeaderName::ACCEPT, Bytes::from_static(b"a"));
         assert_eq!(&*MapRef::Request(&head).get(b"accept").expect("there"), b"*/*,a");
-        MapMut::Request(&mut head).add(b"Accept", b"b", &limits).expect("valid");
+        MapMut::Request(&mut head).add(b"Accept", b"b", &limits, &mut Interner::new()).expect("valid");
         assert_eq!(head.headers.get_all(&HeaderName::ACCEPT).collect::<Vec<_>>(), ["*/*,a,b"]);
         for value in [b"1", b"2"] {
-            MapMut::Request(&mut head).add(b"cookie", value, &limits).expect("valid");
+            MapMut::Request(&mut head).add(b"cookie", value, &limits, &mut Interner::new()).expect("valid");
         }
         assert_eq!(head.headers.get_all(&HeaderName::COOKIE).count(), 2);
         assert_eq!(&*MapRef::Request(&head).get(b"cookie").expect("there"), b"1");
@@ -455,8 +475,8 @@ mod tests {
         let limits = Limits::default();
         let mut head = ResponseHead::new(200);
         let mut map = MapMut::Response(&mut head);
-        map.add(b"content-length", b"1", &limits).expect("valid");
-        map.add(b"Content-Length", b"2", &limits).expect("valid");
+        map.add(b"content-length", b"1", &limits, &mut Interner::new()).expect("valid");
+        map.add(b"Content-Length", b"2", &limits, &mut Interner::new()).expect("valid");
         assert_eq!(head.headers.get_all(&HeaderName::CONTENT_LENGTH).collect::<Vec<_>>(), ["2"]);
         let pairs: [(&[u8], &[u8]); 4] =
             [(b":status", b"1"), (b"content-length", b"9"), (b"Transfer-Encoding", b"chunked"), (b"x", b"1")];

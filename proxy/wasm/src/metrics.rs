@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use outrigger_stats::{Counter, Gauge, Histogram, Name, Registry, Value};
 
+use crate::plugin::Plugin;
 use crate::services::Services;
 use crate::status::Status;
 use crate::trap::Trap;
@@ -157,53 +158,106 @@ impl GuestMetrics {
 }
 
 /// What we count about a plugin in one VM.
+///
+/// Of every [`SAMPLED`] callbacks one is timed, so that a callback doesn't pay for two looks at the clock: it is a sample of
+/// what callbacks take, and its count is not theirs.
 #[derive(Debug)]
 pub(crate) struct PluginStats {
     pub(crate) callbacks: Counter,
+    pub(crate) callback_time: Histogram,
 }
+
+/// One callback of so many is timed.
+const SAMPLED: u64 = 64;
 
 /// Counts a VM for as long as it is held.
 #[derive(Debug)]
 pub(crate) struct VmStats {
     _active: Gauge,
+    memory: Gauge,
+    contexts: Gauge,
 }
 
-fn plugin_metric(plugin: &str, rest: &str) -> Name {
-    Name::new("wasm", rest).tag("wasm_plugin", plugin)
+/// Of a plugin's revision: what its module is.
+fn plugin_metric(plugin: &Plugin, rest: &str) -> Name {
+    Name::new("wasm", rest).tag("wasm_plugin", &*plugin.name).tag("wasm_revision", plugin.vm.revision())
 }
 
 impl VmStats {
     /// Under the name of the plugin that the VM is started for.
-    pub(crate) fn new(registry: &Registry, plugin: &str) -> VmStats {
+    pub(crate) fn new(registry: &Registry, plugin: &Plugin) -> VmStats {
         registry.counter(&plugin_metric(plugin, "vm_created")).inc();
         let active = registry.gauge(&plugin_metric(plugin, "vm_active"));
         active.inc();
-        VmStats { _active: active }
+        VmStats {
+            _active: active,
+            memory: registry.gauge(&plugin_metric(plugin, "vm_memory_bytes")),
+            contexts: registry.gauge(&plugin_metric(plugin, "vm_contexts")),
+        }
+    }
+
+    pub(crate) fn refresh(&self, memory_bytes: usize, contexts: usize) {
+        self.memory.set(i64::try_from(memory_bytes).unwrap_or(i64::MAX));
+        self.contexts.set(i64::try_from(contexts).unwrap_or(i64::MAX));
     }
 }
 
 impl PluginStats {
-    pub(crate) fn new(registry: &Registry, plugin: &str) -> PluginStats {
-        PluginStats { callbacks: registry.counter(&plugin_metric(plugin, "callbacks")) }
+    pub(crate) fn new(registry: &Registry, plugin: &Plugin) -> PluginStats {
+        PluginStats {
+            callbacks: registry.counter(&plugin_metric(plugin, "callbacks")),
+            callback_time: registry.histogram(&plugin_metric(plugin, "callback_time_ns")),
+        }
     }
 
     /// For a canary: nothing is shown.
     pub(crate) fn detached() -> PluginStats {
-        PluginStats { callbacks: Counter::detached() }
+        PluginStats { callbacks: Counter::detached(), callback_time: Histogram::detached() }
     }
 
-    pub(crate) fn log_lines_dropped(registry: &Registry, plugin: &str) -> Counter {
+    /// Counts a callback; whether it is to be timed.
+    #[inline]
+    pub(crate) fn count_callback(&self) -> bool {
+        self.callbacks.inc();
+        self.callbacks.get().is_multiple_of(SAMPLED)
+    }
+
+    pub(crate) fn log_lines_dropped(registry: &Registry, plugin: &Plugin) -> Counter {
         registry.counter(&plugin_metric(plugin, "log_lines_dropped"))
     }
 
-    pub(crate) fn queue_messages_dropped(registry: &Registry, plugin: &str) -> Counter {
+    pub(crate) fn queue_messages_dropped(registry: &Registry, plugin: &Plugin) -> Counter {
         registry.counter(&plugin_metric(plugin, "queue_messages_dropped"))
     }
 
-    pub(crate) fn count_trap(registry: &Registry, plugin: &str, trap: &Trap) {
+    pub(crate) fn count_trap(registry: &Registry, plugin: &Plugin, trap: &Trap) {
         let name = plugin_metric(plugin, "traps").tag("kind", trap.kind.label());
         registry.counter(&name).inc();
     }
+}
+
+/// Counts something that happened to a plugin's VMs: rare things, whose cells nobody keeps.
+pub fn count_vm_event(registry: &Registry, plugin: &Plugin, event: VmEvent) {
+    let (name, cause) = match event {
+        VmEvent::Recycled(cause) => ("vm_recycled", Some(cause)),
+        VmEvent::Replaced => ("vm_reload_success", None),
+        VmEvent::NotReplaced => ("vm_reload_failure", None),
+        VmEvent::Waits => ("vm_reload_backoff", None),
+    };
+    let name = plugin_metric(plugin, name);
+    registry.counter(&cause.into_iter().fold(name, |name, cause| name.tag("cause", cause))).inc();
+}
+
+/// What happens to a VM on its worker; the last three have Envoy's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmEvent {
+    /// Replaced between streams, for a cause.
+    Recycled(&'static str),
+    /// A new one is there after a trap.
+    Replaced,
+    NotReplaced,
+    /// The next one comes later: there were too many losses.
+    Waits,
 }
 
 #[cfg(test)]

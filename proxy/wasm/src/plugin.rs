@@ -63,8 +63,15 @@ pub enum FailurePolicy {
     Closed,
     /// Go on without the filter.
     Open,
-    /// 503 until the VM is replaced.
-    Reload,
+    /// 503 until the VM is replaced, which waits from its first loss on.
+    Reload(Backoff),
+}
+
+/// Waits that double up to a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Backoff {
+    pub base: Duration,
+    pub max: Duration,
 }
 
 /// Bounds on what a guest may use. All of them hold for one VM.
@@ -90,6 +97,12 @@ pub struct Limits {
     pub metrics: usize,
     /// Calls that were asked for and aren't answered yet.
     pub calls_in_flight: usize,
+    /// Keys and values of the shared data of the `vm_id`.
+    pub shared_data_bytes: usize,
+    /// Linear memory from which the VM should be replaced between streams.
+    pub recycle_memory_bytes: usize,
+    /// Streams after which the VM should be replaced between streams.
+    pub recycle_streams: Option<u64>,
 }
 
 impl Default for Limits {
@@ -105,7 +118,10 @@ impl Default for Limits {
             header_entries: 200,
             header_bytes: 64 << 10,
             metrics: 1000,
-            calls_in_flight: 1000,
+            calls_in_flight: 1024,
+            shared_data_bytes: 16 << 20,
+            recycle_memory_bytes: 48 << 20,
+            recycle_streams: None,
         }
     }
 }

@@ -8,8 +8,6 @@ use bytes::Bytes;
 
 use crate::queues::Queues;
 
-/// Bytes of keys and values of one `vm_id`; beyond it the entries that were used longest ago go.
-const DATA_BYTES_MAX: usize = 16 << 20;
 /// Entries of one `vm_id`.
 const DATA_ENTRIES_MAX: usize = 100_000;
 /// What an entry costs besides its key and value.
@@ -74,13 +72,14 @@ impl Data {
         }
     }
 
-    fn insert(&mut self, key: &[u8], value: Bytes) {
+    /// Beyond so many bytes of keys and values the entries that were used longest ago go.
+    fn insert(&mut self, key: &[u8], value: Bytes, bytes_max: usize) {
         self.remove(key);
         let cost = cost(key, &value);
-        if cost > DATA_BYTES_MAX {
+        if cost > bytes_max {
             return;
         }
-        while self.bytes + cost > DATA_BYTES_MAX || self.entries.len() >= DATA_ENTRIES_MAX {
+        while self.bytes + cost > bytes_max || self.entries.len() >= DATA_ENTRIES_MAX {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             self.remove(&oldest);
         }
@@ -116,7 +115,7 @@ impl SharedVm {
     }
 
     /// Writes unless `cas` is neither 0 nor the entry's. An empty value frees the entry: the ABI has no other removal.
-    pub(crate) fn set(&self, key: &[u8], value: Bytes, cas: u32) -> Result<(), CasMismatch> {
+    pub(crate) fn set(&self, key: &[u8], value: Bytes, cas: u32, bytes_max: usize) -> Result<(), CasMismatch> {
         let mut data = self.data();
         if cas != 0 && data.entries.get(key).is_some_and(|entry| entry.cas != cas) {
             return Err(CasMismatch);
@@ -124,7 +123,7 @@ impl SharedVm {
         if value.is_empty() {
             data.remove(key);
         } else {
-            data.insert(key, value);
+            data.insert(key, value, bytes_max);
         }
         Ok(())
     }
@@ -134,18 +133,24 @@ impl SharedVm {
 mod tests {
     use super::*;
 
+    const DATA_BYTES_MAX: usize = 16 << 20;
+
     #[test]
     fn writes_are_conditional_on_cas() {
         let shared = SharedVm::new("vm", &Arc::default());
         assert_eq!(shared.get(b"k"), None);
-        assert_eq!(shared.set(b"k", Bytes::from_static(b"1"), 7), Ok(()), "cas on an absent key succeeds");
+        assert_eq!(
+            shared.set(b"k", Bytes::from_static(b"1"), 7, DATA_BYTES_MAX),
+            Ok(()),
+            "cas on an absent key succeeds"
+        );
         let (value, cas) = shared.get(b"k").expect("written");
         assert_eq!(value, "1");
-        assert_eq!(shared.set(b"k", Bytes::from_static(b"2"), cas), Ok(()));
-        assert_eq!(shared.set(b"k", Bytes::from_static(b"3"), cas), Err(CasMismatch));
-        assert_eq!(shared.set(b"k", Bytes::from_static(b"4"), 0), Ok(()));
+        assert_eq!(shared.set(b"k", Bytes::from_static(b"2"), cas, DATA_BYTES_MAX), Ok(()));
+        assert_eq!(shared.set(b"k", Bytes::from_static(b"3"), cas, DATA_BYTES_MAX), Err(CasMismatch));
+        assert_eq!(shared.set(b"k", Bytes::from_static(b"4"), 0, DATA_BYTES_MAX), Ok(()));
         assert_eq!(shared.get(b"k").expect("written").0, "4");
-        assert_eq!(shared.set(b"k", Bytes::new(), 0), Ok(()));
+        assert_eq!(shared.set(b"k", Bytes::new(), 0, DATA_BYTES_MAX), Ok(()));
         assert_eq!(shared.get(b"k"), None);
         assert_eq!(shared.data().bytes, 0);
     }
@@ -155,12 +160,14 @@ mod tests {
         let shared = SharedVm::new("vm", &Arc::default());
         let value = Bytes::from(vec![0; DATA_BYTES_MAX / 4]);
         for key in [b"a", b"b", b"c"] {
-            shared.set(key, value.clone(), 0).expect("unconditional");
+            shared.set(key, value.clone(), 0, DATA_BYTES_MAX).expect("unconditional");
         }
         assert!(shared.get(b"a").is_some());
-        shared.set(b"d", value.clone(), 0).expect("unconditional");
+        shared.set(b"d", value.clone(), 0, DATA_BYTES_MAX).expect("unconditional");
         assert!(shared.get(b"b").is_none() && shared.get(b"a").is_some());
-        shared.set(b"huge", Bytes::from(vec![0; DATA_BYTES_MAX + 1]), 0).expect("dropped, not an error");
+        shared
+            .set(b"huge", Bytes::from(vec![0; DATA_BYTES_MAX + 1]), 0, DATA_BYTES_MAX)
+            .expect("dropped, not an error");
         assert!(shared.get(b"huge").is_none());
         let data = shared.data();
         assert!(data.bytes <= DATA_BYTES_MAX && data.entries.len() == data.by_use.len());

@@ -74,11 +74,12 @@ pub fn start(
         vm: plugin.vm.clone(),
         started_in: Duration::ZERO,
         configured_in: Duration::ZERO,
-        _stats: stats,
+        stats,
     };
     let left = plugin.vm.limits.start_timeout.saturating_sub(thread_cpu_time().saturating_sub(began));
     configure(&mut guest, plugin, left)?;
     guest.started_in = thread_cpu_time().saturating_sub(began);
+    guest.refresh();
     Ok(ReadyVm::new(guest))
 }
 
@@ -112,9 +113,9 @@ fn vm_stats(store: &mut Store<Host>, mode: StartMode) -> Option<VmStats> {
         return None;
     }
     let host = store.data_mut();
-    let (registry, name) = (&host.services.registry, &host.plugin.name);
-    host.log.dropped = PluginStats::log_lines_dropped(registry, name);
-    Some(VmStats::new(registry, name))
+    let (registry, plugin) = (&host.services.registry, &host.plugin);
+    host.log.dropped = PluginStats::log_lines_dropped(registry, plugin);
+    Some(VmStats::new(registry, plugin))
 }
 
 /// `_initialize` and `main`, or `_start`.
@@ -245,7 +246,7 @@ fn call_start<T>(
 
 fn start_error(error: &wasmtime::Error, store: &Store<Host>) -> StartError {
     let host = store.data();
-    let trap = Trap::new(error, host.phase.export(), host.limiter.refused, host.log.last_errors().as_deref());
+    let trap = Trap::new(error, host.ended(), host.limiter.refused, host.log.last_errors().as_deref());
     match trap.kind {
         TrapKind::Deadline => StartError::Deadline { budget: host.plugin.vm.limits.start_timeout, trap },
         TrapKind::Memory => StartError::OutOfMemory { limit_bytes: host.plugin.vm.limits.memory_bytes, trap },

@@ -7,6 +7,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Trap {
     pub kind: TrapKind,
+    /// The plugin that ran.
+    pub plugin: Arc<str>,
     /// The callback or start function that ran, by its export's name.
     pub callback: &'static str,
     pub message: Arc<str>,
@@ -93,7 +95,7 @@ impl Trap {
     /// `last_error`: what the guest logged last at level error or critical, such as its panic message.
     pub(crate) fn new(
         error: &wasmtime::Error,
-        callback: &'static str,
+        (plugin, callback): (Arc<str>, &'static str),
         refused_memory: bool,
         last_error: Option<&str>,
     ) -> Trap {
@@ -107,7 +109,13 @@ impl Trap {
             message = format!("{message}: {text}");
         }
         let backtrace = error.downcast_ref::<wasmtime::WasmBacktrace>().map(frames).unwrap_or_default();
-        Trap { kind, callback, message: Arc::from(crate::engine::bounded(&message)), backtrace: Arc::from(backtrace) }
+        Trap {
+            kind,
+            plugin,
+            callback,
+            message: Arc::from(crate::engine::bounded(&message)),
+            backtrace: Arc::from(backtrace),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrigger_http::{Headers, StreamState};
 use wasmtime::Store;
@@ -41,10 +41,21 @@ pub(crate) struct Guest {
     pub(crate) started_in: Duration,
     pub(crate) configured_in: Duration,
     /// `None`: a canary.
-    pub(crate) _stats: Option<VmStats>,
+    pub(crate) stats: Option<VmStats>,
 }
 
 impl Guest {
+    fn memory_bytes(&self) -> usize {
+        self.store.data().memory.map_or(0, |memory| memory.data_size(&self.store))
+    }
+
+    /// Brings what is shown of the VM up to date.
+    pub(crate) fn refresh(&self) {
+        if let Some(stats) = &self.stats {
+            stats.refresh(self.memory_bytes(), self.store.data().contexts.len());
+        }
+    }
+
     /// What is counted about a plugin: one for all that share a name here.
     pub(crate) fn plugin_stats(&self, plugin: &Plugin) -> Rc<PluginStats> {
         let host = self.store.data();
@@ -52,10 +63,7 @@ impl Guest {
             return Rc::new(PluginStats::detached());
         }
         let known = host.contexts.roots().find(|(_, root)| root.plugin.name == plugin.name);
-        known.map_or_else(
-            || Rc::new(PluginStats::new(&host.services.registry, &plugin.name)),
-            |(_, root)| root.stats.clone(),
-        )
+        known.map_or_else(|| Rc::new(PluginStats::new(&host.services.registry, plugin)), |(_, root)| root.stats.clone())
     }
 }
 
@@ -147,7 +155,7 @@ impl Vm {
         let limits = &plugin.vm.limits;
         let outcome = configure(&mut self.0, plugin, limits.callback_timeout.min(limits.start_timeout));
         if let Some(trap) = &self.0.failed {
-            PluginStats::count_trap(&self.0.store.data().services.registry, &plugin.name, trap);
+            PluginStats::count_trap(&self.0.store.data().services.registry, plugin, trap);
         }
         outcome
     }
@@ -179,7 +187,12 @@ impl Vm {
     /// Bytes of linear memory.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.0.store.data().memory.map_or(0, |memory| memory.data_size(&self.0.store))
+        self.0.memory_bytes()
+    }
+
+    /// Brings what statistics show of this VM up to date; to be called now and then.
+    pub fn refresh_stats(&self) {
+        self.0.refresh();
     }
 
     /// How often a plugin wants [`Vm::on_tick`].
@@ -212,6 +225,9 @@ impl Vm {
         }
         guest.store.set_epoch_deadline(1);
         let host = guest.store.data_mut();
+        if host.route_changed {
+            host.keep_mark();
+        }
         host.phase = phase;
         host.current = target;
         host.set_effective(target);
@@ -219,20 +235,27 @@ impl Vm {
         host.limiter.refused = false;
         host.log.forget_errors();
         host.deadline.start(guest.vm.limits.callback_timeout);
-        host.stats.callbacks.inc();
+        let began = if host.stats.count_callback() { Some(Instant::now()) } else { None };
         guest.slot.enter();
         let result = call(&guest.exports, &mut guest.store);
         guest.slot.leave();
+        if let Some(began) = began {
+            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let contexts = &guest.store.data().contexts;
+            if let Some(root) = contexts.root_of(target).and_then(|root| contexts.root(root)) {
+                root.stats.callback_time.record(took);
+            }
+        }
         result.map_err(|error| self.fail(&error))
     }
 
     #[cold]
     fn fail(&mut self, error: &wasmtime::Error) -> Trap {
         let host = self.0.store.data();
-        let trap = Trap::new(error, host.phase.export(), host.limiter.refused, host.log.last_errors().as_deref());
+        let trap = Trap::new(error, host.ended(), host.limiter.refused, host.log.last_errors().as_deref());
         // Whoever entered the VM knows what follows from it and says so; this is for who reads the guest's own lines.
         tracing::debug!(target: crate::guest_log::TARGET, plugin = %host.plugin.name, kind = trap.kind.label(), "{trap}");
-        PluginStats::count_trap(&host.services.registry, &host.plugin.name, &trap);
+        PluginStats::count_trap(&host.services.registry, &host.plugin, &trap);
         self.0.failed = Some(trap.clone());
         trap
     }

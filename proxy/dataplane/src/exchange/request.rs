@@ -56,11 +56,16 @@ impl Exchange<'_> {
     }
 
     /// Called by the chain: the filters of this stream.
-    pub(crate) fn set_filters(&mut self, list: Vec<Box<dyn crate::filter::StreamFilter>>, buffer_bytes_max: usize) {
+    pub(crate) fn set_filters(&mut self, list: Vec<crate::filter::FilterSlot>, buffer_bytes_max: usize) {
         self.request = Iteration::new(Way::Request, list.len(), buffer_bytes_max);
         self.response = Iteration::new(Way::Response, list.len(), buffer_bytes_max);
         self.filters.response_len = list.len();
         self.filters.list = list;
+    }
+
+    /// What the scopes of the route say about the filter at a place.
+    pub(crate) fn filter_override(&self, position: Option<usize>) -> Option<&outrigger_config::FilterOverride> {
+        self.filters.selection.filter_override(position)
     }
 
     /// Whether a filter is off or on for this request, by the most specific scope that says so.

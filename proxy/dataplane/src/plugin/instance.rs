@@ -13,6 +13,7 @@ use outrigger_wasm::{
     StartError, Trap, Vm, WorkerHost,
 };
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::{FAILED, Root, VmHandle, call, grpc, local_reply};
 use crate::filter::{FilterEvent, StreamSlot, Way};
@@ -38,6 +39,11 @@ pub(crate) struct Instance {
     /// Who tells it of messages in its queues.
     queues: RefCell<Option<AbortHandle>>,
     served: Cell<u64>,
+    /// Streams after which it is recycled.
+    recycle_streams: u64,
+    /// Linear memory when it was installed, and when that was.
+    pub(super) started_bytes: usize,
+    pub(super) since: Instant,
 }
 
 /// Where a stream's events go.
@@ -60,8 +66,12 @@ impl WorkerHost for Host {
 
 impl Instance {
     pub(super) fn new(handle: &Rc<VmHandle>, cx: &Weak<WorkerCx>, vm: ReadyVm) -> Rc<Instance> {
+        let vm = vm.into_vm(Rc::new(Host(cx.clone())));
         let instance = Rc::new(Instance {
-            vm: RefCell::new(Some(vm.into_vm(Rc::new(Host(cx.clone()))))),
+            recycle_streams: vm.config().limits.recycle_streams.unwrap_or(u64::MAX),
+            started_bytes: vm.memory_bytes(),
+            since: Instant::now(),
+            vm: RefCell::new(Some(vm)),
             handle: Rc::downgrade(handle),
             cx: cx.clone(),
             roots: RefCell::default(),
@@ -130,7 +140,32 @@ impl Instance {
         if let Some(stream) = self.streams.borrow_mut().get_mut(context.slot()) {
             *stream = None;
         }
-        self.served.set(self.served.get() + 1);
+    }
+
+    /// A stream is over and deleted.
+    #[inline]
+    pub(super) fn stream_ends(self: &Rc<Self>) {
+        let served = self.served.get() + 1;
+        self.served.set(served);
+        if served == self.recycle_streams {
+            self.worn();
+        }
+    }
+
+    #[cold]
+    fn worn(self: &Rc<Self>) {
+        // Streams that an older instance finishes say nothing about the one that serves.
+        if let Some(handle) = self.handle.upgrade().filter(|handle| handle.serves(self)) {
+            handle.recycle("streams");
+        }
+    }
+
+    /// Brings the VM's statistics up to date; its linear memory.
+    pub(super) fn refresh_stats(&self) -> usize {
+        let vm = self.vm.borrow();
+        let Some(vm) = &*vm else { return 0 };
+        vm.refresh_stats();
+        vm.memory_bytes()
     }
 
     /// Runs what the guest asked for. Effects for `current` are its caller's to act on.
@@ -204,7 +239,7 @@ impl Instance {
                     stream.slot.push(stream.index, FilterEvent::Resume(Way::Request));
                     stream.slot.push(stream.index, FilterEvent::Resume(Way::Response));
                 }
-                FailurePolicy::Closed | FailurePolicy::Reload => {
+                FailurePolicy::Closed | FailurePolicy::Reload(_) => {
                     stream.slot.push(stream.index, FilterEvent::Failed(FAILED));
                 }
             }
@@ -295,8 +330,8 @@ impl Instance {
         } else {
             let instance = self.clone();
             tokio::task::spawn_local(async move {
-                let ends = tokio::time::Instant::now() + DONE_TIME_MAX;
-                while tokio::time::Instant::now() < ends && !instance.is_root_over(root) {
+                let ends = Instant::now() + DONE_TIME_MAX;
+                while Instant::now() < ends && !instance.is_root_over(root) {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 instance.abort_calls(root);

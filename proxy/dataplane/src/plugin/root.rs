@@ -56,6 +56,7 @@ impl Root {
     #[inline]
     pub(super) fn stream_ends(&self) {
         self.streams.set(self.streams.get() - 1);
+        self.instance.stream_ends();
         if self.superseded.get() && self.streams.get() == 0 {
             self.instance.end(self.id);
         }

@@ -1,6 +1,6 @@
 //! The plugins of a generation on a worker, built from the previous one's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,10 +11,11 @@ use super::{PluginHandle, PreparedPlugin, VmHandle};
 use crate::prepared::Prepared;
 use crate::worker::WorkerCx;
 
-/// Every plugin that a generation runs.
+/// Every plugin that a generation runs, by the address of its configuration: whoever prepares a generation takes those of
+/// the previous one again where they are equal, so that nothing is hashed or compared here.
 #[derive(Debug, Default)]
 pub(crate) struct Plugins {
-    handles: HashMap<Arc<WasmPlugin>, Rc<PluginHandle>>,
+    handles: HashMap<*const WasmPlugin, (Arc<WasmPlugin>, Rc<PluginHandle>)>,
 }
 
 impl Plugins {
@@ -25,10 +26,10 @@ impl Plugins {
         let mut vms = Vms::default();
         let mut new = Vec::new();
         for (config, plugin) in &prepared.plugins {
-            match previous.handles.get(config) {
-                Some(known) => {
+            match previous.handles.get(&Arc::as_ptr(config)) {
+                Some((_, known)) => {
                     vms.know(known.vm());
-                    handles.insert(config.clone(), known.clone());
+                    handles.insert(Arc::as_ptr(config), (config.clone(), known.clone()));
                 }
                 None => new.push((config, plugin)),
             }
@@ -39,11 +40,11 @@ impl Plugins {
         let mut made = Vec::with_capacity(new.len());
         for (config, plugin) in new {
             let handle = PluginHandle::new(plugin, &vms.of(plugin, cx));
-            handles.insert(config.clone(), handle.clone());
+            handles.insert(Arc::as_ptr(config), (config.clone(), handle.clone()));
             made.push(handle);
         }
         vms.install();
-        for (config, known) in &previous.handles {
+        for (config, (_, known)) in &previous.handles {
             if !handles.contains_key(config) {
                 known.retire();
             }
@@ -55,8 +56,22 @@ impl Plugins {
         Plugins { handles }
     }
 
+    /// Once a second.
+    pub(crate) fn sweep(&self) {
+        let mut seen = HashSet::new();
+        for (_, plugin) in self.handles.values() {
+            if seen.insert(Rc::as_ptr(plugin.vm())) {
+                plugin.vm().sweep();
+            }
+        }
+    }
+
     pub(crate) fn get(&self, config: &Arc<WasmPlugin>) -> Option<&Rc<PluginHandle>> {
-        self.handles.get(config)
+        if let Some((_, handle)) = self.handles.get(&Arc::as_ptr(config)) {
+            return Some(handle);
+        }
+        // An equal one of another resource.
+        self.handles.values().find(|(known, _)| known == config).map(|(_, handle)| handle)
     }
 }
 
@@ -65,6 +80,7 @@ impl Plugins {
 struct Vms {
     /// By their configuration, for plugins that may join.
     serving: HashMap<Arc<VmConfig>, Rc<VmHandle>>,
+    known: HashSet<*const VmHandle>,
     started: Vec<(Rc<VmHandle>, ReadyVm)>,
     /// The VM that a plugin was started in, by the plugin.
     of_plugin: HashMap<*const Plugin, Rc<VmHandle>>,
@@ -73,8 +89,8 @@ struct Vms {
 impl Vms {
     /// A VM that serves. One that has trapped and waits for its replacement is nothing to join: its successor may be the cure.
     fn know(&mut self, vm: &Rc<VmHandle>) {
-        if !self.serving.contains_key(vm.config()) && vm.instance().is_some() {
-            self.serving.insert(vm.config().clone(), vm.clone());
+        if self.known.insert(Rc::as_ptr(vm)) && vm.instance().is_some() {
+            self.serving.entry(vm.config().clone()).or_insert_with(|| vm.clone());
         }
     }
 

@@ -64,7 +64,7 @@ impl WasmFilter {
                 self.bypass = true;
                 Action::Continue
             }
-            FailurePolicy::Closed | FailurePolicy::Reload => Action::Fail(FAILED),
+            FailurePolicy::Closed | FailurePolicy::Reload(_) => Action::Fail(FAILED),
         }
     }
 

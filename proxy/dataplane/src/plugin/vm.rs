@@ -1,21 +1,23 @@
 //! One VM of a worker, through all its instances.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_wasm::{CompiledModule, Plugin, ReadyVm, StartMode, Trap, VmConfig};
+use outrigger_wasm::{
+    CompiledModule, FailurePolicy, Plugin, ReadyVm, StartMode, Trap, VmConfig, VmEvent, count_vm_event,
+};
+use rand::Rng;
 use tokio::time::Instant;
 
+use super::breaker::Breaker;
 use super::{Instance, PluginHandle, Root, start_vm};
 use crate::worker::WorkerCx;
 
-/// How often a trapped instance is replaced within [`RESTART_WINDOW`]; beyond that the plugins' policies hold until the
-/// window has room again.
-const RESTARTS_MAX: usize = 30;
-const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// An instance that is younger is not recycled for its memory: what it takes at once is what it needs.
+const RECYCLED_AGE_MIN: Duration = Duration::from_secs(10);
 /// Plugins that a new instance is started with; further ones are configured as their streams come.
 const STARTED_TOGETHER_MAX: usize = 64;
 
@@ -28,8 +30,8 @@ pub(crate) struct VmHandle {
     /// The one that new streams go to.
     instance: RefCell<Option<Rc<Instance>>>,
     plugins: RefCell<Vec<Weak<PluginHandle>>>,
-    restarts: RefCell<VecDeque<Instant>>,
-    /// An instance is being started.
+    breaker: RefCell<Breaker>,
+    /// An instance is being started, or waited for.
     starting: Cell<bool>,
 }
 
@@ -41,7 +43,7 @@ impl VmHandle {
             cx: Rc::downgrade(cx),
             instance: RefCell::new(None),
             plugins: RefCell::default(),
-            restarts: RefCell::default(),
+            breaker: RefCell::default(),
             starting: Cell::new(false),
         })
     }
@@ -60,6 +62,10 @@ impl VmHandle {
 
     pub(super) fn instance(&self) -> Option<Rc<Instance>> {
         self.instance.borrow().clone()
+    }
+
+    pub(super) fn serves(&self, instance: &Rc<Instance>) -> bool {
+        self.instance.borrow().as_ref().is_some_and(|serving| Rc::ptr_eq(serving, instance))
     }
 
     fn live_plugins(&self) -> Vec<Rc<PluginHandle>> {
@@ -86,9 +92,9 @@ impl VmHandle {
 
     /// An instance has trapped.
     pub(super) fn lost(self: &Rc<Self>, instance: &Rc<Instance>, trap: &Trap) {
+        let revision = self.config.revision();
+        tracing::error!(plugin = %trap.plugin, revision = %revision, kind = trap.kind.label(), "{trap}");
         let plugins = self.live_plugins();
-        let names = names(&plugins);
-        tracing::error!(plugin = %names, revision = %self.config.revision(), "{trap}");
         plugins.iter().for_each(|plugin| plugin.forget_root(instance));
         let was_serving = self.instance.borrow_mut().take_if(|serving| Rc::ptr_eq(serving, instance)).is_some();
         if was_serving {
@@ -96,59 +102,113 @@ impl VmHandle {
         }
     }
 
-    /// Starts a new instance off the worker's loop, now or when the window has room.
+    /// Starts a new instance off the worker's loop, now or when the breaker lets it.
     pub(crate) fn restart(self: &Rc<Self>) {
+        let Some(cx) = self.cx.upgrade() else { return };
         if self.starting.replace(true) {
             return;
         }
-        let now = Instant::now();
-        let mut restarts = self.restarts.borrow_mut();
-        while restarts.front().is_some_and(|at| now.duration_since(*at) > RESTART_WINDOW) {
-            restarts.pop_front();
-        }
-        let at = if restarts.len() < RESTARTS_MAX {
-            now
-        } else {
-            restarts.front().map_or(now, |oldest| *oldest + RESTART_WINDOW)
+        let plugins = self.live_plugins();
+        let reload = plugins.iter().filter_map(|plugin| match plugin.policy() {
+            FailurePolicy::Reload(backoff) => Some(backoff),
+            FailurePolicy::Open | FailurePolicy::Closed => None,
+        });
+        let reload = reload.max_by_key(|backoff| backoff.base);
+        let random = cx.random().random::<f64>();
+        let (wait, losses) = {
+            let mut breaker = self.breaker.borrow_mut();
+            (breaker.lost(Instant::now(), random, reload), breaker.losses())
         };
-        if at > now {
-            tracing::error!(revision = %self.config.revision(), "traps too often: replaced again in {:?}", at - now);
+        if !wait.is_zero() {
+            let (names, revision) = (names(&plugins), self.config.revision());
+            tracing::error!(plugin = %names, revision = %revision, losses, "fails too often: replaced again in {wait:?}");
+            self.count(&plugins, VmEvent::Waits);
         }
-        restarts.push_back(at);
-        drop(restarts);
+        drop(plugins);
         let handle = self.clone();
         tokio::task::spawn_local(async move {
-            tokio::time::sleep_until(at).await;
-            handle.start().await;
+            tokio::time::sleep(wait).await;
+            handle.replace().await;
         });
     }
 
-    async fn start(self: Rc<Self>) {
+    async fn replace(self: Rc<Self>) {
+        let started = self.start().await;
+        self.starting.set(false);
+        let plugins = self.live_plugins();
+        match started {
+            _ if plugins.is_empty() => {}
+            Some(vm) => {
+                self.install(vm);
+                self.count(&plugins, VmEvent::Replaced);
+            }
+            None => {
+                self.count(&plugins, VmEvent::NotReplaced);
+                self.restart();
+            }
+        }
+    }
+
+    /// A VM with the plugins that live; `None` where none of them starts.
+    async fn start(&self) -> Option<ReadyVm> {
         let mut plugins = self.live_plugins();
         // Slow ones can only be configured here.
         plugins.sort_by_key(|plugin| plugin.prepared.is_quick());
         let slow = plugins.iter().take_while(|plugin| !plugin.prepared.is_quick()).count();
         plugins.truncate(slow.max(STARTED_TOGETHER_MAX));
-        let (Some(cx), false) = (self.cx.upgrade(), plugins.is_empty()) else {
-            self.starting.set(false);
-            return;
-        };
+        let cx = self.cx.upgrade().filter(|_| !plugins.is_empty())?;
         let configs: Vec<Arc<Plugin>> = plugins.iter().map(|plugin| plugin.prepared.plugin.clone()).collect();
         let (module, services) = (self.module.clone(), cx.services.clone());
-        drop(plugins);
-        let started = tokio::task::spawn_blocking(move || start_vm(&module, configs, &services)).await;
-        self.starting.set(false);
-        let Ok(started) = started else { return };
+        drop((plugins, cx));
+        let started = tokio::task::spawn_blocking(move || start_vm(&module, configs, &services)).await.ok()?;
         for (plugin, error) in &started.failed {
             tracing::error!(plugin = %plugin.name, revision = %self.config.revision(), "no new instance: {error}");
         }
-        match started.vm {
-            Some(vm) => self.install(vm),
-            None if !self.live_plugins().is_empty() => {
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                self.restart();
+        started.vm
+    }
+
+    /// The serving instance has served enough: a new one takes the next streams, this one ends with its last.
+    pub(super) fn recycle(self: &Rc<Self>, cause: &'static str) {
+        if self.starting.replace(true) {
+            return;
+        }
+        let handle = self.clone();
+        tokio::task::spawn_local(async move {
+            let started = handle.start().await;
+            handle.starting.set(false);
+            let plugins = handle.live_plugins();
+            match started {
+                // One that trapped meanwhile is replaced by this as well.
+                Some(vm) if !plugins.is_empty() => {
+                    handle.count(&plugins, VmEvent::Recycled(cause));
+                    handle.install(vm);
+                }
+                _ if handle.instance.borrow().is_none() => handle.restart(),
+                _ => {}
             }
-            None => {}
+        });
+    }
+
+    /// Once a second: statistics, and whether the instance has grown too large.
+    pub(crate) fn sweep(self: &Rc<Self>) {
+        let Some(instance) = self.instance() else { return };
+        let bytes = instance.refresh_stats();
+        if bytes > self.config.limits.recycle_memory_bytes
+            && bytes > instance.started_bytes
+            && instance.since.elapsed() >= RECYCLED_AGE_MIN
+        {
+            self.recycle("memory");
+        }
+    }
+
+    /// Counts an event for each name.
+    fn count(&self, plugins: &[Rc<PluginHandle>], event: VmEvent) {
+        let Some(cx) = self.cx.upgrade() else { return };
+        let mut seen = BTreeSet::new();
+        for plugin in plugins.iter().map(|plugin| &plugin.prepared.plugin) {
+            if seen.insert(plugin.name.clone()) {
+                count_vm_event(&cx.registry, plugin, event);
+            }
         }
     }
 

@@ -87,7 +87,7 @@ fn shared_data_delete(cx: &mut Cx<'_>, arguments: Arguments) -> Result<Vec<u8>, 
     let key = arguments.of(cx)?;
     if cx.host().is_serving() {
         // Unconditional, so there is nothing to mismatch.
-        _ = cx.host().shared.set(key, Bytes::new(), 0);
+        _ = cx.host().shared.set(key, Bytes::new(), 0, 0);
     }
     Ok(Vec::new())
 }

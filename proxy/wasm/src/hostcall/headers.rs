@@ -3,11 +3,13 @@
 use outrigger_http::{Headers, StreamState};
 
 use super::{Answer, Cx, HostcallTable, Stop, hostcalls, piece};
-use crate::action::{ContextId, Effect};
-use crate::host::{Host, open};
+use crate::action::ContextId;
+use crate::host::{Host, acting_on, open};
+use crate::interner::Interner;
 use crate::maps::{Found, MapMut, MapRef};
 use crate::module::Abi;
 use crate::pairs;
+use crate::plugin::Limits;
 use crate::status::{Map, Status};
 
 pub(super) fn link(table: &mut HostcallTable) -> wasmtime::Result<()> {
@@ -68,19 +70,21 @@ fn read<T>(host: &Host, map: Map, run: impl FnOnce(MapRef<'_>) -> T) -> Option<T
 fn change(
     host: &mut Host,
     map: Map,
-    run: impl FnOnce(MapMut<'_>, &crate::plugin::Limits) -> Result<(), Status>,
+    run: impl FnOnce(MapMut<'_>, &Limits, &mut Interner) -> Result<(), Status>,
 ) -> Result<(), Status> {
-    let (id, stream) = host.stream().ok_or(Status::BadArgument)?;
+    let (id, stream) = acting_on(&host.contexts, host.effective, host.current).ok_or(Status::BadArgument)?;
     if stream.open & bit(map) == 0 || stream.open & open::LOG != 0 {
         return Err(Status::BadArgument);
     }
     let mut state = stream.state.try_borrow_mut().map_err(|_| Status::BadArgument)?;
-    let limits = &host.plugin.vm.limits;
+    let (limits, interner) = (&host.plugin.vm.limits, &mut host.interner);
     match map {
-        Map::RequestHeaders => run(MapMut::Request(&mut state.request), limits)?,
-        Map::ResponseHeaders => run(MapMut::Response(state.response.as_mut().ok_or(Status::BadArgument)?), limits)?,
-        Map::RequestTrailers => run_trailers(&mut state.request_trailers, limits, run)?,
-        Map::ResponseTrailers => run_trailers(&mut state.response_trailers, limits, run)?,
+        Map::RequestHeaders => run(MapMut::Request(&mut state.request), limits, interner)?,
+        Map::ResponseHeaders => {
+            run(MapMut::Response(state.response.as_mut().ok_or(Status::BadArgument)?), limits, interner)?
+        }
+        Map::RequestTrailers => run_trailers(&mut state.request_trailers, |map| run(map, limits, interner))?,
+        Map::ResponseTrailers => run_trailers(&mut state.response_trailers, |map| run(map, limits, interner))?,
         _ => return Err(Status::BadArgument),
     }
     drop(state);
@@ -91,14 +95,13 @@ fn change(
 /// Trailers are made when the last body callback adds the first one.
 fn run_trailers(
     trailers: &mut Option<Headers>,
-    limits: &crate::plugin::Limits,
-    run: impl FnOnce(MapMut<'_>, &crate::plugin::Limits) -> Result<(), Status>,
+    run: impl FnOnce(MapMut<'_>) -> Result<(), Status>,
 ) -> Result<(), Status> {
     if let Some(trailers) = trailers {
-        return run(MapMut::Fields(trailers), limits);
+        return run(MapMut::Fields(trailers));
     }
     let mut new = Headers::new();
-    run(MapMut::Fields(&mut new), limits)?;
+    run(MapMut::Fields(&mut new))?;
     if !new.is_empty() {
         *trailers = Some(new);
     }
@@ -108,7 +111,7 @@ fn run_trailers(
 #[inline]
 fn changed(host: &mut Host, id: ContextId, map: Map) {
     if map == Map::RequestHeaders {
-        host.push(Effect::ClearRouteCache { context: id });
+        host.clear_route(id);
     }
 }
 
@@ -138,7 +141,7 @@ fn set_pairs(cx: &mut Cx<'_>, map: u32, ptr: u32, len: u32) -> Answer {
     let map = known(map)?;
     let (memory, host) = cx.split();
     let list = pairs::decode(piece(memory, ptr, len)?).ok_or(Status::BadArgument)?;
-    Ok(change(host, map, |mut map, limits| map.set_all(&list, limits))?)
+    Ok(change(host, map, |mut map, limits, interner| map.set_all(&list, limits, interner))?)
 }
 
 fn get(cx: &mut Cx<'_>, map: u32, key: u32, key_len: u32, ptr_out: u32, len_out: u32) -> Answer {
@@ -158,19 +161,19 @@ fn get(cx: &mut Cx<'_>, map: u32, key: u32, key_len: u32, ptr_out: u32, len_out:
 fn add(cx: &mut Cx<'_>, map: u32, key: u32, key_len: u32, value: u32, value_len: u32) -> Answer {
     let (memory, host) = cx.split();
     let (key, value) = (piece(memory, key, key_len)?, piece(memory, value, value_len)?);
-    Ok(change(host, known(map)?, |mut map, limits| map.add(key, value, limits))?)
+    Ok(change(host, known(map)?, |mut map, limits, interner| map.add(key, value, limits, interner))?)
 }
 
 fn replace(cx: &mut Cx<'_>, map: u32, key: u32, key_len: u32, value: u32, value_len: u32) -> Answer {
     let (memory, host) = cx.split();
     let (key, value) = (piece(memory, key, key_len)?, piece(memory, value, value_len)?);
-    Ok(change(host, known(map)?, |mut map, limits| map.replace(key, value, limits))?)
+    Ok(change(host, known(map)?, |mut map, limits, interner| map.replace(key, value, limits, interner))?)
 }
 
 fn remove(cx: &mut Cx<'_>, map: u32, key: u32, key_len: u32) -> Answer {
     let (memory, host) = cx.split();
     let key = piece(memory, key, key_len)?;
-    Ok(change(host, known(map)?, |mut map, _| {
+    Ok(change(host, known(map)?, |mut map, _, _| {
         map.remove(key);
         Ok(())
     })?)

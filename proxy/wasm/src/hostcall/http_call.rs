@@ -8,6 +8,7 @@ use outrigger_http::{RequestHead, Version};
 use super::{Answer, Cx, HostcallTable, Stop, hostcalls, piece};
 use crate::action::{Effect, HttpCall};
 use crate::host::{CallKind, Host};
+use crate::interner::Interner;
 use crate::maps::{MapMut, plain_fields};
 use crate::pairs;
 use crate::status::Status;
@@ -86,7 +87,7 @@ fn request_head(host: &Host, encoded: &[u8]) -> Result<RequestHead, Stop> {
     let mut head = RequestHead { path: Bytes::new(), version: Version::Http11, ..RequestHead::default() };
     let (pseudo, _): (Vec<_>, Vec<_>) =
         list.iter().partition(|(key, _)| key.first() == Some(&b':') || key.eq_ignore_ascii_case(b"host"));
-    MapMut::Request(&mut head).set_all(&pseudo, &host.plugin.vm.limits)?;
+    MapMut::Request(&mut head).set_all(&pseudo, &host.plugin.vm.limits, &mut Interner::new())?;
     head.headers = plain_fields(&list)?;
     Ok(head)
 }

@@ -68,7 +68,7 @@ fn enqueue(cx: &mut Cx<'_>, id: u32, value: u32, value_len: u32) -> Answer {
     }
     let message = Bytes::copy_from_slice(message);
     if let Enqueued::DroppedOldest(count) = host.services.queues.enqueue(id, message).map_err(Status::from)? {
-        PluginStats::queue_messages_dropped(&host.services.registry, &host.plugin.name).add(count);
+        PluginStats::queue_messages_dropped(&host.services.registry, &host.plugin).add(count);
     }
     Ok(())
 }

@@ -28,5 +28,8 @@ fn set(cx: &mut Cx<'_>, key: u32, key_len: u32, value: u32, value_len: u32, cas:
     if !host.is_serving() {
         return Ok(());
     }
-    host.shared.set(key, Bytes::copy_from_slice(value), cas).map_err(|CasMismatch| Status::CasMismatch.into())
+    let bytes_max = host.plugin.vm.limits.shared_data_bytes;
+    host.shared
+        .set(key, Bytes::copy_from_slice(value), cas, bytes_max)
+        .map_err(|CasMismatch| Status::CasMismatch.into())
 }

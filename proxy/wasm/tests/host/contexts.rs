@@ -129,6 +129,9 @@ fn a_trap_fails_the_vm_for_all_its_streams() {
     assert_eq!(vm.contexts(), 1, "a context is dropped all the same");
     assert!(vm.create_stream(second.state.clone()).is_err());
     assert!(vm.is_over() && vm.shutdown());
-    let name = outrigger_stats::Name::new("wasm", "traps").tag("wasm_plugin", "tested").tag("kind", "unreachable");
+    let name = outrigger_stats::Name::new("wasm", "traps")
+        .tag("wasm_plugin", "tested")
+        .tag("wasm_revision", "000000000000")
+        .tag("kind", "unreachable");
     assert_eq!(fixture.value(&name), Some(outrigger_stats::Value::Counter(1)));
 }

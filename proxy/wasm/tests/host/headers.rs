@@ -156,7 +156,7 @@ fn headers_that_went_on_by_their_own_callback_are_closed() {
     .concat());
     let stream = stream(&mut vm);
     vm.on_request_headers(stream.id, false).expect("no trap");
-    assert_eq!(effects(&mut vm), ["continue Request", "route"]);
+    assert_eq!(effects(&mut vm), ["route", "continue Request"]);
     vm.on_request_body(stream.id, true).expect("no trap");
     assert_eq!(fixture.statuses(), "a0 b2");
 }

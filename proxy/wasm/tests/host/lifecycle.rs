@@ -100,14 +100,22 @@ fn a_canary_changes_nothing() {
     assert!(!canary.has_effects());
     assert_eq!(canary.tick_period(), None);
     assert_eq!(fixture.custom("canary"), None);
-    assert_eq!(fixture.value(&Name::new("wasm", "vm_created").tag("wasm_plugin", "tested")), None);
+    assert_eq!(
+        fixture
+            .value(&Name::new("wasm", "vm_created").tag("wasm_plugin", "tested").tag("wasm_revision", "000000000000")),
+        None
+    );
     assert!(canary.shutdown());
 
     let mut vm = fixture.start(&guest(&body), &plugin()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(effects(&mut vm), ["call any 1"]);
     assert_eq!(vm.tick_period(), Some(std::time::Duration::from_millis(5)));
     assert_eq!(fixture.custom("canary"), Some(Value::Counter(5)));
-    assert_eq!(fixture.value(&Name::new("wasm", "vm_created").tag("wasm_plugin", "tested")), Some(Value::Counter(1)));
+    assert_eq!(
+        fixture
+            .value(&Name::new("wasm", "vm_created").tag("wasm_plugin", "tested").tag("wasm_revision", "000000000000")),
+        Some(Value::Counter(1))
+    );
 }
 
 #[test]

@@ -138,7 +138,8 @@ fn logs_are_within_their_budget() {
     let subscriber = Everything;
     tracing::subscriber::with_default(subscriber, || vm.on_request_headers(stream.id, true)).expect("no trap");
     assert_eq!(fixture.statuses(), "a0 b0 c2 d6 e0 f0");
-    let dropped = Name::new("wasm", "log_lines_dropped").tag("wasm_plugin", "tested");
+    let dropped =
+        Name::new("wasm", "log_lines_dropped").tag("wasm_plugin", "tested").tag("wasm_revision", "000000000000");
     assert_eq!(fixture.value(&dropped), Some(Value::Counter(1)));
 }
 

@@ -58,7 +58,7 @@ fn streams_of_the_other_kind_are_not_there() {
     assert_eq!(effects(&mut vm), ["continue Request", "continue Response", "close"]);
     let stream = stream(&mut vm);
     vm.on_request_headers(stream.id, true).expect("no trap");
-    assert_eq!(effects(&mut vm), ["continue Request", "continue Response", "reset", "reply 403 ", "route"]);
+    assert_eq!(effects(&mut vm), ["route", "continue Request", "continue Response", "reset", "reply 403 "]);
 }
 
 #[test]

@@ -94,7 +94,8 @@ fn a_queue_that_nobody_reads_stays_small_and_a_canary_touches_none() {
              (br_if 0 (local.tee 2 (i32.sub (local.get 2) #1))))"#,
     ));
     let _canary = fixture.canary(&flood, &plugin()).expect("starts");
-    let dropped = Name::new("wasm", "queue_messages_dropped").tag("wasm_plugin", "tested");
+    let dropped =
+        Name::new("wasm", "queue_messages_dropped").tag("wasm_plugin", "tested").tag("wasm_revision", "000000000000");
     assert_eq!(fixture.value(&dropped), None);
     let vm = fixture.start(&flood, &plugin()).expect("starts");
     assert_eq!(fixture.value(&dropped), Some(Value::Counter(20)), "a mebibyte holds ten");

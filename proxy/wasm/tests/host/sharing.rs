@@ -72,7 +72,9 @@ fn plugins_of_one_vm_have_their_own_configuration_name_and_streams() {
     check(&mut vm, second, "S", "second", "root of second");
     check(&mut vm, first, "p", "tested", "root");
     assert_eq!(vm.roots().map(|(_, plugin)| plugin.name.to_string()).collect::<Vec<_>>(), ["tested", "second"]);
-    let callbacks = |name: &str| fixture.value(&Name::new("wasm", "callbacks").tag("wasm_plugin", name));
+    let callbacks = |name: &str| {
+        fixture.value(&Name::new("wasm", "callbacks").tag("wasm_plugin", name).tag("wasm_revision", "000000000000"))
+    };
     let (Some(Value::Counter(of_first)), Some(Value::Counter(of_second))) = (callbacks("tested"), callbacks("second"))
     else {
         panic!("each has its count");
@@ -119,7 +121,10 @@ fn a_configuration_that_traps_takes_the_vm_and_says_whose_it_was() {
     assert_eq!((trap.kind, trap.callback), (TrapKind::Unreachable, "proxy_on_configure"));
     assert_eq!(vm.failed(), Some(trap));
     assert!(vm.add(&another("next", "n")).is_err());
-    let name = Name::new("wasm", "traps").tag("wasm_plugin", "bad").tag("kind", "unreachable");
+    let name = Name::new("wasm", "traps")
+        .tag("wasm_plugin", "bad")
+        .tag("wasm_revision", "000000000000")
+        .tag("kind", "unreachable");
     assert_eq!(fixture.value(&name), Some(Value::Counter(1)));
 }
 
@@ -173,7 +178,11 @@ fn a_thousand_configurations_fit_into_one_vm() {
         vm.on_request_headers(stream.id, true).expect("no trap");
         assert_eq!(stream.header("x-letter"), expected);
     }
-    assert_eq!(fixture.value(&Name::new("wasm", "vm_active").tag("wasm_plugin", "tested")), Some(Value::Gauge(1)));
+    assert_eq!(
+        fixture
+            .value(&Name::new("wasm", "vm_active").tag("wasm_plugin", "tested").tag("wasm_revision", "000000000000")),
+        Some(Value::Gauge(1))
+    );
 }
 
 #[test]

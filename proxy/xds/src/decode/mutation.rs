@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use outrigger_config::{
-    AppendAction, FilterOverride, Format, HeaderMutations, HeaderValueOption, OverrideNames, Overrides,
+    AppendAction, FilterOverride, Format, HeaderMutations, HeaderValueOption, OverrideConfig, OverrideNames, Overrides,
 };
 use outrigger_http::HeaderName;
 use outrigger_proto::{pb, type_url};
@@ -14,7 +14,7 @@ use pb::google::protobuf::Any;
 use prost::Message;
 
 use super::matcher::header_name;
-use super::native;
+use super::{native, wasm};
 use crate::Diagnostics;
 
 /// Whose headers change.
@@ -146,6 +146,9 @@ fn filter_override(config: &Any, diagnostics: &mut Diagnostics) -> Option<Filter
 
 /// A filter's own configuration for a scope.
 fn filter_config(config: &Any, optional: bool, d: &mut Diagnostics) -> Option<FilterOverride> {
+    if let Some(own) = wasm::per_route(config, d) {
+        return own.map(|own| FilterOverride { disabled: false, config: Some(OverrideConfig::Wasm(Arc::new(own))) });
+    }
     if let Some(native) = native::per_route(config, d) {
         return native.map(|config| FilterOverride { disabled: false, config: Some(config) });
     }

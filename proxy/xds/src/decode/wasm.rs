@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    CodeSource, ExtensionConfig, FailurePolicy, Guardrails, Isolation, Limits, ModuleCode, Resource, Rollout,
-    RolloutShare, WasmPlugin, WasmVm,
+    Backoff, CodeSource, ExtensionConfig, FailurePolicy, Guardrails, Isolation, Limits, ModuleCode, Resource, Rollout,
+    RolloutShare, WasmOverride, WasmPlugin, WasmVm,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
@@ -106,11 +106,7 @@ pub(crate) fn plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Op
 
 /// One revision of our own message.
 fn revision(filter: &Arc<str>, config: &own::Wasm, d: &mut Diagnostics) -> Option<WasmPlugin> {
-    let isolation = match variant::<own::Isolation>(config.isolation, "isolation", d)? {
-        own::Isolation::Shared => Isolation::Shared,
-        own::Isolation::Plugin => Isolation::Plugin,
-        own::Isolation::Stream => Isolation::Stream,
-    };
+    let isolation = isolation(config, d)?;
     let limits = d.at("limits", |d| limits(config.limits.as_ref(), d));
     let mut plugin = plugin_config(filter, config.config.as_ref(), (limits, isolation), d)?;
     let vm = Arc::make_mut(&mut plugin.vm);
@@ -211,6 +207,10 @@ fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
     limits.log_bytes_per_second = or(proto.log_bytes_per_second, limits.log_bytes_per_second);
     let hostcalls = or(proto.hostcalls_per_callback, u64::from(limits.hostcalls_per_callback));
     limits.hostcalls_per_callback = u32::try_from(hostcalls).unwrap_or(u32::MAX);
+    limits.shared_data_bytes = or(proto.shared_data_bytes, limits.shared_data_bytes);
+    limits.http_calls_pending = or(proto.http_calls_pending, limits.http_calls_pending);
+    limits.recycle_memory_bytes = or(proto.recycle_memory_bytes, limits.memory_bytes / 4 * 3);
+    limits.recycle_streams = Some(proto.recycle_streams).filter(|streams| *streams > 0);
     limits
 }
 
@@ -231,15 +231,7 @@ fn plugin_config(
         };
         let failure_policy = failure_policy(proto, d);
         let configuration = any_bytes(proto.configuration.as_ref(), "configuration", d);
-        let (code, vm_configuration, environment) = d.at("vm_config", |d| {
-            if vm.runtime == "envoy.wasm.runtime.null" {
-                d.at("runtime", |d| d.error("runs C++ that is linked into Envoy, which is not supported"));
-            }
-            let code = d.at("code", |d| code(vm.code.as_ref(), d));
-            let configuration = any_bytes(vm.configuration.as_ref(), "configuration", d);
-            let environment = d.at("environment_variables", |d| environment(vm.environment_variables.as_ref(), d));
-            (code, configuration, environment)
-        });
+        let vm = vm_config(proto, vm, limits, isolation, d);
         let name = if proto.name.is_empty() { Arc::clone(filter) } else { Arc::from(proto.name.as_str()) };
         Some(WasmPlugin {
             name,
@@ -247,18 +239,97 @@ fn plugin_config(
             configuration,
             failure_policy: failure_policy?,
             allow_on_headers_stop_iteration: flag(proto.allow_on_headers_stop_iteration, false),
-            vm: Arc::new(WasmVm {
-                vm_id: vm.vm_id.clone(),
-                code: code?,
-                configuration: vm_configuration,
-                environment,
-                limits,
-                capabilities: capabilities(proto, vm),
-                isolation,
-                revision: Arc::default(),
-                shadow: false,
-            }),
+            vm: vm?,
         })
+    })
+}
+
+fn vm_config(
+    proto: &wasm::PluginConfig,
+    vm: &wasm::VmConfig,
+    limits: Limits,
+    isolation: Isolation,
+    d: &mut Diagnostics,
+) -> Option<Arc<WasmVm>> {
+    let (code, configuration, environment) = d.at("vm_config", |d| {
+        if vm.runtime == "envoy.wasm.runtime.null" {
+            d.at("runtime", |d| d.error("runs C++ that is linked into Envoy, which is not supported"));
+        }
+        let code = d.at("code", |d| code(vm.code.as_ref(), d));
+        let configuration = any_bytes(vm.configuration.as_ref(), "configuration", d);
+        let environment = d.at("environment_variables", |d| environment(vm.environment_variables.as_ref(), d));
+        (code, configuration, environment)
+    });
+    Some(Arc::new(WasmVm {
+        vm_id: vm.vm_id.clone(),
+        code: code?,
+        configuration,
+        environment,
+        limits,
+        capabilities: capabilities(proto, vm),
+        isolation,
+        revision: Arc::default(),
+        shadow: false,
+    }))
+}
+
+/// A Wasm filter's configuration for a scope of routes; the outer `None` where the type is another. Without a `vm_config`
+/// it is another configuration in the filter's own VM; with one it is a plugin of its own.
+pub(crate) fn per_route(config: &Any, d: &mut Diagnostics) -> Option<Option<WasmOverride>> {
+    if type_url::message_name(&config.type_url) != type_url::message_name(type_url::OUTRIGGER_WASM) {
+        return None;
+    }
+    let config: Option<own::Wasm> = message(config, d);
+    Some(config.and_then(|config| {
+        let Some(proto) = &config.config else {
+            d.at("config", |d| d.error("is required"));
+            return None;
+        };
+        if config.rollout.is_some() {
+            d.at("rollout", |d| d.error("is only supported in extension discovery (config_discovery)"));
+        }
+        let vm = match &proto.vm {
+            Some(wasm::plugin_config::Vm::VmConfig(_)) => Some(revision(&Arc::default(), &config, d)?.vm),
+            None => {
+                for (is_set, field) in [
+                    (!config.revision.is_empty(), "revision"),
+                    (!config.machine_code_uri.is_empty(), "machine_code_uri"),
+                    (config.limits.is_some(), "limits"),
+                    (config.isolation != own::Isolation::Shared as i32, "isolation"),
+                ] {
+                    if is_set {
+                        d.at(field, |d| d.error("is the VM's: only with config.vm_config, or at the filter itself"));
+                    }
+                }
+                None
+            }
+        };
+        d.at("config", |d| override_of(proto, vm, d))
+    }))
+}
+
+#[expect(deprecated, reason = "fail_open is still in use")]
+fn override_of(proto: &wasm::PluginConfig, vm: Option<Arc<WasmVm>>, d: &mut Diagnostics) -> Option<WasmOverride> {
+    let says_policy = proto.fail_open || proto.failure_policy != wasm::FailurePolicy::Unspecified as i32;
+    let given = |text: &String| (!text.is_empty()).then(|| text.clone());
+    Some(WasmOverride {
+        name: given(&proto.name).map(Arc::from),
+        root_id: given(&proto.root_id),
+        configuration: proto
+            .configuration
+            .as_ref()
+            .map(|_| any_bytes(proto.configuration.as_ref(), "configuration", d)),
+        failure_policy: if says_policy { Some(failure_policy(proto, d)?) } else { None },
+        allow_on_headers_stop_iteration: proto.allow_on_headers_stop_iteration.map(|flag| flag.value),
+        vm,
+    })
+}
+
+fn isolation(config: &own::Wasm, d: &mut Diagnostics) -> Option<Isolation> {
+    Some(match variant::<own::Isolation>(config.isolation, "isolation", d)? {
+        own::Isolation::Shared => Isolation::Shared,
+        own::Isolation::Plugin => Isolation::Plugin,
+        own::Isolation::Stream => Isolation::Stream,
     })
 }
 
@@ -273,8 +344,22 @@ fn failure_policy(proto: &wasm::PluginConfig, d: &mut Diagnostics) -> Option<Fai
         Policy::Unspecified if proto.fail_open => FailurePolicy::Open,
         Policy::Unspecified | Policy::FailClosed => FailurePolicy::Closed,
         Policy::FailOpen => FailurePolicy::Open,
-        Policy::FailReload => FailurePolicy::Reload,
+        Policy::FailReload => FailurePolicy::Reload(reload_backoff(proto, d)),
     })
+}
+
+/// `reload_config.backoff`, with Envoy's defaults.
+fn reload_backoff(proto: &wasm::PluginConfig, d: &mut Diagnostics) -> Backoff {
+    const INTERVAL_MAX: Duration = Duration::from_secs(3600);
+    let backoff = proto.reload_config.as_ref().and_then(|reload| reload.backoff.as_ref());
+    let (base, max) = d.at("reload_config", |d| {
+        d.at("backoff", |d| {
+            let base = backoff.and_then(|backoff| duration(backoff.base_interval.as_ref(), "base_interval", d));
+            (base, backoff.and_then(|backoff| duration(backoff.max_interval.as_ref(), "max_interval", d)))
+        })
+    });
+    let base = base.unwrap_or(Duration::from_secs(1)).clamp(Duration::from_millis(1), INTERVAL_MAX);
+    Backoff { base, max: max.unwrap_or(base * 10).clamp(base, INTERVAL_MAX) }
 }
 
 /// No restriction where the list is empty, as in Envoy.

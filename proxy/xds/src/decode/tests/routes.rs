@@ -153,6 +153,32 @@ fn headers_are_added_by_their_action() {
 }
 
 #[test]
+fn a_route_configures_a_wasm_filter() {
+    let wasm = |fields: &str| {
+        format!(
+            "{{match: {{prefix: /}}, direct_response: {{status: 200}}, typed_per_filter_config: {{f: {{'@type': \
+             type.googleapis.com/outrigger.filters.http.wasm.v1.Wasm, {fields}}}}}}}"
+        )
+    };
+    let text = "'@type': type.googleapis.com/google.protobuf.StringValue, value: own";
+    let found = route(&wasm(&format!("config: {{configuration: {{{text}}}, failure_policy: FAIL_OPEN}}")));
+    let Some(outrigger_config::OverrideConfig::Wasm(own)) = &found.overrides.get(0).unwrap().config else { panic!() };
+    assert_eq!((own.configuration.as_deref(), own.name.as_deref(), &own.root_id), (Some(&b"own"[..]), None, &None));
+    assert!(own.vm.is_none() && own.failure_policy == Some(outrigger_config::FailurePolicy::Open));
+    let code = "vm_config: {code: {local: {inline_string: x}}}";
+    let found = route(&wasm(&format!("config: {{name: other, {code}}}, limits: {{recycle_streams: 7}}")));
+    let Some(outrigger_config::OverrideConfig::Wasm(own)) = &found.overrides.get(0).unwrap().config else { panic!() };
+    assert_eq!(own.vm.as_ref().unwrap().limits.recycle_streams, Some(7));
+    let path = "typed_per_filter_config[\"f\"]";
+    for (fields, expected) in [
+        ("config: {name: x}, limits: {}", "limits: is the VM's: only with config.vm_config, or at the filter itself"),
+        ("isolation: ISOLATION_STREAM", "config: is required"),
+    ] {
+        assert_eq!(bad_route(&wasm(fields)), format!("{path}.{expected}"));
+    }
+}
+
+#[test]
 fn retries_mirrors_and_hashes() {
     let found = forward(
         "{cluster: a, retry_policy: {retry_on: '5xx,unavailable', num_retries: 3, per_try_timeout: 1s, \

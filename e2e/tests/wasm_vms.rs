@@ -1,0 +1,174 @@
+//! The life of VMs through the binary: configurations of routes share one, streams may have their own, worn ones are
+//! recycled, failing ones are replaced later and later.
+
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
+use std::path::Path;
+
+use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
+use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
+use outrigger_e2e::modules::{Fault, faulty};
+use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::{Bootstrap, Connection, Origin, Request, Response, eventually, workspace};
+use serde_json::{Value, json};
+
+const OWN: &str = "type.googleapis.com/outrigger.filters.http.wasm.v1.Wasm";
+
+fn ours() -> bool {
+    Peer::all().contains(&Peer::Outrigger)
+}
+
+/// The policy filter that stamps a response.
+fn stamping(stamp: &str) -> Value {
+    json!({"response": {"set": [{"name": "x-stamp", "value": stamp}]}})
+}
+
+/// A filter of our own type, with what only that can say.
+fn own(filter: Value, more: &Value) -> Value {
+    let mut filter = with(filter, json!({"typed_config": {"@type": OWN}}));
+    filter["typed_config"] = with(filter["typed_config"].clone(), more.clone());
+    filter
+}
+
+fn policy(stamp: &str) -> Value {
+    wasm_filter("policy", &workspace::filter("header_policy").expect("the filter"), &stamping(stamp))
+}
+
+/// A route with a configuration of its own for the filter.
+fn stamped(prefix: &str, stamp: &str) -> Value {
+    let config =
+        json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": stamping(stamp).to_string()});
+    with(
+        route(prefix, "o"),
+        json!({"typed_per_filter_config": {"policy": {"@type": OWN, "config": {"configuration": config}}}}),
+    )
+}
+
+fn start(origin: &Origin, routes: &Value, filter: Value) -> DataPlane {
+    let bootstrap = Bootstrap::new()
+        .cluster(cluster("o", &[origin.address()]))
+        .listener(HttpListener::new("main", routes).filter(filter));
+    DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts")
+}
+
+/// The sum of a metric of Wasm plugins over its labels.
+fn metric(plane: &DataPlane, name: &str) -> u64 {
+    let stats = plane.admin.stats().expect("stats");
+    stats.iter().filter(|(key, _)| key.starts_with("wasm.") && key.contains(name)).map(|(_, value)| value).sum()
+}
+
+#[test]
+fn routes_configure_a_filter_and_share_its_vm() {
+    if !ours() {
+        return;
+    }
+    let origin = Origin::start("o").expect("origin");
+    let mut routes: Vec<Value> = (0..50).map(|index| stamped(&format!("/{index}/"), &index.to_string())).collect();
+    routes.push(route("/", "o"));
+    let plane = start(&origin, &json!(routes), policy("filter"));
+    let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
+    for _ in 0..2 {
+        for (path, stamp) in [("/0/a", "0"), ("/49/", "49"), ("/7/x", "7"), ("/other", "filter")] {
+            let response = client.exchange(&Request::get(path)).expect("answer");
+            assert_eq!((response.status, response.header("x-stamp")), (200, Some(stamp)), "{path}");
+        }
+    }
+    assert_eq!(metric(&plane, "vm_active"), 1, "one VM for the one worker");
+}
+
+#[test]
+fn a_bad_configuration_of_a_route_is_named() {
+    if !ours() {
+        return;
+    }
+    let origin = Origin::start("o").expect("origin");
+    let mut bad = stamped("/bad/", "x");
+    bad["typed_per_filter_config"]["policy"]["config"]["configuration"]["value"] = json!("{\"nonsense\": 1}");
+    let bootstrap = Bootstrap::new()
+        .cluster(cluster("o", &[origin.address()]))
+        .listener(HttpListener::new("main", &json!([bad, route("/", "o")])).filter(policy("filter")));
+    let options = Options { until_ready: false, ..Options::default() };
+    // It ends before or after its admin listens.
+    let words = match DataPlane::start_with(Peer::Outrigger, &bootstrap, &options) {
+        Ok(mut plane) => {
+            let status = plane.process.wait(DEADLINE).expect("a listener that cannot be had ends the start");
+            assert!(!status.success());
+            plane.process.log()
+        }
+        Err(error) => format!("{error:#}"),
+    };
+    assert!(words.contains("nonsense"), "{words}");
+}
+
+#[test]
+fn a_stream_may_have_a_vm_of_its_own() {
+    if !ours() {
+        return;
+    }
+    let origin = Origin::start("o").expect("origin");
+    let plane =
+        start(&origin, &json!([route("/", "o")]), own(policy("alone"), &json!({"isolation": "ISOLATION_STREAM"})));
+    let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
+    for _ in 0..5 {
+        let response = client.exchange(&Request::get("/")).expect("answer");
+        assert_eq!((response.status, response.header("x-stamp")), (200, Some("alone")));
+    }
+    assert!(metric(&plane, "vm_created") >= 5, "one for each stream");
+    eventually(DEADLINE, || match metric(&plane, "vm_active") {
+        0 => Ok(()),
+        active => Err(active),
+    })
+    .expect("no VM is left");
+}
+
+#[test]
+fn worn_vms_are_recycled_between_streams() {
+    if !ours() {
+        return;
+    }
+    let origin = Origin::start("o").expect("origin");
+    let filter = own(policy("same"), &json!({"limits": {"recycle_streams": 20}}));
+    let plane = start(&origin, &json!([route("/", "o")]), filter);
+    let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
+    let mut recycled = || -> anyhow::Result<()> {
+        for _ in 0..30 {
+            let response: Response = client.exchange(&Request::get("/"))?;
+            anyhow::ensure!(
+                (response.status, response.header("x-stamp")) == (200, Some("same")),
+                "{}",
+                response.text()
+            );
+        }
+        anyhow::ensure!(metric(&plane, "vm_recycled") >= 3, "not yet");
+        Ok(())
+    };
+    eventually(DEADLINE, &mut recycled).expect("nobody notices");
+    eventually(DEADLINE, || match metric(&plane, "vm_active") {
+        1 => Ok(()),
+        active => Err(active),
+    })
+    .expect("old ones end");
+    assert_eq!(metric(&plane, "traps"), 0);
+}
+
+#[test]
+fn a_filter_that_fails_again_and_again_is_replaced_later_and_later() {
+    if !ours() {
+        return;
+    }
+    let origin = Origin::start("o").expect("origin");
+    let dir = tempfile::tempdir().expect("a folder");
+    let module = dir.path().join("trap.wasm");
+    std::fs::write(&module, wat::parse_str(faulty(Fault::TrapOnRequest)).expect("a module")).expect("its file");
+    let plane = start(&origin, &json!([route("/", "o")]), wasm_filter("bad", Path::new(&module), &json!({})));
+    let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
+    eventually(DEADLINE, || {
+        let response = client.exchange(&Request::get("/"))?;
+        anyhow::ensure!(response.status == 503, "closed stays closed: {}", response.status);
+        anyhow::ensure!(metric(&plane, "vm_reload_backoff") >= 1, "not yet");
+        Ok(())
+    })
+    .expect("the breaker opens");
+    let (traps, replaced) = (metric(&plane, "traps"), metric(&plane, "vm_reload_success"));
+    assert!(traps >= 6 && replaced >= 5, "{traps} traps, {replaced} times replaced");
+}
