@@ -160,8 +160,8 @@ impl DataPlane {
 
 fn arrange(command: &mut Command, peer: Peer, config: &Path, concurrency: u32) {
     command.arg("-c").arg(config).arg("--concurrency").arg(concurrency.to_string()).args(["-l", "info"]);
-    command.arg("--use-dynamic-base-id");
     if peer == Peer::Envoy {
+        command.arg("--use-dynamic-base-id");
         // Envoy keeps access-log lines for ten seconds otherwise.
         command.args(["--file-flush-interval-msec", "20"]);
     }

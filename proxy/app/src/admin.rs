@@ -29,6 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::server::Server;
+use outrigger_dataplane::Inherited;
 use reply::{Body, Reply};
 
 /// Connections at one time; more wait in the kernel's queue.
@@ -43,7 +44,19 @@ const BODY_BYTES_MAX: u64 = 64 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens on the bootstrap's address, and tells the bound one to whoever asked for it.
-pub(crate) fn bind(address: SocketAddr, address_file: Option<&Path>) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr, address_file: Option<&Path>, inherited: &Inherited) -> io::Result<TcpListener> {
+    let socket = match inherited.take(address).pop() {
+        Some(socket) => socket,
+        None => open(address)?,
+    };
+    let listener = TcpListener::from_std(socket)?;
+    if let Some(file) = address_file {
+        write_whole(file, &listener.local_addr()?.to_string())?;
+    }
+    Ok(listener)
+}
+
+fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM.cloexec().nonblocking(),
@@ -52,11 +65,7 @@ pub(crate) fn bind(address: SocketAddr, address_file: Option<&Path>) -> io::Resu
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(128)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    if let Some(file) = address_file {
-        write_whole(file, &listener.local_addr()?.to_string())?;
-    }
-    Ok(listener)
+    Ok(socket.into())
 }
 
 /// Writes a file that readers see either not at all or whole.
@@ -76,7 +85,12 @@ pub(crate) async fn serve(listener: TcpListener, server: Rc<Server>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // It answers on the same socket now.
+            () = server.has_successor() => return,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let server = Rc::clone(&server);
                 tokio::task::spawn_local(async move {
@@ -139,8 +153,9 @@ mod tests {
     async fn the_bound_address_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("address");
-        let listener = bind("127.0.0.1:0".parse().unwrap(), Some(&path)).unwrap();
+        let none = Inherited::default();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), Some(&path), &none).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), listener.local_addr().unwrap().to_string());
-        assert!(bind(listener.local_addr().unwrap(), None).is_err());
+        assert!(bind(listener.local_addr().unwrap(), None, &none).is_err());
     }
 }

@@ -235,6 +235,25 @@ pub(crate) struct Options {
     /// are refused, since one may be a misspelt field
     #[arg(long)]
     pub(crate) allow_unknown_static_fields: bool,
+    /// Which processes succeed each other: a successor with the same id and the next --restart-epoch takes the listening
+    /// sockets over, and no connection is refused
+    #[arg(long, value_name = "N")]
+    pub(crate) base_id: Option<u32>,
+    /// Choose a base id that is free; only with --restart-epoch 0
+    #[arg(long, conflicts_with = "base_id")]
+    pub(crate) use_dynamic_base_id: bool,
+    /// Write the base id to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) base_id_path: Option<PathBuf>,
+    /// Counts the processes of a base id; a successor has its predecessor's plus one
+    #[arg(long, value_name = "N")]
+    pub(crate) restart_epoch: Option<u32>,
+    /// How long the predecessor's streams may take to end once its successor serves, at most the drain time
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    pub(crate) parent_shutdown_time_s: u32,
+    /// Neither take listening sockets over nor hand them over
+    #[arg(long)]
+    pub(crate) disable_hot_restart: bool,
     #[command(flatten)]
     pub(crate) accepted: Accepted,
 }
@@ -242,22 +261,10 @@ pub(crate) struct Options {
 /// Options that Envoy's users and agents pass, and that change nothing here.
 #[derive(Debug, Args)]
 pub(crate) struct Accepted {
-    #[arg(long, value_name = "SECONDS", help = "Accepted, without effect: there is no hot restart")]
-    parent_shutdown_time_s: Option<u32>,
-    #[arg(long, value_name = "N", help = "Accepted, without effect: there is no hot restart")]
-    base_id: Option<u32>,
-    #[arg(long, help = "Accepted, without effect: there is no hot restart")]
-    use_dynamic_base_id: bool,
-    #[arg(long, help = "Accepted: hot restart is always off")]
-    disable_hot_restart: bool,
     #[arg(long, value_enum, ignore_case = true, help = "Accepted, without effect")]
     local_address_ip_version: Option<IpVersion>,
     #[arg(long, value_name = "MILLISECONDS", help = "Accepted, without effect: logs are written as they come")]
     file_flush_interval_msec: Option<u32>,
-    #[arg(long, hide = true)]
-    base_id_path: Option<PathBuf>,
-    #[arg(long, hide = true)]
-    restart_epoch: Option<u32>,
     #[arg(long, hide = true)]
     socket_path: Option<String>,
     #[arg(long, hide = true)]
@@ -278,7 +285,28 @@ pub(crate) struct Accepted {
     ignore_unknown_dynamic_fields: bool,
 }
 
+/// Which processes succeed each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BaseId {
+    Fixed(u32),
+    Dynamic,
+}
+
 impl Options {
+    /// The base id and the epoch, where anything was said of hot restarts.
+    pub(crate) fn succession(&self) -> Option<(BaseId, u32)> {
+        if self.disable_hot_restart {
+            return None;
+        }
+        let epoch = self.restart_epoch.unwrap_or_default();
+        match (self.base_id, self.use_dynamic_base_id, self.restart_epoch) {
+            (_, true, _) => Some((BaseId::Dynamic, epoch)),
+            (Some(id), ..) => Some((BaseId::Fixed(id), epoch)),
+            (None, _, Some(_)) => Some((BaseId::Fixed(0), epoch)),
+            (None, _, None) => None,
+        }
+    }
+
     /// Options that were given and that a user may expect something of.
     pub(crate) fn without_effect(&self) -> Vec<&'static str> {
         let accepted = &self.accepted;
@@ -300,8 +328,8 @@ impl Options {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         let accepted = &self.accepted;
         serde_json::json!({
-            "base_id": accepted.base_id.unwrap_or_default().to_string(),
-            "use_dynamic_base_id": accepted.use_dynamic_base_id,
+            "base_id": self.base_id.unwrap_or_default().to_string(),
+            "use_dynamic_base_id": self.use_dynamic_base_id,
             "concurrency": concurrency,
             "config_path": path(&self.config_path),
             "config_yaml": text(&self.config_yaml),
@@ -324,13 +352,13 @@ impl Options {
                 DrainStrategy::Gradual => "Gradual",
                 DrainStrategy::Immediate => "Immediate",
             },
-            "parent_shutdown_time": format!("{}s", accepted.parent_shutdown_time_s.unwrap_or(900)),
+            "parent_shutdown_time": format!("{}s", self.parent_shutdown_time_s),
             "mode": match self.mode {
                 Mode::Serve => "Serve",
                 Mode::Validate => "Validate",
             },
-            "disable_hot_restart": true,
-            "restart_epoch": accepted.restart_epoch.unwrap_or_default(),
+            "disable_hot_restart": self.succession().is_none(),
+            "restart_epoch": self.restart_epoch.unwrap_or_default(),
             "file_flush_interval": format!("{}s", f64::from(accepted.file_flush_interval_msec.unwrap_or(10_000)) / 1000.0),
         })
     }

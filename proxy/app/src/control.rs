@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::{CodeSource, ResourceKind, StreamSource};
-use outrigger_dataplane::{DrainOptions, Workers, span_queue};
+use outrigger_dataplane::{DrainOptions, Inherited, Workers, span_queue};
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
@@ -27,6 +28,7 @@ use crate::args::{DrainStrategy, Mode, Options};
 use crate::cache::{Cache, default_folder};
 use crate::channel::Connector;
 use crate::code_key::CodeKeys;
+use crate::hand_over::Succession;
 use crate::logging::Logging;
 use crate::metrics::WasmMetrics;
 use crate::modules::{Endpoints, Modules};
@@ -172,6 +174,11 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     let modules = Modules::new(open_cache(&options), keys, Rc::clone(&wasm_metrics));
     let plugins = Plugins::new(modules, services, concurrency, wasm_metrics);
     let address_file = options.admin_address_path.clone();
+    let succession = Succession::open(&options)?;
+    let inherited = match &succession {
+        Some(succession) => succession.inherit()?,
+        None => Inherited::default(),
+    };
     let server = Rc::new(Server::new(Parts {
         options,
         concurrency,
@@ -182,14 +189,25 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
         status: Status::new(),
         awaited: awaited(&bootstrap),
         workers,
+        inherited,
     }));
     server.status.note_bootstrap(&bootstrap);
     tracing::info!("node {:?} of cluster {:?}, {concurrency} worker(s)", bootstrap.node.id, bootstrap.node.cluster);
     if let Some(admin) = &bootstrap.admin {
-        let listener = admin::bind(admin.address, address_file.as_deref())
+        let listener = admin::bind(admin.address, address_file.as_deref(), &server.inherited)
             .map_err(|error| anyhow::anyhow!("cannot bind the admin address {}: {error}", admin.address))?;
         tracing::info!("admin listening on {}", listener.local_addr()?);
+        if succession.is_some() {
+            let copy = listener.as_fd().try_clone_to_owned()?;
+            *server.admin_socket.borrow_mut() = Some((listener.local_addr()?, copy));
+        }
         tokio::task::spawn_local(admin::serve(listener, Rc::clone(&server)));
+    }
+    if let Some(succession) = succession {
+        let (base_id, epoch) = succession.place();
+        tracing::info!("base id {base_id}, epoch {epoch}");
+        tokio::task::spawn_local(succeed(base_id, epoch, Rc::clone(&server)));
+        tokio::task::spawn_local(hand_over(succession, Rc::clone(&server)));
     }
     let registry = Arc::clone(server.metrics.registry());
     let exporter = tokio::task::spawn_local(otlp::export(span_queue, Rc::clone(&server), registry));
@@ -264,6 +282,33 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
     }
     tokio::task::spawn_local(settle(Rc::clone(server)));
     Ok(())
+}
+
+/// Lets the predecessor go once this process serves.
+async fn succeed(base_id: u32, epoch: u32, server: Rc<Server>) {
+    if epoch == 0 {
+        return;
+    }
+    let mut pause = SETTLE_PAUSE;
+    while server.state() != State::Live {
+        tokio::time::sleep(pause).await;
+        pause = (pause + pause / 8).min(SETTLE_PAUSE_MAX);
+    }
+    for address in server.inherited.forget() {
+        tracing::info!("the predecessor's listener on {address} is no longer configured");
+    }
+    let told = tokio::task::spawn_blocking(move || Succession::tell_predecessor(base_id, epoch));
+    match told.await {
+        Ok(Ok(())) => tracing::info!("the predecessor drains and ends"),
+        Ok(Err(error)) => tracing::warn!("the predecessor was not told to end: {error:#}"),
+        Err(error) => tracing::warn!("the predecessor was not told to end: {error}"),
+    }
+}
+
+async fn hand_over(succession: Succession, server: Rc<Server>) {
+    if let Err(error) = succession.serve(server).await {
+        tracing::warn!("no successor can take this process's sockets: {error}");
+    }
 }
 
 /// Metrics of what is gone are shown for a while, so that a scrape finds the last counts, and then forgotten.

@@ -20,6 +20,7 @@ mod compile_child;
 mod control;
 mod explain;
 mod fetch;
+mod hand_over;
 mod logging;
 mod machine_code;
 mod metrics;

@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::{ResourceKind, Snapshot};
-use outrigger_dataplane::Workers;
+use outrigger_dataplane::{Inherited, Workers};
 use outrigger_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_stats::Registry;
 use outrigger_xds::{AcceptedResource, Status};
@@ -87,6 +89,12 @@ pub(crate) struct Server {
     pub(crate) awaited: Vec<ResourceKind>,
     /// `None` once they are being shut down.
     pub(crate) workers: RefCell<Option<Workers>>,
+    /// Sockets of a predecessor that nothing has bound yet.
+    pub(crate) inherited: Inherited,
+    /// A copy of the admin interface's, where a successor may ask for it.
+    pub(crate) admin_socket: RefCell<Option<(SocketAddr, OwnedFd)>>,
+    /// A successor serves: this process ends.
+    has_successor: Cell<bool>,
     pub(crate) snapshot: RefCell<Arc<Snapshot>>,
     /// Versions that serve while a later one, which the status tells of, is warming.
     pub(crate) held: RefCell<HashMap<Key, AcceptedResource>>,
@@ -108,6 +116,7 @@ pub(crate) struct Parts {
     pub(crate) status: Status,
     pub(crate) awaited: Vec<ResourceKind>,
     pub(crate) workers: Workers,
+    pub(crate) inherited: Inherited,
 }
 
 impl fmt::Debug for Server {
@@ -135,6 +144,9 @@ impl Server {
             exit: watch::Sender::new(Exit::No),
             state: Cell::new(State::PreInitializing),
             failing: Cell::new(false),
+            inherited: parts.inherited,
+            admin_socket: RefCell::default(),
+            has_successor: Cell::new(false),
         };
         server.enter(State::PreInitializing);
         server
@@ -168,6 +180,28 @@ impl Server {
         self.metrics.live.set(i64::from(state == State::Live));
     }
 
+    /// The listening sockets for a successor, the admin interface's among them.
+    pub(crate) fn sockets_for_successor(&self) -> Vec<(SocketAddr, OwnedFd)> {
+        let workers = self.workers.borrow();
+        let mut sockets = workers.as_ref().map(Workers::sockets_for_successor).unwrap_or_default();
+        let admin = self.admin_socket.borrow();
+        sockets.extend(admin.as_ref().and_then(|(address, socket)| Some((*address, socket.try_clone().ok()?))));
+        sockets
+    }
+
+    /// Resolves when a successor serves.
+    pub(crate) async fn has_successor(&self) {
+        let mut asked = self.exit.subscribe();
+        // The sender lives as long as this.
+        _ = asked.wait_for(|_| self.has_successor.get()).await;
+    }
+
+    /// A successor serves: this process lets its streams finish and ends.
+    pub(crate) fn succeeded(&self) {
+        self.has_successor.set(true);
+        self.ask_exit(Exit::Drain);
+    }
+
     /// Asks the process to end; what was asked for before counts if it is more urgent.
     pub(crate) fn ask_exit(&self, exit: Exit) {
         self.exit.send_if_modified(|asked| {
@@ -184,7 +218,11 @@ impl Server {
     }
 
     pub(crate) fn drain_time(&self) -> Duration {
-        Duration::from_secs(u64::from(self.options.drain_time_s))
+        let seconds = match self.has_successor.get() {
+            true => self.options.drain_time_s.min(self.options.parent_shutdown_time_s),
+            false => self.options.drain_time_s,
+        };
+        Duration::from_secs(u64::from(seconds))
     }
 
     /// Brings metrics that nobody tells up to date; for a scrape.

@@ -189,8 +189,8 @@ impl Sink {
             let taken = self.plugins.take(&snapshot);
             let last = self.prepared.borrow().clone();
             let plugins = taken.plugins.clone();
-            let prepared =
-                Prepared::new(Arc::clone(&snapshot), plugins.clone(), last.as_ref(), self.server.concurrency);
+            let (concurrency, inherited) = (self.server.concurrency, &self.server.inherited);
+            let prepared = Prepared::new(Arc::clone(&snapshot), plugins.clone(), last.as_ref(), concurrency, inherited);
             match prepared {
                 Ok(prepared) => {
                     rejected.extend(not_applied(changes.rejected));

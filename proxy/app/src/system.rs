@@ -8,6 +8,7 @@
 use std::fs;
 use std::io;
 use std::num::NonZero;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -168,6 +169,77 @@ pub(crate) fn end_with_parent(parent: u32) -> io::Result<()> {
         Err(io::Error::other("the process that started this one has ended"))
     }
 }
+
+/// Sends bytes over a Unix socket, and with them a descriptor.
+pub(crate) fn send_with_descriptor(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control = ControlBuffer([0; CONTROL_BYTES]);
+    // SAFETY: a msghdr of zeros is an empty message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if let Some(descriptor) = descriptor {
+        message.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: only computes a size; the buffer is larger and aligned for a cmsghdr.
+        message.msg_controllen = unsafe { libc::CMSG_SPACE(DESCRIPTOR_BYTES) } as _;
+        // SAFETY: the control buffer has room for one header with one descriptor.
+        unsafe {
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(DESCRIPTOR_BYTES) as _;
+            libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(descriptor.as_raw_fd());
+        }
+    }
+    // SAFETY: the message points to memory that lives until the call returns.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    match usize::try_from(sent) {
+        Ok(sent) if sent == bytes.len() => Ok(()),
+        Ok(_) => Err(io::Error::from(io::ErrorKind::WriteZero)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Receives bytes over a Unix socket, and the descriptor that came with them.
+pub(crate) fn receive_with_descriptor(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut control = ControlBuffer([0; CONTROL_BYTES]);
+    // SAFETY: a msghdr of zeros is an empty message.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES as _;
+    // SAFETY: the message points to memory that lives until the call returns.
+    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: the kernel has filled in as much of the control buffer as it says. Room is for one descriptor: what else came
+    // was closed by it.
+    let descriptor = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        let is_right = !header.is_null()
+            && (*header).cmsg_level == libc::SOL_SOCKET
+            && (*header).cmsg_type == libc::SCM_RIGHTS
+            && (*header).cmsg_len as usize >= libc::CMSG_LEN(DESCRIPTOR_BYTES) as usize;
+        is_right.then(|| OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned()))
+    };
+    Ok((received, descriptor))
+}
+
+const DESCRIPTOR_BYTES: u32 = size_of::<libc::c_int>() as u32;
+/// Exactly one header with one descriptor, on every Linux.
+const CONTROL_BYTES: usize = 24;
+
+/// Aligned as a `cmsghdr` is.
+#[repr(align(8))]
+struct ControlBuffer([u8; CONTROL_BYTES]);
 
 /// An anonymous file in memory, for machine code where no folder is writable. Closed on exec.
 pub(crate) fn memory_file() -> io::Result<fs::File> {

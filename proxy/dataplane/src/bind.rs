@@ -2,11 +2,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_config::{Address, ListenAddress, Listener, SocketOption, TcpKeepalive};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::inherited::Inherited;
 
 /// The sockets of a listener.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct ListenerSockets {
     pub(crate) bound: Vec<Address>,
     /// By worker.
     sockets: Mutex<Vec<Vec<TcpListener>>>,
+    /// The same sockets once more, where a successor may ask for them.
+    kept: Vec<(SocketAddr, OwnedFd)>,
 }
 
 /// What of a listener its sockets depend on.
@@ -39,17 +44,25 @@ impl ListenerSockets {
         listener: &Listener,
         concurrency: usize,
         in_use: impl Fn(&Address) -> bool,
+        inherited: &Inherited,
     ) -> Result<ListenerSockets, String> {
         let wanted = Wanted::of(listener);
         let mut sockets: Vec<Vec<TcpListener>> = (0..concurrency.max(1)).map(|_| Vec::new()).collect();
         let mut bound = Vec::with_capacity(wanted.addresses.len());
+        let mut kept = Vec::new();
         for listen in &wanted.addresses {
-            let opened = open(listen, &wanted, sockets.len(), in_use(&listen.address));
+            let opened = open(listen, &wanted, sockets.len(), in_use(&listen.address), inherited);
             let (address, opened) = opened.map_err(|error| format!("cannot bind '{}': {error}", listen.address))?;
+            if let Some(address) = address.socket().filter(|_| inherited.keeps()) {
+                let copies = opened.iter().filter_map(|socket| socket.as_fd().try_clone_to_owned().ok());
+                kept.extend(copies.map(|socket| (address, socket)));
+            }
             bound.push(address);
-            sockets.iter_mut().zip(opened).for_each(|(worker, socket)| worker.push(socket));
+            // A predecessor with more workers leaves more sockets than there are workers now: all of them are served.
+            let workers = sockets.len();
+            opened.into_iter().enumerate().for_each(|(index, socket)| sockets[index % workers].push(socket));
         }
-        Ok(ListenerSockets { wanted, bound, sockets: Mutex::new(sockets) })
+        Ok(ListenerSockets { wanted, bound, sockets: Mutex::new(sockets), kept })
     }
 
     /// Whether they serve a listener as well as new ones would.
@@ -72,6 +85,11 @@ impl ListenerSockets {
         self.bound.iter().any(|bound| port.is_some() && bound.socket().map(|socket| socket.port()) == port)
     }
 
+    /// Copies for a successor; none unless they were kept.
+    pub(crate) fn for_successor(&self) -> impl Iterator<Item = (SocketAddr, OwnedFd)> {
+        self.kept.iter().filter_map(|(address, socket)| Some((*address, socket.try_clone().ok()?)))
+    }
+
     /// A worker's sockets; once.
     pub(crate) fn take(&self, worker: usize) -> Vec<TcpListener> {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -84,16 +102,17 @@ fn open(
     wanted: &Wanted,
     count: usize,
     in_use: bool,
+    inherited: &Inherited,
 ) -> io::Result<(Address, Vec<TcpListener>)> {
     let Address::Ip { socket: mut address, ipv4_compat } = listen.address else {
         return Err(io::Error::from(io::ErrorKind::Unsupported));
     };
-    if !in_use && address.port() != 0 {
+    let mut sockets = inherited.take(address);
+    if sockets.is_empty() && !in_use && address.port() != 0 {
         // Without SO_REUSEPORT another process on the port is noticed, instead of sharing its connections with it.
         drop(bind(listen, wanted, address, ipv4_compat, false)?);
     }
-    let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
+    for _ in sockets.len()..count {
         let socket = bind(listen, wanted, address, ipv4_compat, true)?;
         socket.listen(i32::try_from(wanted.backlog).unwrap_or(i32::MAX))?;
         let socket: TcpListener = socket.into();

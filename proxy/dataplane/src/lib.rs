@@ -22,6 +22,7 @@ mod filter;
 mod filters;
 mod http1;
 mod http2;
+mod inherited;
 mod inspect;
 mod iteration;
 mod listener;
@@ -45,6 +46,7 @@ mod workers;
 mod write_queue;
 
 pub use cluster::{ClusterStatus, EndpointStatus};
+pub use inherited::Inherited;
 pub use overload::Overload;
 pub use plugin::PreparedPlugin;
 

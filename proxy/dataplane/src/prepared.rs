@@ -1,12 +1,15 @@
 //! A generation, ready to be served: everything that can fail or takes time has been done.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use outrigger_config::{Address, Snapshot, WasmOverride, WasmPlugin};
 use outrigger_wasm::ReadyVm;
 
 use crate::bind::ListenerSockets;
+use crate::inherited::Inherited;
 use crate::plugin::PreparedPlugin;
 use crate::tls::Acceptors;
 
@@ -70,6 +73,7 @@ impl Prepared {
         plugins: GenerationPlugins,
         previous: Option<&Arc<Prepared>>,
         concurrency: usize,
+        inherited: &Inherited,
     ) -> Result<Prepared, Vec<ListenerFailure>> {
         let mut failures = Vec::new();
         let last = previous.map(|previous| &previous.sockets);
@@ -89,7 +93,7 @@ impl Prepared {
             let taken = sockets.iter().find(|(_, other)| listener.addresses.iter().any(|own| other.has(&own.address)));
             let opened = match taken {
                 Some((other, _)) => Err(format!("has an address of listener '{other}'")),
-                None => ListenerSockets::open(listener, concurrency, in_use),
+                None => ListenerSockets::open(listener, concurrency, in_use, inherited),
             };
             match opened {
                 Ok(opened) => _ = sockets.insert(name.clone(), Arc::new(opened)),
@@ -112,6 +116,12 @@ impl Prepared {
     #[must_use]
     pub fn plugins(&self) -> &HashMap<Arc<WasmPlugin>, PreparedPlugin> {
         &self.plugins
+    }
+
+    /// The listening sockets for a successor, with the addresses that they are bound to.
+    #[must_use]
+    pub fn sockets_for_successor(&self) -> Vec<(SocketAddr, OwnedFd)> {
+        self.sockets.values().flat_map(|sockets| sockets.for_successor()).collect()
     }
 
     #[must_use]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -118,6 +119,13 @@ impl Workers {
             }
             Ok(())
         }
+    }
+
+    /// Copies of the listening sockets of the published generation, where they are kept for a successor.
+    #[must_use]
+    pub fn sockets_for_successor(&self) -> Vec<(SocketAddr, OwnedFd)> {
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.as_ref().map(|prepared| prepared.sockets_for_successor()).unwrap_or_default()
     }
 
     /// The listening addresses of the published generation.

@@ -72,7 +72,10 @@ pub(crate) async fn answer(asked: &Asked, server: &Rc<Server>) -> Reply {
         "/memory" => memory(),
         "/certs" => Reply::json(&certificates::page(&server.snapshot.borrow())),
         "/runtime" => Reply::json(&json!({"layers": [], "entries": {}})),
-        "/hot_restart_version" => Reply::text(200, "disabled\n"),
+        "/hot_restart_version" => {
+            let version = if server.options.succession().is_some() { "outrigger.1\n" } else { "disabled\n" };
+            Reply::text(200, version)
+        }
         "/drain_listeners" => drain(asked, server),
         "/reopen_logs" => reopen(server),
         "/healthcheck/fail" => {
