@@ -8,6 +8,7 @@ mod fixture;
 mod foreign;
 mod grpc;
 mod headers;
+mod hostile;
 mod lifecycle;
 mod limits;
 mod loading;
