@@ -11,7 +11,8 @@
 //! encoded list of pairs, `*v` are places for a pointer and a length (what lies there is reported), `*n` is a place for a
 //! number (reported), `*w` for one of 64 bits (not reported), `$n` and `$w` are the numbers that lie there, `$v` the
 //! pointer and length, `$context` the last stream's context, `$1` the callback's second argument. `args` instead of a hostcall
-//! reports the callback's arguments but for the context, `until_end` pauses a body callback until the last one.
+//! reports the callback's arguments but for the context, `until_end` pauses a body callback
+//! until the last one, `repeat N hostcall …` calls without a report, `trap` and `loop` do what they say.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -170,6 +171,9 @@ impl Assembler<'_> {
             }
             _ => {}
         }
+        if let ("repeat", Some((times, call))) = (name, arguments.split_once(' ')) {
+            return self.repeated(times, call);
+        }
         let mut pushes = String::new();
         let mut types = Vec::new();
         let mut shown = String::new();
@@ -187,6 +191,14 @@ impl Assembler<'_> {
                 _ => {}
             }
         }
+        self.import(name, &types);
+        format!(
+            "(local.set $status (call ${name} {pushes})) (call $begin {prefix}) (call $number (local.get $status)) \
+             (if (i32.eqz (local.get $status)) (then {shown})) (call $end)\n"
+        )
+    }
+
+    fn import(&mut self, name: &str, types: &[String]) {
         let types = types.join(" ");
         let (module, import) = match name.strip_prefix("wasi.") {
             Some(function) => ("wasi_snapshot_preview1", function.to_owned()),
@@ -195,9 +207,37 @@ impl Assembler<'_> {
         self.imports.entry(name.to_owned()).or_insert_with(|| {
             format!("(import \"{module}\" \"{import}\" (func ${name} (param {types}) (result i32)))")
         });
+    }
+
+    /// A hostcall many times, without a report. A text's first byte counts, so that names differ.
+    fn repeated(&mut self, times: &str, call: &str) -> String {
+        let (name, arguments) = call.split_once(' ').unwrap_or((call, ""));
+        let (mut pushes, mut types, mut first_text) = (String::new(), Vec::new(), None);
+        for token in tokens(arguments) {
+            if token.starts_with('\'') && token.len() > 6 {
+                first_text.get_or_insert(self.texts_at);
+            }
+            let (push, ty) = self.argument(&token);
+            pushes.push_str(&push);
+            types.push(ty);
+        }
+        self.import(name, &types);
+        // Digits of the count, as letters that a header's name may hold.
+        let letters: String = first_text.map_or_else(String::new, |at| {
+            (0..4)
+                .map(|digit| {
+                    format!(
+                        "(i32.store8 (i32.const {}) (i32.add (i32.const 97) (i32.and (i32.shr_u (local.get $status) \
+                         (i32.const {})) (i32.const 15))))",
+                        at + digit,
+                        digit * 4
+                    )
+                })
+                .collect()
+        });
         format!(
-            "(local.set $status (call ${name} {pushes})) (call $begin {prefix}) (call $number (local.get $status)) \
-             (if (i32.eqz (local.get $status)) (then {shown})) (call $end)\n"
+            "(local.set $status (i32.const {times})) (loop $again {letters} (drop (call ${name} {pushes})) \
+             (br_if $again (local.tee $status (i32.sub (local.get $status) (i32.const 1)))))"
         )
     }
 
@@ -315,7 +355,7 @@ mod tests {
 
     #[test]
     fn scripts_assemble() {
-        let script = "request_headers:\n  get_header_map_value 0 ':path' *v\n  set_header_map_pairs 0 {a=b;c=\\x00}\n  increment_metric $n -5L\n  args\n  return 1\nlog:\n  log 9 'a b'\n";
+        let script = "configure:\n  repeat 9 add_header_map_value 0 'aaaa-name' 'v'\nrequest_headers:\n  get_header_map_value 0 ':path' *v\n  set_header_map_pairs 0 {a=b;c=\\x00}\n  increment_metric $n -5L\n  args\n  return 1\nlog:\n  log 9 'a b'\n";
         let text = assemble("case", "0_1_0", script);
         wat::parse_str(&text).expect("it assembles");
         assert!(text.contains("proxy_on_delete"));

@@ -296,7 +296,15 @@ pub(crate) const CASES: &[Case] = &[
            get_property 'xds\\x00upstream_host_metadata' *v
            get_property 'upstream\\x00request_attempt_count' *v
            get_property 'upstream\\x00transport_failure_reason' *v
-           get_property 'upstream\\x00tls_version' *v",
+           get_property 'upstream\\x00tls_version' *v
+           get_property 'upstream\\x00num_endpoints' *v
+           get_property 'upstream\\x00locality' *v
+           get_property 'upstream\\x00locality\\x00region' *v
+           get_property 'connection\\x00transport_failure_reason' *v
+           get_property 'connection\\x00termination_details' *v
+           get_property 'upstream\\x00nothing' *v
+           get_property 'request\\x00protocol' *v
+           get_property 'response\\x00nothing' *v",
     ),
     Case {
         differs: &[("log.1 get_property", "0", "0 why_not", "the details are told to the log, too")],

@@ -67,10 +67,11 @@ pub use matcher::{
     CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex,
     StringMatch, StringMatcher, UriTemplate, UriTemplateRewrite, cookie,
 };
-pub use metadata::{LB_NAMESPACE, Metadata, MetadataMatch, MetadataStruct, MetadataValue};
+pub use metadata::{LB_NAMESPACE, MetadataMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use native::{HeaderChange, HeaderMutationFilter, NativeFilter};
 pub use origin::{Origin, Source, StreamSource};
+pub use outrigger_http::{Metadata, MetadataStruct, MetadataValue};
 pub use overload::{
     Action, OverloadAction, OverloadManager, ResourceMonitor, Threshold, Trigger as OverloadTrigger, monitored,
 };

@@ -104,6 +104,11 @@ impl ClusterHandle {
         }
     }
 
+    /// How many endpoints there are, whatever their health.
+    pub(crate) fn endpoint_count(&self) -> usize {
+        self.endpoints.len()
+    }
+
     pub(crate) fn status(&self) -> ClusterStatus {
         ClusterStatus {
             name: self.cluster().name.clone(),

@@ -19,7 +19,7 @@ pub use body::BodyBuffer;
 pub use flags::ResponseFlags;
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Headers, InvalidValue, valid_value};
-pub use metadata::{Metadata, MetadataValue, StreamMetadata};
+pub use metadata::{Metadata, MetadataStruct, MetadataValue, StreamMetadata};
 pub use name::{HeaderName, InvalidName, Known, is_token_byte};
 pub use stream::{ConnectionInfo, Direction, StreamInfo, StreamState, TimingPoint, Timings};
 pub use tls::{CertificateInfo, TlsInfo};

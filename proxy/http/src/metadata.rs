@@ -1,22 +1,42 @@
-//! Metadata: what configuration and filters attach to listeners, routes, clusters, endpoints and streams
+//! Metadata: what a control plane and filters attach to listeners, routes, clusters, endpoints and streams
 //! (`envoy.config.core.v3.Metadata`), without its typed part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A value of a `google.protobuf.Struct`.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// `filter_metadata`: values by namespace and key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Metadata(BTreeMap<Arc<str>, MetadataStruct>);
+
+/// A `google.protobuf.Struct`.
+pub type MetadataStruct = BTreeMap<Arc<str>, MetadataValue>;
+
+/// A `google.protobuf.Value`. Numbers are equal where their bits are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum MetadataValue {
-    #[default]
     Null,
     Bool(bool),
-    Number(f64),
+    /// The bits of a 64-bit float; zero has no sign.
+    Number(u64),
     String(Arc<str>),
-    List(Vec<MetadataValue>),
-    Struct(BTreeMap<String, MetadataValue>),
+    List(Box<[MetadataValue]>),
+    Struct(MetadataStruct),
 }
 
 impl MetadataValue {
+    #[must_use]
+    pub fn number(value: f64) -> MetadataValue {
+        MetadataValue::Number(if value == 0.0 { 0 } else { value.to_bits() })
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            MetadataValue::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The value that a path of keys and list positions leads to.
     #[must_use]
     pub fn walk(&self, path: &[&str]) -> Option<&MetadataValue> {
@@ -29,30 +49,34 @@ impl MetadataValue {
     }
 }
 
-/// `filter_metadata`: a struct by namespace.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Metadata {
-    pub filter_metadata: BTreeMap<String, MetadataValue>,
-}
-
-// Numbers come from configuration, which has no NaN: JSON cannot say it, and a binary one equals nothing anyway.
-impl Eq for Metadata {}
-
 impl Metadata {
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.filter_metadata.is_empty()
+    pub fn new(namespaces: BTreeMap<Arc<str>, MetadataStruct>) -> Metadata {
+        Metadata(namespaces)
     }
 
-    /// A namespace's value at a path.
     #[must_use]
-    pub fn get(&self, namespace: &str, path: &[&str]) -> Option<&MetadataValue> {
-        self.filter_metadata.get(namespace)?.walk(path)
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = (&str, &MetadataStruct)> {
+        self.0.iter().map(|(name, fields)| (&**name, fields))
+    }
+
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&MetadataStruct> {
+        self.0.get(name)
+    }
+
+    #[must_use]
+    pub fn get(&self, namespace: &str, key: &str) -> Option<&MetadataValue> {
+        self.0.get(namespace)?.get(key)
     }
 }
 
 /// All metadata of a stream: its own, and that of what it was routed by.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StreamMetadata {
     /// `%DYNAMIC_METADATA%`: what filters set.
     pub dynamic: Metadata,
@@ -68,16 +92,26 @@ pub struct StreamMetadata {
 mod tests {
     use super::*;
 
+    fn text(value: &str) -> MetadataValue {
+        MetadataValue::String(value.into())
+    }
+
+    #[test]
+    fn values_are_found_by_namespace_and_key() {
+        let inner = MetadataStruct::from([("stage".into(), text("prod")), ("n".into(), MetadataValue::number(-0.0))]);
+        let metadata = Metadata::new(BTreeMap::from([("envoy.lb".into(), inner)]));
+        assert_eq!(metadata.get("envoy.lb", "stage").and_then(MetadataValue::as_str), Some("prod"));
+        assert_eq!(metadata.get("envoy.lb", "n"), Some(&MetadataValue::number(0.0)));
+        assert_eq!((metadata.get("other", "stage"), metadata.get("envoy.lb", "x")), (None, None));
+    }
+
     #[test]
     fn paths_lead_through_structs_and_lists() {
-        let text = |text: &str| MetadataValue::String(Arc::from(text));
-        let list = MetadataValue::List(vec![text("a"), MetadataValue::Number(2.0)]);
-        let value = MetadataValue::Struct([("list".to_owned(), list)].into());
-        let metadata = Metadata { filter_metadata: [("ns".to_owned(), value)].into() };
-        assert_eq!(metadata.get("ns", &["list", "0"]), Some(&text("a")));
+        let list = MetadataValue::List([text("a"), MetadataValue::number(2.0)].into());
+        let value = MetadataValue::Struct([("list".into(), list)].into());
+        assert_eq!(value.walk(&["list", "0"]), Some(&text("a")));
         for path in [&["list", "2"][..], &["list", "x"], &["none"], &["list", "0", "deeper"]] {
-            assert_eq!(metadata.get("ns", path), None, "{path:?}");
+            assert_eq!(value.walk(path), None, "{path:?}");
         }
-        assert_eq!(metadata.get("other", &[]), None);
     }
 }

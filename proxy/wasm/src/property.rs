@@ -8,7 +8,7 @@ mod messages;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use outrigger_http::MetadataValue;
+use outrigger_http::{MetadataStruct, MetadataValue};
 
 use crate::pairs;
 
@@ -81,13 +81,17 @@ impl From<&MetadataValue> for Property {
         match value {
             MetadataValue::Null => Property::Null,
             MetadataValue::Bool(value) => Property::Bool(*value),
-            MetadataValue::Number(value) => Property::Double(*value),
+            MetadataValue::Number(bits) => Property::Double(f64::from_bits(*bits)),
             MetadataValue::String(text) => Property::string(text),
             MetadataValue::List(values) => Property::List(values.iter().map(Property::from).collect()),
-            MetadataValue::Struct(fields) => {
-                Property::Map(fields.iter().map(|(key, value)| (key.clone(), Property::from(value))).collect())
-            }
+            MetadataValue::Struct(fields) => Property::from(fields),
         }
+    }
+}
+
+impl From<&MetadataStruct> for Property {
+    fn from(fields: &MetadataStruct) -> Property {
+        Property::Map(fields.iter().map(|(key, value)| (key.to_string(), Property::from(value))).collect())
     }
 }
 

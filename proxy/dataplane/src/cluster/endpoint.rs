@@ -29,6 +29,8 @@ pub(crate) struct EndpointHandle {
     /// In a locality whose weight is 0.
     pub(crate) excluded: bool,
     locality: (String, String, String),
+    /// The same for properties; `None`: it has no name.
+    pub(crate) locality_names: Option<Arc<[String; 3]>>,
     pub(crate) active: Cell<u32>,
     pub(crate) counts: Counts,
     pools: Rc<Pools>,
@@ -92,6 +94,10 @@ pub(crate) struct H2Connection {
     pub(super) tls: Option<Arc<TlsInfo>>,
 }
 
+fn locality_is_named((region, zone, sub_zone): &(String, String, String)) -> bool {
+    !(region.is_empty() && zone.is_empty() && sub_zone.is_empty())
+}
+
 impl EndpointHandle {
     pub(super) fn build(
         endpoint: &Endpoint,
@@ -110,6 +116,8 @@ impl EndpointHandle {
             endpoint: endpoint.clone(),
             priority: locality.priority,
             excluded,
+            locality_names: locality_is_named(&names)
+                .then(|| Arc::new([names.0.clone(), names.1.clone(), names.2.clone()])),
             locality: names,
             active: Cell::new(0),
             counts: Counts::default(),

@@ -3,14 +3,14 @@
 use std::task::{Context, Poll};
 
 use super::{Exchange, Incoming, Origin, Sent};
-use crate::cluster::Checkout;
+use crate::cluster::{Checkout, Picked};
 use crate::error::{ErrorKind, ErrorSource, StreamError};
 use crate::filter::Way;
 use crate::http1::BodyEvent;
 use crate::iteration::{Iteration, Stop};
 use crate::trace::Trace;
 use bytes::Bytes;
-use outrigger_http::{HeaderName, Method, ResponseHead, TimingPoint};
+use outrigger_http::{HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
 use tokio::time::Instant;
 
 /// What is queued for one side before the other one is no longer read.
@@ -299,6 +299,9 @@ impl Exchange<'_> {
             state.info.upstream_remote = remote;
             state.info.upstream_local = local;
             state.info.upstream_tls = picked.stream.tls().cloned();
+            if self.filters.len() > 0 {
+                tell_filters(&mut state.info, &picked);
+            }
             state.info.mark(TimingPoint::UpstreamReady);
             picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
             state.info.mark(TimingPoint::UpstreamRequestSent);
@@ -325,5 +328,14 @@ impl Exchange<'_> {
             && !self.repeated
             && idempotent
             && self.request.passed.head == Some(true)
+    }
+}
+
+/// What only filters ask for.
+fn tell_filters(info: &mut StreamInfo, picked: &Picked) {
+    info.upstream_endpoints = u32::try_from(picked.cluster.endpoint_count()).unwrap_or(u32::MAX);
+    info.upstream_locality.clone_from(&picked.endpoint.locality_names);
+    if let Some(metadata) = &picked.endpoint.endpoint.metadata {
+        info.metadata.get_or_insert_default().upstream_host = Some(metadata.clone());
     }
 }

@@ -460,7 +460,8 @@ mod tests {
         state.info.downstream_tls = Some(Arc::new(tls.clone()));
         state.info.upstream_tls = Some(Arc::new(tls));
         state.info.upstream_locality = Some(Arc::new(["r".to_owned(), "z".to_owned(), String::new()]));
-        let route = Metadata { filter_metadata: [("ns".to_owned(), outrigger_http::MetadataValue::Bool(true))].into() };
+        let flag = outrigger_http::MetadataStruct::from([("flag".into(), outrigger_http::MetadataValue::Bool(true))]);
+        let route = Metadata::new([("ns".into(), flag)].into());
         state.info.metadata =
             Some(Box::new(StreamMetadata { route: Some(Arc::new(route)), ..StreamMetadata::default() }));
         let check = |path: &str, expected: Option<&[u8]>| {
@@ -482,7 +483,7 @@ mod tests {
             check(&format!("{side}/sha256_peer_certificate_digest"), Some(b"00ff"));
         }
         check("upstream/locality/zone", Some(b"z"));
-        check("xds/route_metadata/filter_metadata/ns", Some(&[1]));
-        check("route_metadata/filter_metadata/ns", Some(&[1]));
+        check("xds/route_metadata/filter_metadata/ns/flag", Some(&[1]));
+        check("route_metadata/filter_metadata/ns/flag", Some(&[1]));
     }
 }

@@ -1,6 +1,6 @@
 //! Properties that are messages: what a read of the whole answers is the message's serialized form.
 
-use outrigger_http::{Metadata, MetadataValue};
+use outrigger_http::{Metadata, MetadataStruct, MetadataValue};
 
 use super::{Lookup, Property};
 use crate::wire::{put_bytes, put_message, put_number};
@@ -15,12 +15,16 @@ pub(super) fn metadata(metadata: Option<&Metadata>, path: &[&str]) -> Lookup {
     match path {
         [] => Lookup::Found(Property::Bytes(encode_metadata(metadata).into())),
         ["filter_metadata"] => {
-            let all = metadata.filter_metadata.iter();
-            Lookup::Found(Property::Map(all.map(|(name, value)| (name.clone(), Property::from(value))).collect()))
+            let all = metadata.namespaces();
+            Lookup::Found(Property::Map(all.map(|(name, fields)| (name.to_owned(), Property::from(fields))).collect()))
         }
-        ["filter_metadata", namespace, rest @ ..] => {
-            metadata.get(namespace, rest).map_or(Lookup::Absent, |value| Lookup::Found(Property::from(value)))
+        ["filter_metadata", namespace] => {
+            metadata.namespace(namespace).map_or(Lookup::Absent, |fields| Lookup::Found(Property::from(fields)))
         }
+        ["filter_metadata", namespace, key, rest @ ..] => metadata
+            .get(namespace, key)
+            .and_then(|value| value.walk(rest))
+            .map_or(Lookup::Absent, |value| Lookup::Found(Property::from(value))),
         _ => Lookup::Absent,
     }
 }
@@ -46,10 +50,8 @@ pub(super) fn locality(parts: &[String; 3], path: &[&str]) -> Lookup {
 
 fn encode_metadata(metadata: &Metadata) -> Vec<u8> {
     let mut out = Vec::new();
-    for (namespace, value) in &metadata.filter_metadata {
-        if let MetadataValue::Struct(_) = value {
-            put_entry(&mut out, namespace, &encode_fields(value, 0));
-        }
+    for (namespace, fields) in metadata.namespaces() {
+        put_entry(&mut out, namespace, &encode_fields(fields, 0));
     }
     out
 }
@@ -63,11 +65,9 @@ fn put_entry(out: &mut Vec<u8>, key: &str, value: &[u8]) {
 }
 
 /// `google.protobuf.Struct`.
-fn encode_fields(value: &MetadataValue, depth: usize) -> Vec<u8> {
+fn encode_fields(fields: &MetadataStruct, depth: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    if let MetadataValue::Struct(fields) = value
-        && depth <= DEPTH_MAX
-    {
+    if depth <= DEPTH_MAX {
         for (key, value) in fields {
             put_entry(&mut out, key, &encode_value(value, depth + 1));
         }
@@ -81,14 +81,14 @@ fn encode_value(value: &MetadataValue, depth: usize) -> Vec<u8> {
     match value {
         // A member of a oneof is written even where it is a default.
         MetadataValue::Null => out.extend_from_slice(&[1 << 3, 0]),
-        MetadataValue::Number(number) => {
+        MetadataValue::Number(bits) => {
             out.push(2 << 3 | 1);
-            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&bits.to_le_bytes());
         }
         MetadataValue::String(text) => put_message(&mut out, 3, text.as_bytes()),
         MetadataValue::Bool(false) => out.extend_from_slice(&[4 << 3, 0]),
         MetadataValue::Bool(true) => put_number(&mut out, 4, 1),
-        MetadataValue::Struct(_) => put_message(&mut out, 5, &encode_fields(value, depth)),
+        MetadataValue::Struct(fields) => put_message(&mut out, 5, &encode_fields(fields, depth)),
         MetadataValue::List(values) => {
             let mut list = Vec::new();
             if depth <= DEPTH_MAX {
@@ -111,9 +111,9 @@ mod tests {
     #[test]
     fn metadata_is_walked_and_serialized() {
         let text = MetadataValue::String(Arc::from("v"));
-        let list = MetadataValue::List(vec![MetadataValue::Bool(false), MetadataValue::Null]);
-        let fields = MetadataValue::Struct([("k".to_owned(), text), ("l".to_owned(), list)].into());
-        let found = Metadata { filter_metadata: [("ns".to_owned(), fields)].into() };
+        let list = MetadataValue::List([MetadataValue::Bool(false), MetadataValue::Null].into());
+        let found =
+            Metadata::new([("ns".into(), MetadataStruct::from([("k".into(), text), ("l".into(), list)]))].into());
         let check = |path: &[&str], expected: Option<&[u8]>| {
             let value = match metadata(Some(&found), path) {
                 Lookup::Found(value) => value.encode(),
