@@ -132,15 +132,18 @@ const TOKEN: [bool; 256] = {
     table
 };
 
+/// No interned name is longer.
+const KNOWN_BYTES_MAX: usize = 40;
+
 impl HeaderName {
     /// No name is longer than this many bytes.
     pub const LEN_MAX: usize = 16 * 1024;
 
     /// A name from bytes of any case.
     pub fn from_bytes(bytes: &[u8]) -> Result<HeaderName, InvalidName> {
-        if bytes.len() <= 32 {
+        if bytes.len() <= KNOWN_BYTES_MAX {
             // The common case allocates nothing: interned names are short.
-            let mut buffer = [0; 32];
+            let mut buffer = [0; KNOWN_BYTES_MAX];
             let lower = &mut buffer[..bytes.len()];
             lower.copy_from_slice(bytes);
             lower.make_ascii_lowercase();

@@ -185,7 +185,12 @@ fn of_stream(state: &StreamState, path: &[&str]) -> Lookup {
         ["connection", name] => found(connection(info, name)),
         ["connection_id"] => found(Some(Property::Uint(info.connection_id))),
         ["upstream", "locality", rest @ ..] => {
-            info.upstream_locality.as_ref().map_or(Lookup::Absent, |locality| messages::locality(locality, rest))
+            // An endpoint without a locality has an empty one.
+            match &info.upstream_locality {
+                Some(locality) => messages::locality(locality, rest),
+                None if info.upstream_remote.is_some() => messages::locality(&[const { String::new() }; 3], rest),
+                None => Lookup::Absent,
+            }
         }
         ["upstream", name] => found(upstream(info, name)),
         ["metadata", rest @ ..] => messages::metadata(info.metadata.as_ref().map(|all| &all.dynamic), rest),
@@ -304,7 +309,7 @@ fn connection(info: &StreamInfo, name: &str) -> Option<Property> {
         "id" => Some(Property::Uint(info.connection_id)),
         "mtls" => Some(Property::Bool(tls.is_some_and(|tls| tls.peer.is_some()))),
         "requested_server_name" => text(tls.map_or("", |tls| &tls.server_name)),
-        "transport_failure_reason" => text(&info.downstream_transport_failure_reason),
+        "transport_failure_reason" => not_empty(&info.downstream_transport_failure_reason),
         "termination_details" => not_empty(&info.connection_termination_details),
         name => of_tls(tls?, name),
     }
