@@ -30,13 +30,13 @@ const CUT: &[u16] = &[];
 const ATTACKS: &[Attack] = &[
     Attack {
         name: "log-flood",
-        requests: 20,
+        requests: 5,
         statuses: SERVED_OR_STOPPED,
         script: "request_headers:\n repeat 5000 log 2 'a line that says nothing at all, again and again'",
     },
     Attack {
         name: "header-flood",
-        requests: 20,
+        requests: 5,
         statuses: SERVED_OR_STOPPED,
         script: "request_headers:\n repeat 5000 add_header_map_value 0 'aaaa-flood' 'v'\n
                  response_headers:\n repeat 5000 add_header_map_value 2 'aaaa-flood' 'v'",
@@ -55,13 +55,13 @@ const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "shared-data-without-end",
-        requests: 20,
+        requests: 5,
         statuses: SERVED_OR_STOPPED,
         script: "request_headers:\n repeat 2000 set_shared_data 'aaaa-key' 'a value' 0\n repeat 900 set_shared_data 1024 60000 1024 60000 0",
     },
     Attack {
         name: "queue-that-nobody-reads",
-        requests: 20,
+        requests: 5,
         statuses: SERVED_OR_STOPPED,
         script: "configure:\n register_shared_queue 'q' *w\nrequest_headers:\n repeat 2000 enqueue_shared_queue $w 1024 60000",
     },
