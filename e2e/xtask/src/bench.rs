@@ -16,6 +16,7 @@ mod http1;
 mod measure;
 mod peers;
 mod report;
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,11 +35,13 @@ struct Scenario {
     run: fn(&Bench) -> Result<Report>,
 }
 
-const SCENARIOS: [Scenario; 5] = [
+const SCENARIOS: [Scenario; 7] = [
     Scenario { name: "h1-c32", about: "HTTP/1, 32 connections, no, one and four filters", run: http1::c32 },
     Scenario { name: "h1-c256", about: "HTTP/1, 256 connections", run: http1::c256 },
     Scenario { name: "h2c-20k", about: "HTTP/2 both ways at 20,000 requests a second", run: h2c::at_20k },
     Scenario { name: "h2c-10k", about: "HTTP/2 both ways at 10,000 requests a second", run: h2c::at_10k },
+    Scenario { name: "tls-c32", about: "HTTP/1 over TLS 1.3, 32 connections", run: tls::keep_alive },
+    Scenario { name: "tls-handshakes", about: "a TLS 1.3 connection for each request", run: tls::handshakes },
     Scenario { name: "clusters", about: "10,000 static clusters with a route each", run: clusters::run },
 ];
 

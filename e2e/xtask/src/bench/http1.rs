@@ -104,10 +104,15 @@ pub(crate) struct Load {
 }
 
 fn wrk(proxy: &Running, connections: u32, window: Duration) -> Result<Load> {
+    wrk_with(proxy, connections, window, &[])
+}
+
+/// The same with more arguments.
+pub(crate) fn wrk_with(proxy: &Running, connections: u32, window: Duration, arguments: &[&str]) -> Result<Load> {
     let program = which("wrk").context("wrk is not installed")?;
     let mut command = pinned(LOAD_CORE, &program);
     command.arg("-t1").arg(format!("-c{connections}")).arg(format!("-d{}s", window.as_secs().max(1)));
-    let text = output(command.arg(format!("http://{}/", proxy.address)))?;
+    let text = output(command.args(arguments).arg(format!("{}://{}/", proxy.scheme, proxy.address)))?;
     parse_wrk(&text).with_context(|| format!("the words of wrk:\n{text}"))
 }
 

@@ -62,9 +62,20 @@ pub(crate) fn table(bench: &Bench, filters_max: usize) -> Vec<Subject> {
 pub(crate) struct Running {
     guard: Guard,
     pub(crate) address: SocketAddr,
+    /// `http`, or `https`.
+    pub(crate) scheme: &'static str,
 }
 
 impl Running {
+    fn new(guard: Guard, address: SocketAddr) -> Running {
+        Running { guard, address, scheme: "http" }
+    }
+
+    /// The same, of a proxy whose clients speak TLS.
+    pub(crate) fn over_tls(self) -> Running {
+        Running { scheme: "https", ..self }
+    }
+
     /// The process with its workers.
     pub(crate) fn pids(&self) -> Vec<u32> {
         measure::family(self.guard.pid())
@@ -134,10 +145,7 @@ pub(crate) fn start(bench: &Bench, subject: Subject, origin: &Origin, http2: boo
     let port = if http2 { origin.h2 } else { origin.h1 };
     match subject.kind {
         Kind::Nginx => {
-            let own = free_port()?;
-            let config = |dir: &Path| configs::nginx_proxy(dir, own, origin.h1, http2);
-            let guard = start_nginx(bench, "nginx-proxy", PROXY_CORE, own, config)?;
-            Ok(Running { guard, address: local(own) })
+            start_nginx_proxy(bench, "nginx-proxy", |dir, own| configs::nginx_proxy(dir, own, origin.h1, http2))
         }
         Kind::Haproxy => {
             let own = free_port()?;
@@ -146,17 +154,29 @@ pub(crate) fn start(bench: &Bench, subject: Subject, origin: &Origin, http2: boo
             let mut command = pinned(PROXY_CORE, &program("haproxy")?);
             let mut guard = Guard::spawn(command.arg("-db").arg("-f").arg(&file), &log)?;
             wait_listening(&mut guard, own, &log).context("haproxy")?;
-            Ok(Running { guard, address: local(own) })
+            Ok(Running::new(guard, local(own)))
         }
         Kind::Outrigger | Kind::Envoy => {
             let filters = Filters { count: subject.filters, module: &bench.header_policy };
             let config = configs::bootstrap(port, http2, filters);
-            let (mut guard, admin) = start_envoy_like(bench, subject, &config)?;
-            wait_ready(&mut guard, admin, Duration::from_secs(60)).context(subject.name)?;
-            let address = listener(admin).with_context(|| subject.name)?;
-            Ok(Running { guard, address })
+            start_proxy(bench, subject, &config)
         }
     }
+}
+
+/// Starts Envoy or our proxy with a bootstrap and waits until it serves.
+pub(crate) fn start_proxy(bench: &Bench, subject: Subject, config: &str) -> Result<Running> {
+    let (mut guard, admin) = start_envoy_like(bench, subject, config)?;
+    wait_ready(&mut guard, admin, Duration::from_secs(60)).context(subject.name)?;
+    let address = listener(admin).with_context(|| subject.name)?;
+    Ok(Running::new(guard, address))
+}
+
+/// Starts nginx as a proxy; `config` is told the port.
+pub(crate) fn start_nginx_proxy(bench: &Bench, name: &str, config: impl Fn(&Path, u16) -> String) -> Result<Running> {
+    let own = free_port()?;
+    let guard = start_nginx(bench, name, PROXY_CORE, own, |dir| config(dir, own))?;
+    Ok(Running::new(guard, local(own)))
 }
 
 /// Starts Envoy or our proxy with a bootstrap; returns the admin's address as soon as it is known.
