@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, with};
+use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, tcp_listener, with};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
 use outrigger_e2e::tls::{Authority, Client, Leaf, SecretServer, der, downstream, replace, upstream};
 use outrigger_e2e::wait::DEADLINE;
@@ -404,12 +404,40 @@ fn certificate_files_of_a_secret_are_watched() {
     }
 }
 
+/// A proxy that ends TLS of clients with a certificate and passes their bytes on.
+fn in_front_of(pki: &Pki, server: SocketAddr) -> DataPlane {
+    let context = json!({
+        "require_client_certificate": true,
+        "common_tls_context": {
+            "alpn_protocols": ["h2"], "tls_certificates": [pki.server.config()], "validation_context": pki.trusted(),
+        },
+    });
+    let mut listener = tcp_listener("front", "server");
+    listener["filter_chains"][0]["transport_socket"] = downstream(&context);
+    let bootstrap = Bootstrap::new().cluster(cluster("server", &[server])).listener(listener);
+    DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy in front starts")
+}
+
 #[test]
 fn secrets_come_over_streams() {
     let pki = Pki::new();
     let origin = Origin::start("o").expect("origin");
-    for (api, rpc) in [("GRPC", "StreamSecrets"), ("DELTA_GRPC", "DeltaSecrets"), ("ADS", "DeltaAggregatedResources")] {
+    let cases = [
+        ("GRPC", "StreamSecrets", false),
+        ("DELTA_GRPC", "DeltaSecrets", false),
+        ("ADS", "DeltaAggregatedResources", false),
+        ("DELTA_GRPC", "DeltaSecrets", true),
+    ];
+    for (api, rpc, over_tls) in cases {
         let secrets = SecretServer::start().expect("a server");
+        // The server behind TLS, which a proxy ends that passes bytes.
+        let front = over_tls.then(|| in_front_of(&pki, secrets.address));
+        let server = front.as_ref().map_or(secrets.address, |front| front.listener("front").expect("the listener"));
+        let mut xds = http2(cluster("xds", &[server]));
+        if over_tls {
+            let tls = json!({"tls_certificates": [pki.client.config()], "validation_context": pki.trusted()});
+            xds["transport_socket"] = upstream(&json!({"sni": "server.test", "common_tls_context": tls}));
+        }
         secrets.set(&pki.server.secret("leaf")).expect("set");
         let source = match api {
             "ADS" => json!({"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}),
@@ -436,10 +464,8 @@ fn secrets_come_over_streams() {
                     "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}],
                 }}),
             );
-            bootstrap = bootstrap.cluster(http2(cluster("xds", &[secrets.address])));
-        } else {
-            bootstrap = bootstrap.cluster(http2(cluster("xds", &[secrets.address])));
         }
+        let bootstrap = bootstrap.cluster(xds);
         let bootstrap = bootstrap.listener(secure("main", &context)).listener(plain);
         let options = Options { until_ready: false, ..Options::default() };
         let mut plane = DataPlane::start_with(Peer::Outrigger, &bootstrap, &options).expect("the proxy starts");

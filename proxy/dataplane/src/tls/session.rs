@@ -102,7 +102,10 @@ impl HandshakeError {
         match (error, mismatch(error)) {
             (_, Some(Mismatch::San)) => Failure::San,
             (_, Some(Mismatch::Hash)) => Failure::Hash,
-            (_, Some(Mismatch::TrustDomain)) | (rustls::Error::InvalidCertificate(_), None) => Failure::Verify,
+            (_, Some(Mismatch::TrustDomain))
+            | (rustls::Error::InvalidCertificate(_) | rustls::Error::InvalidCertRevocationList(_), None) => {
+                Failure::Verify
+            }
             (rustls::Error::NoCertificatesPresented, _) => Failure::NoCertificate,
             _ => Failure::Other,
         }

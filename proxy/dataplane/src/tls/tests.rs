@@ -11,10 +11,10 @@ use outrigger_config::{
 };
 use outrigger_stats::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{CertificateRevocationListDer, PrivateKeyDer};
 use tokio::net::TcpListener;
 
-use super::{Acceptor, Alpn, Connector, Target, TlsStats};
+use super::{Acceptor, Alpn, Connector, ContextError, Target, TlsStats};
 use crate::transport::Transport;
 
 struct Authority {
@@ -25,6 +25,7 @@ impl Authority {
     fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
         Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
@@ -42,6 +43,24 @@ impl Authority {
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKey::new(PrivateKeyDer::try_from(key.serialize_der()).unwrap());
         Arc::new(TlsCertificate { chain: vec![leaf.der().clone()], key, path: "".into() })
+    }
+
+    /// A list that revokes one certificate.
+    fn revokes(&self, serial: u64) -> CertificateRevocationListDer<'static> {
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2024, 1, 1),
+            next_update: rcgen::date_time_ymd(2044, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![rcgen::RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: rcgen::date_time_ymd(2024, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().der().clone()
     }
 
     fn trusted(&self) -> ValidationContext {
@@ -215,6 +234,9 @@ async fn clients_are_let_in_by_their_certificates() {
     let prefix = StringMatch::Prefix(Bytes::from_static(b"spiffe://t/"));
     let expired_ok = ValidationContext { allow_expired_certificate: true, ..ours.trusted() };
     let anybody = ValidationContext { accept_untrusted: true, ..ours.trusted() };
+    let revoked = ours.issue("b.test", "spiffe://t/client", |params| params.serial_number = Some(77_u64.into()));
+    let listed = || ValidationContext { crls: vec![ours.revokes(77)], ..ours.trusted() };
+    let unlisted = ValidationContext { crls: vec![theirs.revokes(77)], ..ours.trusted() };
     let hash = |hashes, spkis| ValidationContext { hashes, spkis, ..ValidationContext::default() };
     let pinned = ValidationContext {
         trust: Trust::Bundle(Arc::new(Bundle { certificates: other.chain.clone(), path: "".into() })),
@@ -236,6 +258,9 @@ async fn clients_are_let_in_by_their_certificates() {
         ("another hash", hash(vec![[0; 32]], Vec::new()), Some(&good), Some("fail_verify_cert_hash")),
         ("anybody", anybody, Some(&other), None),
         ("a leaf in the bundle", pinned, Some(&other), None),
+        ("one that is not revoked", listed(), Some(&good), None),
+        ("a revoked one", listed(), Some(&revoked), Some("fail_verify_error")),
+        ("one that no list tells of", unlisted, Some(&good), Some("fail_verify_error")),
         ("a trust domain", spiffe(&[("x", &theirs), ("t", &ours)]), Some(&good), None),
         ("a domain's other authority", spiffe(&[("t", &theirs)]), Some(&good), Some("fail_verify_error")),
         ("one that may sign others", spiffe(&[("t", &ours)]), Some(&signing), Some("fail_verify_error")),
@@ -270,6 +295,19 @@ async fn clients_are_let_in_by_their_certificates() {
             }
         }
     }
+}
+
+#[test]
+fn names_without_an_authority_are_no_context() {
+    let authority = Authority::new();
+    let leaf = authority.issue("a.test", "x://a", |_| {});
+    let sans = vec![san(SanKind::Uri, exact("x://a"))];
+    let validation = ValidationContext { sans, ..ValidationContext::default() };
+    let towards = Arc::new(client(context(Vec::new(), Some(validation.clone()), &[])));
+    assert_eq!(Connector::new(&towards, &resolved(&towards.context)).unwrap_err(), ContextError::Trust);
+    let mut settings = server(context(vec![leaf], Some(validation), &[]));
+    settings.require_client_certificate = true;
+    assert_eq!(Acceptor::new(&settings, &resolved(&settings.context)).unwrap_err(), ContextError::Trust);
 }
 
 #[tokio::test]

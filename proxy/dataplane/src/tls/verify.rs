@@ -93,6 +93,11 @@ impl Verifier {
         validation: Option<&Arc<ValidationContext>>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Verifier, ContextError> {
+        // A default that a secret should have completed, and didn't: names that anybody can claim prove nothing.
+        let is_empty = |v: &ValidationContext| v.sans.is_empty() && v.crls.is_empty() && !v.allow_expired_certificate;
+        if validation.is_some_and(|validation| !validation.verifies_chain() && !is_empty(validation)) {
+            return Err(ContextError::Trust);
+        }
         let trust = match validation.map(|validation| (validation, &validation.trust)) {
             None | Some((_, Trust::Anybody)) => Authorities::Anybody,
             Some((validation, Trust::Bundle(bundle))) => {
