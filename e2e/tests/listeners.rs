@@ -391,6 +391,25 @@ fn a_client_that_says_nothing_is_waited_for_as_configured() {
     }
 }
 
+#[test]
+fn a_unix_socket_is_listened_on() {
+    use std::os::unix::fs::PermissionsExt;
+    let talker = Talker::start("a").expect("a talker");
+    let mut listener = tcp_listener("main", "a");
+    listener["address"] = json!({"pipe": {"path": "@DIR@/main.sock", "mode": 0o600}});
+    let bootstrap = Bootstrap::new().cluster(cluster("a", &[talker.address()])).listener(listener);
+    for peer in Peer::all() {
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let path = plane.dir().join("main.sock");
+        let stream = outrigger_e2e::eventually(DEADLINE, || std::os::unix::net::UnixStream::connect(&path));
+        let mut stream = stream.expect("a connection");
+        stream.write_all(b"hi").expect("it is taken");
+        assert_eq!(name(&line(&mut BufReader::new(stream)).expect("an answer")), "a", "{}", peer.name());
+        let mode = std::fs::metadata(&path).expect("the socket").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", peer.name());
+    }
+}
+
 /// Changing one chain of a listener leaves the connections of the others alone.
 #[test]
 fn connections_of_other_chains_stay() {

@@ -90,6 +90,8 @@ type_urls! {
     FILE_ACCESS_LOG = "envoy.extensions.access_loggers.file.v3.FileAccessLog";
     /// Access log to standard output.
     STDOUT_ACCESS_LOG = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
+    /// Access log to a Wasm plugin.
+    WASM_ACCESS_LOG = "envoy.extensions.access_loggers.wasm.v3.WasmAccessLog";
     /// Access log to standard error.
     STDERR_ACCESS_LOG = "envoy.extensions.access_loggers.stream.v3.StderrAccessLog";
 

@@ -58,7 +58,7 @@ fn what_is_supported_is_silent() {
 
 #[test]
 fn findings_have_paths_through_lists_anys_and_maps() {
-    let matcher = route::RouteMatch { cookies: vec![route::CookieMatcher::default()], ..route::RouteMatch::default() };
+    let matcher = route::RouteMatch { filter_state: vec![Default::default()], ..route::RouteMatch::default() };
     let routes = vec![
         route::Route::default(),
         route::Route { r#match: Some(matcher), stat_prefix: "s".to_owned(), ..route::Route::default() },
@@ -80,7 +80,7 @@ fn findings_have_paths_through_lists_anys_and_maps() {
     check_listener(
         &listener(&manager),
         &[
-            &format!("{host}.routes[1].match.cookies: is not supported"),
+            &format!("{host}.routes[1].match.filter_state: is not supported"),
             &format!("{host}.routes[1].stat_prefix: is not supported (ignored)"),
             &format!(r#"{host}.typed_per_filter_config["a\"b"]: type no.such.Message is not supported"#),
             &format!("{base}.represent_ipv4_remote_address_as_ipv4_mapped_ipv6: is not supported"),

@@ -210,6 +210,7 @@ pub(crate) fn of_resource(resource: &Resource) -> Vec<Arc<WasmPlugin>> {
                 HttpFilterKind::Native(_) => None,
                 HttpFilterKind::Discovered { default, .. } => default.clone(),
             })
+            .chain(listener.plugins().cloned())
             .collect(),
         Resource::Cluster(_) | Resource::Endpoints(_) | Resource::Route(_) | Resource::Secret(_) => Vec::new(),
     }
@@ -269,6 +270,7 @@ fn used(snapshot: &Snapshot) -> Used {
             }
         }
     }
+    used.plugins.extend(snapshot.listeners.values().flat_map(|listener| listener.plugins().cloned()));
     used
 }
 

@@ -1,10 +1,11 @@
 //! Access logs (`envoy.config.accesslog.v3.AccessLog`).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use outrigger_http::StreamState;
 
-use crate::{Format, FormatValue};
+use crate::{Format, FormatValue, WasmPlugin};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLog {
@@ -12,11 +13,24 @@ pub struct AccessLog {
     pub format: AccessLogFormat,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AccessLogSink {
     File(PathBuf),
     Stdout,
     Stderr,
+    /// `envoy.access_loggers.wasm`: the plugin's root context is told, and reads what it wants to know; there is no line.
+    Wasm(Arc<WasmPlugin>),
+}
+
+impl AccessLog {
+    /// Who is told instead of having a line written.
+    #[must_use]
+    pub fn plugin(&self) -> Option<&Arc<WasmPlugin>> {
+        match &self.sink {
+            AccessLogSink::Wasm(plugin) => Some(plugin),
+            AccessLogSink::File(_) | AccessLogSink::Stdout | AccessLogSink::Stderr => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use table::{FilterChainClash, FilterChainTable};
 
-use crate::{Cidr, DownstreamTransport, NetworkFilter};
+use crate::{Cidr, DownstreamTransport, NetworkFilter, WasmPlugin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct FilterChain {
@@ -18,8 +18,17 @@ pub struct FilterChain {
     pub transport: DownstreamTransport,
     /// `transport_socket_connect_timeout`: for the handshake of the transport socket.
     pub transport_timeout: Option<Duration>,
+    /// Filters before the terminal one, in order.
+    pub filters: Vec<ConnectionFilter>,
     /// The terminal filter.
     pub filter: NetworkFilter,
+}
+
+/// A network filter that sees bytes and lets them pass: `envoy.filters.network.wasm`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionFilter {
+    pub name: Arc<str>,
+    pub plugin: Arc<WasmPlugin>,
 }
 
 /// `filter_chain_match`. What is empty matches every connection; lists are sorted, each entry once.
@@ -73,6 +82,7 @@ impl FilterChain {
             criteria: FilterChainMatch::default(),
             transport: DownstreamTransport::Raw,
             transport_timeout: None,
+            filters: Vec::new(),
             filter,
         }
     }
@@ -81,7 +91,7 @@ impl FilterChain {
     /// connections must not go on in it.
     #[must_use]
     pub fn takes_as(&self, other: &FilterChain) -> bool {
-        self.transport == other.transport
+        self.transport == other.transport && self.filters == other.filters
     }
 }
 

@@ -53,7 +53,7 @@ pub use filter::{
     ModuleCode, Rollout, RolloutShare, WasmPlugin, WasmVm,
 };
 pub use filter_chain::{
-    ConnectionFacts, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
+    ConnectionFacts, ConnectionFilter, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
 };
 pub use format::{Format, FormatError, FormatValue, set_hostname};
 pub use fraction::Fraction;

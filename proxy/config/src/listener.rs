@@ -8,7 +8,7 @@ use outrigger_http::Direction;
 
 use crate::{
     AccessLog, Cidr, ClientCertDetails, FilterChain, FilterChainTable, ForwardClientCert, Http1Options, Http2Options,
-    HttpFilter, ListenAddress, ListenerFilter, Origin, RouteConfig, Source, Tracing,
+    HttpFilter, ListenAddress, ListenerFilter, Origin, RouteConfig, Source, Tracing, WasmPlugin,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +47,16 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The plugins that it names itself, but for its HTTP filters: network filters and access loggers.
+    pub fn plugins(&self) -> impl Iterator<Item = &Arc<WasmPlugin>> {
+        let logs = self.chains.iter().flat_map(|chain| match &chain.filter {
+            NetworkFilter::Http(manager) => &manager.access_logs,
+            NetworkFilter::Tcp(proxy) => &proxy.access_logs,
+        });
+        let filters = self.chains.iter().flat_map(|chain| &chain.filters).map(|filter| &filter.plugin);
+        filters.chain(self.access_logs.iter().chain(logs).filter_map(AccessLog::plugin))
+    }
+
     /// The addresses but for Unix sockets.
     pub fn socket_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().filter_map(|listen| listen.address.socket())

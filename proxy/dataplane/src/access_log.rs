@@ -50,6 +50,9 @@ impl AccessLogWriter {
 
     /// Formats a line and hands it over.
     pub(crate) fn write(&self, log: &AccessLog, state: &StreamState) {
+        if log.plugin().is_some() {
+            return;
+        }
         let mut line = Vec::with_capacity(256);
         log.format.write(state, &mut line);
         let queued = self.shared.queued.fetch_add(line.len(), Ordering::Relaxed);
@@ -120,6 +123,8 @@ fn write_batch(files: &mut HashMap<AccessLogSink, File>, sink: &AccessLogSink, b
             out.flush()
         }
         AccessLogSink::Stderr => io::stderr().lock().write_all(bytes),
+        // There is no line.
+        AccessLogSink::Wasm(_) => Ok(()),
         AccessLogSink::File(path) => {
             if !files.contains_key(sink) {
                 files.insert(sink.clone(), OpenOptions::new().create(true).append(true).open(path)?);

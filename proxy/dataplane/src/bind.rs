@@ -3,13 +3,17 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use outrigger_config::{Address, ListenAddress, Listener, SocketOption, TcpKeepalive};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 use crate::inherited::Inherited;
+use crate::socket::StdListener;
 
 /// The sockets of a listener.
 #[derive(Debug)]
@@ -18,7 +22,7 @@ pub(crate) struct ListenerSockets {
     /// The addresses that they are bound to, in the listener's order.
     pub(crate) bound: Vec<Address>,
     /// By worker.
-    sockets: Mutex<Vec<Vec<TcpListener>>>,
+    sockets: Mutex<Vec<Vec<StdListener>>>,
     /// The same sockets once more, where a successor may ask for them.
     kept: Vec<(SocketAddr, OwnedFd)>,
 }
@@ -47,7 +51,7 @@ impl ListenerSockets {
         inherited: &Inherited,
     ) -> Result<ListenerSockets, String> {
         let wanted = Wanted::of(listener);
-        let mut sockets: Vec<Vec<TcpListener>> = (0..concurrency.max(1)).map(|_| Vec::new()).collect();
+        let mut sockets: Vec<Vec<StdListener>> = (0..concurrency.max(1)).map(|_| Vec::new()).collect();
         let mut bound = Vec::with_capacity(wanted.addresses.len());
         let mut kept = Vec::new();
         for listen in &wanted.addresses {
@@ -91,7 +95,7 @@ impl ListenerSockets {
     }
 
     /// A worker's sockets; once.
-    pub(crate) fn take(&self, worker: usize) -> Vec<TcpListener> {
+    pub(crate) fn take(&self, worker: usize) -> Vec<StdListener> {
         let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         sockets.get_mut(worker).map(std::mem::take).unwrap_or_default()
     }
@@ -103,9 +107,13 @@ fn open(
     count: usize,
     in_use: bool,
     inherited: &Inherited,
-) -> io::Result<(Address, Vec<TcpListener>)> {
-    let Address::Ip { socket: mut address, ipv4_compat } = listen.address else {
-        return Err(io::Error::from(io::ErrorKind::Unsupported));
+) -> io::Result<(Address, Vec<StdListener>)> {
+    let (mut address, ipv4_compat) = match &listen.address {
+        Address::Ip { socket, ipv4_compat } => (*socket, *ipv4_compat),
+        Address::Pipe { path, mode } => {
+            let sockets = unix(path, *mode, wanted.backlog, count)?;
+            return Ok((listen.address.clone(), sockets.into_iter().map(StdListener::Unix).collect()));
+        }
     };
     let mut sockets = inherited.take(address);
     if sockets.is_empty() && !in_use && address.port() != 0 {
@@ -120,7 +128,31 @@ fn open(
         address = socket.local_addr()?;
         sockets.push(socket);
     }
+    let sockets = sockets.into_iter().map(StdListener::Tcp).collect();
     Ok((Address::Ip { socket: address, ipv4_compat }, sockets))
+}
+
+/// One socket, which all workers accept on. What lies at its path is removed, as Envoy does.
+fn unix(path: &Path, mode: Option<u32>, backlog: u32, count: usize) -> io::Result<Vec<UnixListener>> {
+    let is_abstract = path.as_os_str().as_encoded_bytes().first() == Some(&0);
+    if !is_abstract {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    if let Some(mode) = mode.filter(|_| !is_abstract) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    let socket: UnixListener = socket.into();
+    let others: io::Result<Vec<UnixListener>> = (1..count).map(|_| socket.try_clone()).collect();
+    let mut sockets = others?;
+    sockets.push(socket);
+    Ok(sockets)
 }
 
 fn bind(

@@ -244,6 +244,7 @@ impl<'a> Exchange<'a> {
 
     fn log(&mut self) {
         self.filters.log();
+        self.chain.live.tell_loggers(&self.chain.hcm.access_logs, &self.stream);
         let stats = &self.chain.stats;
         let state = self.stream.borrow();
         let elapsed = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use outrigger_config::{Action, ConnectionFacts, Listener};
 use outrigger_http::{ConnectionInfo, Direction};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 pub(crate) use accept::listener_addresses;
@@ -22,6 +21,7 @@ pub(crate) use chain::ChainSlot;
 use drain::Drain;
 
 use crate::live::LiveConfig;
+use crate::socket::{Listening, Socket, StdListener, StdSocket};
 use crate::stats::ListenerStats;
 use crate::tcp::Early;
 use crate::tls::TlsStats;
@@ -104,13 +104,13 @@ impl ListenerSlot {
     }
 
     /// Accepts on these sockets, in place of those before; none: on those before.
-    pub(crate) fn open(self: &Rc<Self>, cx: &Rc<WorkerCx>, sockets: Vec<std::net::TcpListener>) {
+    pub(crate) fn open(self: &Rc<Self>, cx: &Rc<WorkerCx>, sockets: Vec<StdListener>) {
         if sockets.is_empty() {
             return;
         }
         self.stop_accepting();
         for socket in sockets {
-            match TcpListener::from_std(socket) {
+            match Listening::from_std(socket) {
                 Ok(socket) => {
                     let stop = Rc::new(Notify::new());
                     self.stops.borrow_mut().push(stop.clone());
@@ -152,7 +152,7 @@ impl ListenerSlot {
     }
 }
 
-async fn accept_loop(cx: Rc<WorkerCx>, slot: Rc<ListenerSlot>, socket: TcpListener, stop: Rc<Notify>) {
+async fn accept_loop(cx: Rc<WorkerCx>, slot: Rc<ListenerSlot>, socket: Listening, stop: Rc<Notify>) {
     let mut stopped = std::pin::pin!(stop.notified());
     let mut stopping = false;
     loop {
@@ -167,7 +167,7 @@ async fn accept_loop(cx: Rc<WorkerCx>, slot: Rc<ListenerSlot>, socket: TcpListen
         });
         match accepted.await {
             None => return,
-            Some(Ok((socket, _))) => {
+            Some(Ok(socket)) => {
                 if slot.admits(&cx) {
                     dispatch(&cx, &slot, socket);
                 }
@@ -184,7 +184,7 @@ async fn accept_loop(cx: Rc<WorkerCx>, slot: Rc<ListenerSlot>, socket: TcpListen
 }
 
 /// Few long connections must not all stay where the kernel put them.
-fn dispatch(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStream) {
+fn dispatch(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: Socket) {
     let worker = cx.lightest();
     if worker == cx.index {
         serve_connection(cx, slot, socket);
@@ -194,13 +194,13 @@ fn dispatch(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStream) {
 }
 
 /// Serves a connection that another worker has accepted.
-pub(crate) fn adopt(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: std::net::TcpStream) {
-    if let Ok(socket) = TcpStream::from_std(socket) {
+pub(crate) fn adopt(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: StdSocket) {
+    if let Ok(socket) = Socket::from_std(socket) {
         serve_connection(cx, slot, socket);
     }
 }
 
-fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: TcpStream) {
+fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: Socket) {
     let Ok(transport) = Transport::new(socket) else { return };
     let count = cx.connection();
     let (cx, slot) = (cx.clone(), slot.clone());

@@ -7,15 +7,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{
-    FailurePolicy, FilterConfig, HttpConnectionManager, HttpFilter, NetworkFilter, OverrideConfig, RouteConfig,
-    RouteSource, Snapshot, TcpProxy, WasmOverride, WasmPlugin,
+    AccessLog, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter, NetworkFilter,
+    OverrideConfig, RouteConfig, RouteSource, Snapshot, TcpProxy, WasmOverride, WasmPlugin,
 };
+use outrigger_http::StreamState;
 
 use crate::cluster::{ClusterHandle, ClusterStatus};
 use crate::error::{ErrorKind, StreamError};
 use crate::exchange::Exchange;
 use crate::filter::{self, FilterSlot};
 use crate::filters::NativeHandle;
+use crate::network::NetworkFactory;
 use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, WasmFilter};
 use crate::prepared::{Prepared, RoutePlugins, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
@@ -132,6 +134,27 @@ impl LiveConfig {
 
     pub(crate) fn status(&self) -> Vec<ClusterStatus> {
         self.clusters.borrow().values().map(|cluster| cluster.status()).collect()
+    }
+
+    /// What makes the network filters of a chain's connections.
+    pub(crate) fn network_filters(&self, chain: &FilterChain) -> Rc<[NetworkFactory]> {
+        let factories = chain.filters.iter().filter_map(|filter| match self.plugins.get(&filter.plugin) {
+            Some(handle) => Some(NetworkFactory::Wasm(handle.clone())),
+            // It never started, and its policy lets connections pass.
+            None if filter.plugin.failure_policy == FailurePolicy::Open => None,
+            None => Some(NetworkFactory::Failed),
+        });
+        factories.collect()
+    }
+
+    /// Tells the access logs of a stream or connection that is over. Plugins are told first: what they say of it may be
+    /// in a line.
+    pub(crate) fn tell_loggers(&self, logs: &[AccessLog], state: &Rc<RefCell<StreamState>>) {
+        for plugin in logs.iter().filter_map(AccessLog::plugin) {
+            if let Some(handle) = self.plugins.get(plugin) {
+                handle.log(state);
+            }
+        }
     }
 
     /// What the connections of a network filter do in this generation.

@@ -7,6 +7,7 @@
 
 mod breaker;
 mod call;
+mod connection;
 mod grpc;
 mod instance;
 mod root;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use outrigger_wasm::{CompiledModule, FailurePolicy, Isolation, Plugin};
 use tokio::time::Instant;
 
+pub(crate) use connection::WasmConnection;
 pub(crate) use instance::Instance;
 pub(crate) use root::Root;
 pub(crate) use set::Plugins;
@@ -146,6 +148,13 @@ impl PluginHandle {
 
     pub(crate) fn has_root(&self) -> bool {
         self.root.borrow().is_some()
+    }
+
+    /// Tells an access logger of a stream or connection that is over.
+    pub(crate) fn log(self: &Rc<Self>, state: &Rc<RefCell<outrigger_http::StreamState>>) {
+        let Some(root) = self.root() else { return };
+        root.instance.enter(|vm| vm.on_access_log(root.id, state.clone()));
+        root.instance.run_effects(None, |_| {});
     }
 
     /// The newest generation doesn't have this plugin: its streams finish, nothing else happens any more.

@@ -311,8 +311,10 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     }
     state.info.code_details = error.to_string().into();
     state.info.mark(outrigger_http::TimingPoint::ResponseComplete);
+    let state = Rc::new(RefCell::new(state));
+    chain.live.tell_loggers(&chain.hcm.access_logs, &state);
     for log in &chain.hcm.access_logs {
-        client.cx.access_log.write(log, &state);
+        client.cx.access_log.write(log, &state.borrow());
     }
     drop(chain);
     linger(connection).await;

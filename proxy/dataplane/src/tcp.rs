@@ -1,10 +1,13 @@
 //! `tcp_proxy`.
 
+use std::cell::RefCell;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use outrigger_config::{DownstreamTransport, TcpProxy};
 use outrigger_http::{ResponseFlags, StreamInfo, StreamState, TimingPoint};
@@ -15,6 +18,7 @@ use crate::cluster::{ConnectionGuard, PickKey};
 use crate::error::{ErrorKind, StreamError};
 use crate::listener::{Accepted, ChainSlot};
 use crate::live::{LiveChain, TcpChain};
+use crate::network::{self, ClosedBy, NetworkFactory, NetworkFilters};
 use crate::stats::{ActiveGuard, TcpStats};
 use crate::transport::Transport;
 use crate::tunnel::{self, End};
@@ -59,7 +63,7 @@ impl Early {
     /// `None`: the chain doesn't pass bytes, or something is to be decided before it may.
     pub(crate) fn begin(cx: &Rc<WorkerCx>, chain: Rc<ChainSlot>, down: &Transport) -> Option<Early> {
         let LiveChain::Tcp(tcp) = chain.live() else { return None };
-        let plain = chain.config(|chain| chain.transport == DownstreamTransport::Raw)?;
+        let plain = chain.config(|chain| chain.transport == DownstreamTransport::Raw && chain.filters.is_empty())?;
         let upstream = EarlyUpstream::Connecting(connecting(cx, &tcp, down));
         plain.then_some(Early { chain, tcp, upstream })
     }
@@ -115,8 +119,16 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     slot.describe(&mut info);
     let mut state = StreamState { info, ..StreamState::default() };
     state.request.path = bytes::Bytes::new();
-    let early = early.and_then(|early| early.into_connecting(&slot, chain));
-    if let Err(error) = run(cx, chain, &mut down, &mut state, early).await {
+    let filters = slot.network_filters();
+    let outcome = if filters.is_empty() {
+        let early = early.and_then(|early| early.into_connecting(&slot, chain));
+        run(cx, chain, &mut down, &mut state, early).await
+    } else {
+        let (outcome, seen) = Box::pin(run_filtered(cx, chain, &mut down, &filters, state)).await;
+        state = seen;
+        outcome
+    };
+    if let Err(error) = outcome {
         state.info.flags.insert(error.flags());
     }
     stats.downstream_cx_rx_bytes_total().add(down.bytes_read);
@@ -125,10 +137,11 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     state.info.request_body_bytes = down.bytes_read;
     state.info.response_body_bytes = down.bytes_written;
     state.info.mark(TimingPoint::ResponseComplete);
-    for log in &chain.proxy.access_logs {
-        cx.access_log.write(log, &state);
-    }
-    state
+    let logs = &chain.proxy.access_logs;
+    let state = Rc::new(RefCell::new(state));
+    chain.live.tell_loggers(logs, &state);
+    logs.iter().for_each(|log| cx.access_log.write(log, &state.borrow()));
+    state.take()
 }
 
 async fn run(
@@ -138,22 +151,73 @@ async fn run(
     state: &mut StreamState,
     early: Option<Connecting>,
 ) -> Result<(), StreamError> {
-    let proxy = &chain.proxy;
     let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, down));
-    if cluster.is_none() {
-        chain.stats.downstream_cx_no_route().inc();
-    }
     state.info.cluster_name = cluster;
     let Connected { transport: mut up, _guard, attempts } = connected.await?;
-    state.info.upstream_remote = up.remote;
-    state.info.upstream_local = up.local;
-    state.info.upstream_tls = up.tls().cloned();
-    state.info.upstream_attempts = attempts;
-    let deadline = proxy.max_downstream_connection_duration.map(|duration| Instant::now() + duration);
-    match tunnel::run(down, &mut up, proxy.idle_timeout, deadline).await {
-        End::Closed => Ok(()),
+    describe_upstream(&mut state.info, &up, attempts);
+    let (idle, deadline) = times(chain);
+    let end = tunnel::run(down, &mut up, idle, deadline).await;
+    ended(chain, end, down, Some(&up), &mut state.info)
+}
+
+/// The same through network filters, which may keep the connection from its upstream; what they have made of its state.
+async fn run_filtered(
+    cx: &Rc<WorkerCx>,
+    chain: &Rc<TcpChain>,
+    down: &mut Transport,
+    factories: &[NetworkFactory],
+    state: StreamState,
+) -> (Result<(), StreamError>, StreamState) {
+    let mut filters = NetworkFilters::new(factories, state);
+    let state = filters.state.clone();
+    let addresses = Addresses::of(down);
+    let guard = RefCell::new(None);
+    let connect = || {
+        let Connecting { cluster, connected } = connecting_to(cx, chain, addresses);
+        state.borrow_mut().info.cluster_name = cluster;
+        let (state, guard) = (&state, &guard);
+        async move {
+            let Connected { transport, _guard, attempts } = connected.await?;
+            describe_upstream(&mut state.borrow_mut().info, &transport, attempts);
+            *guard.borrow_mut() = Some(_guard);
+            Ok(transport)
+        }
+    };
+    let mut up = None;
+    let outcome = network::run(down, &mut up, &mut filters, connect, times(chain)).await;
+    let by = outcome.as_ref().map_or(ClosedBy::Proxy, |(_, by)| *by);
+    let mut state = filters.close(by);
+    let outcome = outcome.and_then(|(end, _)| ended(chain, end, down, up.as_ref(), &mut state.info));
+    (outcome, state)
+}
+
+fn describe_upstream(info: &mut StreamInfo, up: &Transport, attempts: u32) {
+    info.upstream_remote = up.remote;
+    info.upstream_local = up.local;
+    info.upstream_tls = up.tls().cloned();
+    info.upstream_attempts = attempts;
+}
+
+/// The idle timeout, and when it is over in any case.
+fn times(chain: &TcpChain) -> (Option<Duration>, Option<Instant>) {
+    let proxy = &chain.proxy;
+    (proxy.idle_timeout, proxy.max_downstream_connection_duration.map(|duration| Instant::now() + duration))
+}
+
+/// What the end of a tunnel means.
+fn ended(
+    chain: &TcpChain,
+    end: End,
+    down: &Transport,
+    up: Option<&Transport>,
+    info: &mut StreamInfo,
+) -> Result<(), StreamError> {
+    match end {
+        End::Closed | End::Filtered => Ok(()),
         End::DownstreamReset => {
-            up.reset();
+            if let Some(up) = up {
+                up.reset();
+            }
             Err(StreamError::downstream(ErrorKind::Terminated))
         }
         End::UpstreamReset => {
@@ -162,7 +226,7 @@ async fn run(
         }
         End::Idle => {
             chain.stats.idle_timeout().inc();
-            state.info.flags.insert(ResponseFlags::STREAM_IDLE_TIMEOUT);
+            info.flags.insert(ResponseFlags::STREAM_IDLE_TIMEOUT);
             Ok(())
         }
         End::Deadline => {
@@ -172,10 +236,28 @@ async fn run(
     }
 }
 
+/// Where a client comes from and where it wanted to.
+#[derive(Debug, Clone, Copy)]
+struct Addresses {
+    _remote: Option<SocketAddr>,
+    _local: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn of(down: &Transport) -> Addresses {
+        Addresses { _remote: down.remote, _local: down.local }
+    }
+}
+
+fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, down: &Transport) -> Connecting {
+    connecting_to(cx, chain, Addresses::of(down))
+}
+
 /// Chooses a cluster and connects to one of its endpoints.
-fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, _down: &Transport) -> Connecting {
+fn connecting_to(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, _client: Addresses) -> Connecting {
     let name = choose(&chain.proxy, cx);
     let Some(cluster) = name.as_ref().and_then(|name| chain.live.cluster(cx, name)) else {
+        chain.stats.downstream_cx_no_route().inc();
         let error = StreamError::internal(ErrorKind::NoCluster(503));
         return Connecting { cluster: None, connected: Box::pin(std::future::ready(Err(error))) };
     };

@@ -12,16 +12,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use outrigger_http::TlsInfo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
+pub(crate) use crate::socket::Socket;
 use crate::tls::{Acceptor, Connector, HandshakeError, Session, Target, TlsStats};
 use crate::write_queue::WriteQueue;
 
 /// How much one read takes at most.
 const READ_BYTES_MAX: usize = 16 * 1024;
-
-/// What TLS runs on.
-pub(crate) type Socket = TcpStream;
 
 /// A connected socket with what was read ahead and what is still to be written.
 #[derive(Debug)]
@@ -36,6 +33,8 @@ pub(crate) struct Transport {
     pub(crate) eof: bool,
     /// A TLS peer did so without saying it: its last message may have been cut.
     pub(crate) truncated: bool,
+    /// TLS of the connection that this one stands for.
+    pub(crate) outer_tls: Option<Arc<TlsInfo>>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) bytes_read: u64,
@@ -44,9 +43,10 @@ pub(crate) struct Transport {
 
 impl Transport {
     /// Sets `TCP_NODELAY`, always.
-    pub(crate) fn new(socket: TcpStream) -> io::Result<Transport> {
-        socket.set_nodelay(true)?;
-        let (remote, local) = (socket.peer_addr().ok(), socket.local_addr().ok());
+    pub(crate) fn new(socket: impl Into<Socket>) -> io::Result<Transport> {
+        let socket = socket.into();
+        socket.set_nodelay()?;
+        let (remote, local) = socket.addresses();
         Ok(Transport {
             socket,
             tls: None,
@@ -54,6 +54,7 @@ impl Transport {
             output: WriteQueue::default(),
             eof: false,
             truncated: false,
+            outer_tls: None,
             remote,
             local,
             bytes_read: 0,
@@ -88,7 +89,7 @@ impl Transport {
 
     /// What is known of the connection's TLS; `None` for cleartext.
     pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
-        self.tls.as_ref().map(|tls| &tls.info)
+        self.tls.as_ref().map(|tls| &tls.info).or(self.outer_tls.as_ref())
     }
 
     /// Reads once into `input`; 0 at the end of the peer's bytes. One `recv` a readiness: a short read disarms.

@@ -24,6 +24,8 @@ pub(crate) enum End {
     UpstreamReset,
     Idle,
     Deadline,
+    /// A network filter has closed the connection.
+    Filtered,
 }
 
 /// Passes bytes after a 101.

@@ -23,6 +23,7 @@ use crate::listener::{self, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
 use crate::prepared::{Prepared, WorkerVms};
+use crate::socket::StdSocket;
 use crate::stats::InspectStats;
 use crate::tls::Handshakes;
 use crate::trace::{SpanSink, Spans};
@@ -40,7 +41,7 @@ pub(crate) enum Command {
     /// Stops accepting, finishes what runs, then ends; at the latest after this long.
     Shutdown(Duration),
     /// A connection that another worker has accepted and hands over.
-    Accept(Arc<str>, std::net::TcpStream),
+    Accept(Arc<str>, StdSocket),
 }
 
 /// What all workers share, made once.
@@ -198,7 +199,7 @@ impl WorkerCx {
         best.1
     }
 
-    pub(crate) fn hand_over(&self, worker: usize, listener: &Arc<str>, socket: std::net::TcpStream) {
+    pub(crate) fn hand_over(&self, worker: usize, listener: &Arc<str>, socket: StdSocket) {
         if let Some(peer) = self.peers.borrow().get(worker) {
             _ = peer.send(Command::Accept(listener.clone(), socket));
         }

@@ -1,5 +1,6 @@
 //! A VM: a guest with its memory, entered by one worker, one call at a time.
 
+mod access_log;
 mod grpc;
 mod network;
 

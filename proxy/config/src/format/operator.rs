@@ -90,6 +90,8 @@ pub(crate) enum Fact {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     DownstreamRemote,
+    /// The peer of the socket, whoever the PROXY protocol says it speaks for.
+    DownstreamDirect,
     DownstreamLocal,
     UpstreamRemote,
     UpstreamLocal,
@@ -153,9 +155,9 @@ const ADDRESSES: &[(&str, Peer, Part)] = &[
     ("DOWNSTREAM_REMOTE_ADDRESS", Peer::DownstreamRemote, Part::Whole),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Peer::DownstreamRemote, Part::Ip),
     ("DOWNSTREAM_REMOTE_PORT", Peer::DownstreamRemote, Part::Port),
-    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", Peer::DownstreamRemote, Part::Whole),
-    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", Peer::DownstreamRemote, Part::Ip),
-    ("DOWNSTREAM_DIRECT_REMOTE_PORT", Peer::DownstreamRemote, Part::Port),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", Peer::DownstreamDirect, Part::Whole),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", Peer::DownstreamDirect, Part::Ip),
+    ("DOWNSTREAM_DIRECT_REMOTE_PORT", Peer::DownstreamDirect, Part::Port),
     ("DOWNSTREAM_LOCAL_ADDRESS", Peer::DownstreamLocal, Part::Whole),
     ("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", Peer::DownstreamLocal, Part::Ip),
     ("DOWNSTREAM_LOCAL_PORT", Peer::DownstreamLocal, Part::Port),
@@ -387,6 +389,9 @@ fn header_field<'a>(headers: Option<&'a Headers>, field: &Field) -> Option<Value
 fn address(info: &StreamInfo, of: Peer, part: Part) -> Value<'static> {
     let address = match of {
         Peer::DownstreamRemote => info.downstream_remote,
+        Peer::DownstreamDirect => {
+            info.connection.as_ref().and_then(|connection| connection.direct_remote).or(info.downstream_remote)
+        }
         Peer::DownstreamLocal => info.downstream_local,
         Peer::UpstreamRemote => info.upstream_remote,
         Peer::UpstreamLocal => info.upstream_local,

@@ -4,6 +4,7 @@
 //! A client that says nothing may wait for the server to speak first (SMTP, MySQL). So a connection that stays silent for a
 //! moment is connected, if what it would get as it is passes bytes: who speaks first decides.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use super::secure::secure;
 use super::{Accepted, ListenerSlot};
 use crate::inspect::{Found, Inspection, Refused};
 use crate::live::LiveChain;
+use crate::network;
 use crate::serve;
 use crate::stats::{ActiveGuard, ListenerStats};
 use crate::tcp::{self, Early};
@@ -83,7 +85,14 @@ pub(super) async fn serve(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, transport:
 
 async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted, record: Option<&mut Record>) {
     match accepted.chain.live() {
-        LiveChain::Http(_) => serve::http(cx, accepted).await,
+        LiveChain::Http(_) => {
+            let filters = accepted.chain.network_filters();
+            if filters.is_empty() {
+                serve::http(cx, accepted).await;
+            } else {
+                Box::pin(network::serve_http(cx, accepted, &filters)).await;
+            }
+        }
         LiveChain::Tcp(chain) => {
             let state = tcp::proxy(cx, &chain, accepted).await;
             if let Some(record) = record {
@@ -125,8 +134,11 @@ impl Record {
 
     fn write(mut self, cx: &WorkerCx, slot: &ListenerSlot) {
         self.0.info.mark(TimingPoint::ResponseComplete);
-        for log in &slot.listener().access_logs {
-            cx.access_log.write(log, &self.0);
+        let state = Rc::new(RefCell::new(self.0));
+        let listener = slot.listener();
+        cx.live().tell_loggers(&listener.access_logs, &state);
+        for log in &listener.access_logs {
+            cx.access_log.write(log, &state.borrow());
         }
     }
 }

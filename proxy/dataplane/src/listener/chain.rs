@@ -10,6 +10,7 @@ use outrigger_http::StreamInfo;
 
 use super::drain::Drain;
 use crate::live::{LiveChain, LiveConfig};
+use crate::network::NetworkFactory;
 use crate::worker::WorkerCx;
 
 /// A chain of a listener. It outlives generations that have a chain which takes the same connections in the same way; the
@@ -27,6 +28,7 @@ struct Current {
     listener: Arc<Listener>,
     index: usize,
     live: LiveChain,
+    filters: Rc<[NetworkFactory]>,
 }
 
 /// What tells the chains of a listener apart.
@@ -35,6 +37,11 @@ type Key<'a> = (&'a FilterChainMatch, bool);
 impl ChainSlot {
     pub(crate) fn live(&self) -> LiveChain {
         self.current.borrow().live.clone()
+    }
+
+    /// What makes the network filters of a new connection.
+    pub(crate) fn network_filters(&self) -> Rc<[NetworkFactory]> {
+        self.current.borrow().filters.clone()
     }
 
     /// Notes whose stream it is.
@@ -80,7 +87,8 @@ pub(super) fn build(
         }));
     }
     let chains = listener.chains.iter().enumerate().map(|(index, chain)| {
-        let current = Current { listener: listener.clone(), index, live: live.chain(&chain.filter, cx) };
+        let filters = live.network_filters(chain);
+        let current = Current { listener: listener.clone(), index, live: live.chain(&chain.filter, cx), filters };
         let key = (&chain.criteria, listener.table.default_chain() == Some(index));
         match known.remove(&key) {
             Some((before, slot)) if before.takes_as(chain) => {

@@ -1,12 +1,13 @@
 //! Access logs, and the formats that they and local replies share.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use outrigger_config::{AccessLog, AccessLogFormat, AccessLogSink, Format, JsonNode};
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::accesslog::v3 as accesslog;
 use pb::envoy::config::core::v3 as core;
-use pb::envoy::extensions::access_loggers::{file::v3 as file, stream::v3 as stream};
+use pb::envoy::extensions::access_loggers::{file::v3 as file, stream::v3 as stream, wasm::v3 as wasm};
 use pb::google::protobuf::{Any, Struct, Value, value::Kind};
 use prost::Message;
 
@@ -32,10 +33,11 @@ fn access_log(log: &accesslog::AccessLog, diagnostics: &mut Diagnostics) -> Opti
         diagnostics.at("typed_config", |d| d.error("is required"));
         return None;
     };
-    diagnostics.at("typed_config", |d| logger(config, d))
+    let name: Arc<str> = Arc::from(log.name.as_str());
+    diagnostics.at("typed_config", |d| logger(&name, config, d))
 }
 
-fn logger(config: &Any, diagnostics: &mut Diagnostics) -> Option<AccessLog> {
+fn logger(logger_name: &Arc<str>, config: &Any, diagnostics: &mut Diagnostics) -> Option<AccessLog> {
     match type_url::message_name(&config.type_url) {
         name if name == type_url::message_name(type_url::FILE_ACCESS_LOG) => {
             let config: file::FileAccessLog = message(config, diagnostics)?;
@@ -54,6 +56,12 @@ fn logger(config: &Any, diagnostics: &mut Diagnostics) -> Option<AccessLog> {
             let format = config.access_log_format.map(|Proto::LogFormat(format)| format);
             let format = log_format(format.as_ref(), diagnostics)?;
             Some(AccessLog { sink: AccessLogSink::Stderr, format })
+        }
+        name if name == type_url::message_name(type_url::WASM_ACCESS_LOG) => {
+            let config: wasm::WasmAccessLog = message(config, diagnostics)?;
+            let plugin = super::wasm::plugin_of(logger_name, config.config.as_ref(), diagnostics)?;
+            let format = AccessLogFormat::Json(Vec::new());
+            Some(AccessLog { sink: AccessLogSink::Wasm(Arc::new(plugin)), format })
         }
         name if IGNORED.contains(&name) => {
             diagnostics.ignore(format!("type {name} is not supported; it only observes and is ignored"));

@@ -8,7 +8,7 @@ use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::listener::v3 as listener;
 
 use super::common::{duration, variant};
-use super::listener::network_filter;
+use super::listener::{FoundFilter, network_filter};
 use super::tls::downstream_transport;
 use crate::Diagnostics;
 
@@ -63,12 +63,16 @@ fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<Fi
         duration(proto.transport_socket_connect_timeout.as_ref(), "transport_socket_connect_timeout", d);
     let before = d.errors().len();
     let mut terminal = None;
+    let mut filters = Vec::new();
     let last = proto.filters.len().saturating_sub(1);
     for (index, filter) in proto.filters.iter().enumerate() {
         let found = d.at_index("filters", index, |d| network_filter(filter, d));
         match found {
-            Some(filter) if index == last => terminal = Some(filter),
-            Some(_) => d.at_index("filters", index, |d| d.error("is terminal, and not the last filter")),
+            Some(FoundFilter::Terminal(filter)) if index == last => terminal = Some(filter),
+            Some(FoundFilter::Terminal(_)) => {
+                d.at_index("filters", index, |d| d.error("is terminal, and not the last filter"));
+            }
+            Some(FoundFilter::Before(filter)) => filters.push(filter),
             None => {}
         }
     }
@@ -80,6 +84,7 @@ fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<Fi
         criteria: criteria.unwrap_or_default(),
         transport: transport?,
         transport_timeout: transport_timeout.filter(|timeout| !timeout.is_zero()),
+        filters,
         filter: terminal?,
     })
 }

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::{Address, Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy};
+use outrigger_config::{Address, ConnectionFilter, Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy};
 use outrigger_http::Direction;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::listener::v3 as listener;
 use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+use pb::envoy::extensions::filters::network::wasm::v3 as network_wasm;
 
 use super::access_log::{access_logs, message};
 use super::common::{flag, name, number, origin, timeout_or, variant};
 use super::filter_chain::chains;
 use super::listener_filter::listener_filters;
 use super::socket::addresses;
-use super::{Rejection, XdsResource, http};
+use super::{Rejection, XdsResource, http, wasm};
 use crate::Diagnostics;
 
 /// Network filters that only observe.
@@ -99,7 +100,13 @@ fn stat_prefix(given: &str, address: &Address) -> Arc<str> {
     if given.is_empty() { Arc::from(address.to_string().replace(':', "_")) } else { Arc::from(given) }
 }
 
-pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> Option<NetworkFilter> {
+/// A network filter by its place.
+pub(super) enum FoundFilter {
+    Before(ConnectionFilter),
+    Terminal(NetworkFilter),
+}
+
+pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> Option<FoundFilter> {
     let Some(listener::filter::ConfigType::TypedConfig(config)) = &proto.config_type else {
         d.at("typed_config", |d| d.error("is required"));
         return None;
@@ -108,13 +115,21 @@ pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> O
     if kind == type_url::message_name(type_url::HTTP_CONNECTION_MANAGER) {
         return d.at("typed_config", |d| {
             let proto: hcm::HttpConnectionManager = message(config, d)?;
-            http::manager(&proto, d).map(|manager| NetworkFilter::Http(Arc::new(manager)))
+            http::manager(&proto, d).map(|manager| FoundFilter::Terminal(NetworkFilter::Http(Arc::new(manager))))
         });
     }
     if kind == type_url::message_name(type_url::TCP_PROXY) {
         return d.at("typed_config", |d| {
             let proto: tcp_proxy::TcpProxy = message(config, d)?;
-            tcp(&proto, d).map(|proxy| NetworkFilter::Tcp(Arc::new(proxy)))
+            tcp(&proto, d).map(|proxy| FoundFilter::Terminal(NetworkFilter::Tcp(Arc::new(proxy))))
+        });
+    }
+    if kind == type_url::message_name(type_url::NETWORK_WASM) {
+        let name = name(&proto.name, "name", d);
+        return d.at("typed_config", |d| {
+            let proto: network_wasm::Wasm = message(config, d)?;
+            let plugin = Arc::new(wasm::plugin_of(&name, proto.config.as_ref(), d)?);
+            Some(FoundFilter::Before(ConnectionFilter { name, plugin }))
         });
     }
     let kind = http::inner_type(config);

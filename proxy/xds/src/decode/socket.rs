@@ -34,12 +34,27 @@ pub(super) fn addresses(proto: &listener::Listener, d: &mut Diagnostics) -> Opti
 
 fn address(proto: Option<&core::Address>, d: &mut Diagnostics) -> Option<Address> {
     match proto.and_then(|proto| proto.address.as_ref()) {
-        Some(core::address::Address::Pipe(_)) => {
-            d.at("pipe", |d| d.error("Unix sockets are not supported for listeners"));
-            None
-        }
+        Some(core::address::Address::Pipe(pipe)) => d.at("pipe", |d| self::pipe(pipe, d)),
         _ => socket_address(proto, d).map(|(socket, ipv4_compat)| Address::Ip { socket, ipv4_compat }),
     }
+}
+
+/// A Unix socket; `@` at its start makes it an abstract one.
+fn pipe(proto: &core::Pipe, d: &mut Diagnostics) -> Option<Address> {
+    /// `sun_path`.
+    const PATH_BYTES_MAX: usize = 107;
+    if proto.path.is_empty() || proto.path.len() > PATH_BYTES_MAX || proto.path.contains('\0') {
+        d.at("path", |d| d.error(format!("has not 1 to {PATH_BYTES_MAX} bytes, or a NUL among them")));
+        return None;
+    }
+    if proto.mode > 0o777 {
+        d.at("mode", |d| d.error(format!("{:o} is no mode up to 777", proto.mode)));
+    }
+    let path = match proto.path.strip_prefix('@') {
+        Some(name) => format!("\0{name}"),
+        None => proto.path.clone(),
+    };
+    Some(Address::Pipe { path: path.into(), mode: (proto.mode != 0).then_some(proto.mode) })
 }
 
 pub(super) fn keepalive(proto: &core::TcpKeepalive) -> TcpKeepalive {

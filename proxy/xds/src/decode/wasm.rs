@@ -182,6 +182,15 @@ fn is_fetchable(uri: &str) -> bool {
     (uri.starts_with("http://") || uri.starts_with("https://")) && uri.len() <= 8192
 }
 
+/// The plugin of Envoy's own configuration, which has neither limits nor isolation.
+pub(super) fn plugin_of(
+    filter: &Arc<str>,
+    config: Option<&wasm::PluginConfig>,
+    d: &mut Diagnostics,
+) -> Option<WasmPlugin> {
+    plugin_config(filter, config, Default::default(), d)
+}
+
 fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
     /// Linear memory of a 32-bit guest.
     const MEMORY_BYTES_MAX: u64 = 4 << 30;

@@ -1,0 +1,250 @@
+//! Network filters: what a filter chain does with a connection's bytes before its terminal filter, both ways.
+//!
+//! [`NetworkFilters`] is the walk over them, without I/O. The client's bytes pass the filters in order, the upstream's in
+//! reverse. A filter that stops keeps the bytes: they come again, with what came since, to all filters from the first one,
+//! as in Envoy; or, when it resumes, they go on behind it.
+
+mod http;
+mod tunnel;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use outrigger_http::{BodyBuffer, StreamState};
+
+pub(crate) use http::serve as serve_http;
+pub(crate) use tunnel::run;
+
+use crate::filter::{FilterEvent, StreamSlot, Way};
+use crate::plugin::{PluginHandle, WasmConnection};
+
+/// What a filter wants after a callback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NetworkAction {
+    Continue,
+    /// The bytes wait here.
+    Stop,
+    /// What has passed is written, then the connection is closed.
+    Close,
+}
+
+/// Who closed the client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClosedBy {
+    Proxy,
+    Client,
+}
+
+/// What a filter may touch.
+#[derive(Debug)]
+pub(crate) struct ConnectionCx<'a> {
+    /// The client's bytes are its request's body, the upstream's its response's.
+    pub(crate) state: &'a Rc<RefCell<StreamState>>,
+    pub(crate) slot: &'a Rc<StreamSlot>,
+    /// The filter's place in the chain.
+    pub(crate) index: usize,
+}
+
+/// One filter of one connection. Callbacks are synchronous; whatever takes time ends in [`StreamSlot::push`].
+pub(crate) trait NetworkFilter {
+    /// Before anything is read, and before there is an upstream connection.
+    fn on_new_connection(&mut self, cx: &ConnectionCx<'_>) -> NetworkAction;
+    fn on_downstream_data(&mut self, cx: &ConnectionCx<'_>, end: bool) -> NetworkAction;
+    fn on_upstream_data(&mut self, cx: &ConnectionCx<'_>, end: bool) -> NetworkAction;
+    /// The connection is over; called once.
+    fn on_close(&mut self, cx: &ConnectionCx<'_>, by: ClosedBy);
+}
+
+/// What makes the filters of a connection.
+#[derive(Debug, Clone)]
+pub(crate) enum NetworkFactory {
+    Wasm(Rc<PluginHandle>),
+    /// It can't run, and its policy lets nothing pass.
+    Failed,
+}
+
+/// Closes every connection.
+struct Failed;
+
+impl NetworkFilter for Failed {
+    fn on_new_connection(&mut self, _cx: &ConnectionCx<'_>) -> NetworkAction {
+        NetworkAction::Close
+    }
+    fn on_downstream_data(&mut self, _cx: &ConnectionCx<'_>, _end: bool) -> NetworkAction {
+        NetworkAction::Close
+    }
+    fn on_upstream_data(&mut self, _cx: &ConnectionCx<'_>, _end: bool) -> NetworkAction {
+        NetworkAction::Close
+    }
+    fn on_close(&mut self, _cx: &ConnectionCx<'_>, _by: ClosedBy) {}
+}
+
+/// The filters of a connection, and how far its bytes are.
+pub(crate) struct NetworkFilters {
+    list: Vec<Box<dyn NetworkFilter>>,
+    pub(crate) state: Rc<RefCell<StreamState>>,
+    slot: Rc<StreamSlot>,
+    /// Filters that know of the connection.
+    begun: usize,
+    /// All filters let the connection through to the terminal filter.
+    admitted: bool,
+    ends: [End; 2],
+}
+
+/// The end of one direction's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    /// It has come.
+    Come,
+    /// It has passed all filters.
+    Passed,
+}
+
+/// Bytes that have passed all filters.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    pub(crate) bytes: BodyBuffer,
+    /// Nothing follows.
+    pub(crate) end: bool,
+}
+
+impl std::fmt::Debug for NetworkFilters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NetworkFilters").field("len", &self.list.len()).finish_non_exhaustive()
+    }
+}
+
+/// The connection is to be closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Close;
+
+impl NetworkFilters {
+    pub(crate) fn new(factories: &[NetworkFactory], state: StreamState) -> NetworkFilters {
+        let make = |factory: &NetworkFactory| match factory {
+            NetworkFactory::Wasm(handle) => Box::new(WasmConnection::new(handle)) as Box<dyn NetworkFilter>,
+            NetworkFactory::Failed => Box::new(Failed),
+        };
+        NetworkFilters::of(factories.iter().map(make).collect(), state)
+    }
+
+    fn of(list: Vec<Box<dyn NetworkFilter>>, state: StreamState) -> NetworkFilters {
+        let state = Rc::new(RefCell::new(state));
+        NetworkFilters { list, state, slot: Rc::default(), begun: 0, admitted: false, ends: [End::Open; 2] }
+    }
+
+    /// Whether the terminal filter may begin.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    /// Bytes of a direction that wait before or between the filters.
+    pub(crate) fn waiting(&self, way: Way) -> usize {
+        let state = self.state.borrow();
+        match way {
+            Way::Request => state.request_body.len(),
+            Way::Response => state.response_body.len(),
+        }
+    }
+
+    /// Begins: what the filters let pass at once.
+    pub(crate) fn begin(&mut self) -> Result<Passed, Close> {
+        self.walk(Way::Request, 0)
+    }
+
+    /// More bytes of a direction, or (with none) its end.
+    pub(crate) fn data(&mut self, way: Way, bytes: Bytes) -> Result<Passed, Close> {
+        if bytes.is_empty() {
+            self.ends[way as usize] = End::Come;
+        }
+        {
+            let mut state = self.state.borrow_mut();
+            match way {
+                Way::Request => state.request_body.push(bytes),
+                Way::Response => state.response_body.push(bytes),
+            }
+        }
+        self.walk(way, 0)
+    }
+
+    /// What happened to a filter from outside.
+    pub(crate) fn poll_event(&mut self, task: &mut Context<'_>) -> Poll<(Way, Result<Passed, Close>)> {
+        let (index, event) = std::task::ready!(self.slot.poll(task));
+        let way = match event {
+            FilterEvent::Resume(way) => way,
+            FilterEvent::ClearRouteCache => return Poll::Ready((Way::Request, Ok(Passed::default()))),
+            FilterEvent::Respond(_) | FilterEvent::Failed(_) | FilterEvent::Reset => {
+                return Poll::Ready((Way::Request, Err(Close)));
+            }
+        };
+        let next = match way {
+            Way::Request => index + 1,
+            Way::Response => self.list.len().saturating_sub(index),
+        };
+        Poll::Ready((way, self.walk(way, next)))
+    }
+
+    /// Walks from the `at`-th filter of a direction on.
+    fn walk(&mut self, way: Way, at: usize) -> Result<Passed, Close> {
+        let end = self.ends[way as usize] == End::Come;
+        for at in at..self.list.len() {
+            let index = if way == Way::Request { at } else { self.list.len() - 1 - at };
+            if way == Way::Request && index >= self.begun {
+                self.begun = index + 1;
+                match self.call(index, |filter, cx| filter.on_new_connection(cx)) {
+                    NetworkAction::Continue => {}
+                    NetworkAction::Stop => return Ok(Passed::default()),
+                    NetworkAction::Close => return Err(Close),
+                }
+            }
+            if self.waiting(way) == 0 && !end {
+                continue;
+            }
+            let action = self.call(index, |filter, cx| match way {
+                Way::Request => filter.on_downstream_data(cx, end),
+                Way::Response => filter.on_upstream_data(cx, end),
+            });
+            match action {
+                NetworkAction::Continue => {}
+                NetworkAction::Stop => return Ok(Passed::default()),
+                NetworkAction::Close => return Err(Close),
+            }
+        }
+        if way == Way::Request {
+            self.admitted = true;
+        }
+        if end {
+            self.ends[way as usize] = End::Passed;
+        }
+        let mut state = self.state.borrow_mut();
+        let bytes = match way {
+            Way::Request => std::mem::take(&mut state.request_body),
+            Way::Response => std::mem::take(&mut state.response_body),
+        };
+        Ok(Passed { bytes, end })
+    }
+
+    fn call(
+        &mut self,
+        index: usize,
+        call: impl FnOnce(&mut dyn NetworkFilter, &ConnectionCx<'_>) -> NetworkAction,
+    ) -> NetworkAction {
+        let cx = ConnectionCx { state: &self.state, slot: &self.slot, index };
+        call(&mut *self.list[index], &cx)
+    }
+
+    /// The connection is over: the filters are told, and what they knew of it.
+    pub(crate) fn close(mut self, by: ClosedBy) -> StreamState {
+        for index in 0..self.begun {
+            let cx = ConnectionCx { state: &self.state, slot: &self.slot, index };
+            self.list[index].on_close(&cx, by);
+        }
+        self.list.clear();
+        self.state.take()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+use super::*;
+
+/// Answers from a list, then continues; notes what it saw.
+struct Scripted {
+    name: char,
+    answers: Vec<NetworkAction>,
+    seen: Rc<RefCell<Vec<String>>>,
+}
+
+impl Scripted {
+    fn note(&mut self, what: &str) -> NetworkAction {
+        self.seen.borrow_mut().push(format!("{}{what}", self.name));
+        if self.answers.is_empty() { NetworkAction::Continue } else { self.answers.remove(0) }
+    }
+}
+
+fn text(body: &BodyBuffer) -> String {
+    String::from_utf8_lossy(&body.copy_range(0, usize::MAX)).into_owned()
+}
+
+impl NetworkFilter for Scripted {
+    fn on_new_connection(&mut self, _cx: &ConnectionCx<'_>) -> NetworkAction {
+        self.note("+")
+    }
+    fn on_downstream_data(&mut self, cx: &ConnectionCx<'_>, end: bool) -> NetworkAction {
+        let bytes = text(&cx.state.borrow().request_body);
+        self.note(&format!(">{bytes}{}", if end { "." } else { "" }))
+    }
+    fn on_upstream_data(&mut self, cx: &ConnectionCx<'_>, end: bool) -> NetworkAction {
+        let bytes = text(&cx.state.borrow().response_body);
+        self.note(&format!("<{bytes}{}", if end { "." } else { "" }))
+    }
+    fn on_close(&mut self, _cx: &ConnectionCx<'_>, by: ClosedBy) {
+        self.note(&format!("-{by:?}"));
+    }
+}
+
+struct Walk {
+    filters: NetworkFilters,
+    seen: Rc<RefCell<Vec<String>>>,
+}
+
+impl Walk {
+    fn new(a: &[NetworkAction], b: &[NetworkAction]) -> Walk {
+        let seen = Rc::default();
+        let filter = |name, answers: &[NetworkAction]| {
+            Box::new(Scripted { name, answers: answers.to_vec(), seen: Rc::clone(&seen) }) as Box<dyn NetworkFilter>
+        };
+        let list = vec![filter('a', a), filter('b', b)];
+        Walk { filters: NetworkFilters::of(list, StreamState::default()), seen }
+    }
+
+    fn data(&mut self, way: Way, bytes: &'static str) -> String {
+        shown(self.filters.data(way, Bytes::from_static(bytes.as_bytes())))
+    }
+
+    fn event(&mut self, index: usize, event: FilterEvent) -> String {
+        self.filters.slot.push(index, event);
+        match self.filters.poll_event(&mut Context::from_waker(std::task::Waker::noop())) {
+            Poll::Ready((_, passed)) => shown(passed),
+            Poll::Pending => "nothing".to_owned(),
+        }
+    }
+
+    fn seen(&self) -> String {
+        self.seen.borrow_mut().drain(..).collect::<Vec<_>>().join(" ")
+    }
+}
+
+fn shown(passed: Result<Passed, Close>) -> String {
+    match passed {
+        Ok(passed) => format!("{}{}", text(&passed.bytes), if passed.end { "." } else { "" }),
+        Err(Close) => "closed".to_owned(),
+    }
+}
+
+const STOP: NetworkAction = NetworkAction::Stop;
+const GO: NetworkAction = NetworkAction::Continue;
+
+#[test]
+fn bytes_pass_in_order_and_in_reverse() {
+    let mut walk = Walk::new(&[], &[]);
+    assert_eq!(shown(walk.filters.begin()), "");
+    assert!(walk.filters.is_admitted());
+    assert_eq!(walk.data(Way::Request, "x"), "x");
+    assert_eq!(walk.data(Way::Response, "y"), "y");
+    assert_eq!(walk.data(Way::Request, ""), ".");
+    assert_eq!(walk.data(Way::Response, ""), ".");
+    walk.filters.close(ClosedBy::Client);
+    assert_eq!(walk.seen.borrow().join(" "), "a+ b+ a>x b>x b<y a<y a>. b>. b<. a<. a-Client b-Client");
+}
+
+#[test]
+fn who_stops_keeps_the_bytes() {
+    let mut walk = Walk::new(&[GO, STOP], &[]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.data(Way::Request, "x"), "");
+    assert_eq!(walk.data(Way::Request, "y"), "xy");
+    assert_eq!(walk.seen(), "a+ b+ a>x a>xy b>xy");
+    // The second one stops: both see everything again.
+    let mut walk = Walk::new(&[], &[GO, STOP, STOP]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.data(Way::Request, "x"), "");
+    assert_eq!(walk.data(Way::Request, ""), "");
+    assert_eq!(walk.event(1, FilterEvent::Resume(Way::Request)), "x.");
+    assert_eq!(walk.seen(), "a+ b+ a>x b>x a>x. b>x.");
+}
+
+#[test]
+fn a_new_connection_waits_for_data_or_to_be_resumed() {
+    let mut walk = Walk::new(&[STOP, GO], &[STOP]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.seen(), "a+");
+    assert_eq!(walk.data(Way::Request, "x"), "");
+    assert!(!walk.filters.is_admitted());
+    assert_eq!(walk.seen(), "a>x b+");
+    assert_eq!(walk.event(1, FilterEvent::Resume(Way::Request)), "x");
+    assert!(walk.filters.is_admitted());
+    let mut walk = Walk::new(&[STOP], &[]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.event(0, FilterEvent::Resume(Way::Request)), "");
+    assert!(walk.filters.is_admitted());
+    assert_eq!(walk.seen(), "a+ b+");
+}
+
+#[test]
+fn answers_are_resumed_behind_who_stopped() {
+    let mut walk = Walk::new(&[], &[GO, STOP]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.data(Way::Response, "x"), "");
+    assert_eq!(walk.event(1, FilterEvent::Resume(Way::Response)), "x");
+    assert_eq!(walk.seen(), "a+ b+ b<x a<x");
+}
+
+#[test]
+fn who_closes_or_fails_ends_it() {
+    let mut walk = Walk::new(&[GO, NetworkAction::Close], &[]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.data(Way::Request, "x"), "closed");
+    let mut walk = Walk::new(&[], &[]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.event(0, FilterEvent::Reset), "closed");
+}
