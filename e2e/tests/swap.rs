@@ -9,7 +9,8 @@ use outrigger_e2e::closing::{closing_line, scaled};
 use outrigger_e2e::folder;
 use outrigger_e2e::load::Verdict;
 use outrigger_e2e::rig::{policy, put_module};
-use outrigger_e2e::{Load, Peer, Request, Response, Rig, modules, workspace};
+use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::{Load, Peer, Request, Response, Rig, eventually, modules, workspace};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -17,7 +18,10 @@ use rand::{Rng, SeedableRng};
 /// What happens next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Change {
+    /// Other code.
     Filter,
+    /// The same code with another configuration: a new context in the same VM.
+    Configuration,
     Route,
 }
 
@@ -39,9 +43,10 @@ fn judge(response: &Response) -> Verdict {
     verdict
 }
 
-fn changes(seed: u64, filters: usize, routes: usize) -> Vec<Change> {
+fn changes(seed: u64, filters: usize, configurations: usize, routes: usize) -> Vec<Change> {
     let mut all = vec![Change::Filter; filters];
-    all.resize(filters + routes, Change::Route);
+    all.resize(filters + configurations, Change::Configuration);
+    all.resize(filters + configurations + routes, Change::Route);
     all.shuffle(&mut StdRng::seed_from_u64(seed));
     all
 }
@@ -51,12 +56,31 @@ fn seed() -> u64 {
     given.unwrap_or_else(|| rand::rng().random())
 }
 
+/// What served before is gone: one VM for the one worker, with the contexts of no stream, and labels of few revisions.
+fn nothing_is_left(rig: &Rig, filters: usize) {
+    let sum = |wanted: &str| -> (u64, usize) {
+        let stats = rig.plane.admin.stats().expect("stats");
+        let found = stats.iter().filter(|(name, _)| name.starts_with("wasm.") && name.ends_with(wanted));
+        found.fold((0, 0), |(sum, count), (_, value)| (sum + value, count + 1))
+    };
+    eventually(DEADLINE, || match sum(".vm_active").0 {
+        1 => Ok(()),
+        active => Err(format!("{active} VMs are active")),
+    })
+    .expect("old VMs end with their last stream");
+    let (created, revisions) = sum(".vm_created");
+    assert!(revisions <= 10, "{revisions} revisions are shown");
+    assert!(created >= revisions as u64 && filters >= revisions.saturating_sub(10), "{created} VMs were made");
+}
+
 #[test]
 fn no_request_notices_a_swap() {
-    let (filters, routes) = scaled((30, 10), (200, 50));
     let seed = seed();
     eprintln!("OUTRIGGER_SEED={seed}");
     for peer in Peer::all() {
+        // Envoy takes half a second for each.
+        let full = if peer == Peer::Outrigger { (500, 500, 50) } else { (100, 100, 50) };
+        let (filters, configurations, routes) = scaled((15, 15, 10), full);
         let module = modules::read(&workspace::filter("header_policy").expect("the filter")).expect("its bytes");
         let rig = Rig::start_with(peer, "DELTA_GRPC", |folder| {
             put_module(folder, "header_policy")?;
@@ -68,17 +92,23 @@ fn no_request_notices_a_swap() {
         let running = Load::new(rig.gateway, 300.0, Request::get("/load")).check(judge).start().expect("load");
         let begun = Instant::now();
         let mut count = [0; 2];
-        for change in changes(seed, filters, routes) {
+        let mut code = "header_policy".to_owned();
+        for change in changes(seed, filters, configurations, routes) {
             match change {
                 Change::Filter => {
                     count[0] += 1;
-                    let name = format!("variant-{}", count[0]);
-                    let code = modules::variant(&module, count[0]);
+                    code = format!("variant-{}", count[0]);
+                    let bytes = modules::variant(&module, count[0]);
                     rig.push(|folder| {
-                        folder.write(&format!("filters/{name}.wasm"), code)?;
-                        folder.apply("policy.yaml", &[policy(&name, &count[0].to_string())])
+                        folder.write(&format!("filters/{code}.wasm"), bytes)?;
+                        folder.apply("policy.yaml", &[policy(&code, &count[0].to_string())])
                     })
                     .expect("a filter swap");
+                }
+                Change::Configuration => {
+                    count[0] += 1;
+                    rig.push(|folder| folder.apply("policy.yaml", &[policy(&code, &count[0].to_string())]))
+                        .expect("a configuration swap");
                 }
                 Change::Route => {
                     count[1] += 1;
@@ -95,7 +125,7 @@ fn no_request_notices_a_swap() {
         .expect("the last generation serves");
         let report = running.stop().expect("the load");
         closing_line(&format!(
-            "swap ({}, seed {seed}): {filters} filter swaps and {routes} route changes in {:.1} s; served {}, failed {}, \
+            "swap ({}, seed {seed}): {filters} filter swaps, {configurations} configurations and {routes} route changes in {:.1} s; served {}, failed {}, \
              connections closed {}, mixed generations {}, generations seen {}, p99 {:?}, longest {:?}",
             peer.name(),
             took.as_secs_f64(),
@@ -108,6 +138,13 @@ fn no_request_notices_a_swap() {
             report.latency.max(),
         ));
         report.must_be_clean().expect("nobody notices");
-        assert!(report.stamps.len() > (filters + routes) / 2, "{} generations in traffic", report.stamps.len());
+        if peer == Peer::Outrigger {
+            nothing_is_left(&rig, filters);
+        }
+        assert!(
+            report.stamps.len() > (filters + configurations + routes) / 2,
+            "{} generations in traffic",
+            report.stamps.len()
+        );
     }
 }

@@ -13,7 +13,7 @@ use outrigger_config::{
     ResourceKind, ResourceSet, RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
 };
 use outrigger_dataplane::{GenerationPlugins, PreparedPlugin, WorkerVms};
-use outrigger_wasm::{CompiledModule, Plugin, ReadyVm, Services, StartMode, VmConfig};
+use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, ReadyVm, Services, StartMode, VmConfig};
 use tokio::time::Instant;
 
 use crate::cache::Digest;
@@ -196,7 +196,8 @@ fn start_all(
     let vms: Result<Vec<ReadyVm>, String> = (0..vms_wanted)
         .map(|_| outrigger_wasm::start(module, plugin, services, StartMode::Serving).map_err(text))
         .collect();
-    let prepared = PreparedPlugin { plugin: Arc::clone(plugin), module: module.clone(), configured_in };
+    let labels = PluginLabels::new(services, plugin);
+    let prepared = PreparedPlugin { plugin: Arc::clone(plugin), module: module.clone(), configured_in, labels };
     Ok(Waiting { prepared, vms: vms? })
 }
 

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_wasm::{CompiledModule, FailurePolicy, Isolation, Plugin};
+use outrigger_wasm::{CompiledModule, FailurePolicy, Isolation, Plugin, PluginLabels};
 use tokio::time::Instant;
 
 pub(crate) use connection::WasmConnection;
@@ -46,6 +46,8 @@ pub struct PreparedPlugin {
     pub module: CompiledModule,
     /// CPU time that the canary's configuration took.
     pub configured_in: Duration,
+    /// Its statistics are shown as long as somebody holds this.
+    pub labels: Arc<PluginLabels>,
 }
 
 impl PreparedPlugin {

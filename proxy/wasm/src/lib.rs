@@ -18,6 +18,7 @@ mod guest_log;
 mod host;
 mod hostcall;
 mod interner;
+mod labels;
 mod limiter;
 mod maps;
 mod metrics;
@@ -40,6 +41,7 @@ pub use action::{
     HttpCall, LocalReply, NetworkAction, RootId, TrailersAction,
 };
 pub use engine::{Code, CompileError, Engine, EngineError};
+pub use labels::PluginLabels;
 pub use metrics::{VmEvent, count_vm_event};
 pub use module::{Abi, Callbacks, CompiledModule, LoadError};
 pub use plugin::{Backoff, FailurePolicy, Isolation, Limits, Plugin, VmConfig};

@@ -8,7 +8,7 @@ use outrigger_stats::{Counter, Gauge, Histogram, Name, Registry, Value};
 use crate::plugin::Plugin;
 use crate::services::Services;
 use crate::status::Status;
-use crate::trap::Trap;
+use crate::trap::{Trap, TrapKind};
 
 const NAME_BYTES_MAX: usize = 256;
 
@@ -180,7 +180,35 @@ pub(crate) struct VmStats {
 
 /// Of a plugin's revision: what its module is.
 fn plugin_metric(plugin: &Plugin, rest: &str) -> Name {
-    Name::new("wasm", rest).tag("wasm_plugin", &*plugin.name).tag("wasm_revision", plugin.vm.revision())
+    labelled(&plugin.name, &plugin.vm.revision(), rest)
+}
+
+fn labelled(plugin: &str, revision: &str, rest: &str) -> Name {
+    Name::new("wasm", rest).tag("wasm_plugin", plugin).tag("wasm_revision", revision)
+}
+
+/// Every metric of a plugin's revision that has no further labels, and those that have.
+const PLUGIN_METRICS: &[&str] = &[
+    "vm_created",
+    "vm_active",
+    "vm_memory_bytes",
+    "vm_contexts",
+    "vm_reload_success",
+    "vm_reload_failure",
+    "vm_reload_backoff",
+    "callbacks",
+    "callback_time_ns",
+    "log_lines_dropped",
+    "queue_messages_dropped",
+];
+const RECYCLE_CAUSES: &[&str] = &["memory", "streams"];
+
+/// Nobody runs this revision any more: its metrics are no longer shown.
+pub(crate) fn forget_plugin(registry: &Registry, plugin: &str, revision: &str) {
+    let name = |rest: &str| labelled(plugin, revision, rest);
+    PLUGIN_METRICS.iter().for_each(|rest| registry.forget(&name(rest)));
+    RECYCLE_CAUSES.iter().for_each(|cause| registry.forget(&name("vm_recycled").tag("cause", *cause)));
+    TrapKind::LABELS.iter().for_each(|kind| registry.forget(&name("traps").tag("kind", *kind)));
 }
 
 impl VmStats {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use bytes::Bytes;
 use outrigger_stats::{Gauge, Name, Registry};
 
+use crate::labels::LabelSet;
 use crate::property::Property;
 use crate::queues::Queues;
 use crate::shared::SharedVm;
@@ -28,6 +29,7 @@ pub struct Services {
     pub(crate) registry: Arc<Registry>,
     pub(crate) node: Node,
     pub(crate) queues: Arc<Queues>,
+    pub(crate) labels: Mutex<LabelSet>,
     shared: Mutex<HashMap<String, Weak<SharedVm>>>,
     /// A guest's gauge is one value for all workers, so it is one cell behind a lock.
     gauges: Mutex<HashMap<Name, Weak<Mutex<Gauge>>>>,
@@ -40,6 +42,7 @@ impl Services {
             registry,
             node,
             queues: Arc::default(),
+            labels: Mutex::default(),
             shared: Mutex::default(),
             gauges: Mutex::default(),
         })

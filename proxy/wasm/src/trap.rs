@@ -39,6 +39,19 @@ pub enum TrapKind {
 }
 
 impl TrapKind {
+    /// What [`TrapKind::label`] may answer.
+    pub(crate) const LABELS: &[&str] = &[
+        "deadline",
+        "memory",
+        "unreachable",
+        "exit",
+        "hostcall_quota",
+        "reentrancy",
+        "stack_overflow",
+        "out_of_bounds",
+        "other",
+    ];
+
     /// The label of metrics.
     #[must_use]
     pub const fn label(self) -> &'static str {

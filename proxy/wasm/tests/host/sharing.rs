@@ -197,3 +197,35 @@ fn what_makes_a_vm_another_one_is_in_its_configuration() {
     differ(VmConfig { isolation: outrigger_wasm::Isolation::Plugin(Arc::from("x")), ..base.clone() });
     assert_eq!(VmConfig { code: [0xab; 32], ..base }.revision(), "abababababab");
 }
+
+#[test]
+fn statistics_of_revisions_that_are_gone_go() {
+    let fixture = Fixture::new();
+    let revision = |code: u8| {
+        Arc::new(Plugin {
+            vm: Arc::new(VmConfig { code: [code; 32], ..VmConfig::clone(&plugin().vm) }),
+            ..Plugin::clone(&plugin())
+        })
+    };
+    let shown = |code: u8| {
+        let name = Name::new("wasm", "vm_created").tag("wasm_plugin", "tested");
+        fixture.value(&name.tag("wasm_revision", revision(code).vm.revision())).is_some()
+    };
+    let run = |code: u8| {
+        let plugin = revision(code);
+        let labels = outrigger_wasm::PluginLabels::new(&fixture.services, &plugin);
+        drop(fixture.start(&guest(""), &plugin).unwrap_or_else(|error| panic!("{error}")));
+        labels
+    };
+    let stays = run(1);
+    for code in 2..40 {
+        drop(run(code));
+        assert!(shown(code), "shown for a while");
+    }
+    assert!(shown(1) && !shown(2) && !shown(30) && shown(39));
+    drop(stays);
+    let again = run(1);
+    (40..60).for_each(|code| drop(run(code)));
+    assert!(shown(1), "one that comes back stays");
+    drop(again);
+}
