@@ -487,6 +487,21 @@ pub(crate) const CASES: &[Case] = &[
            get_header_map_value 2 'x-seen-gen-call' *v",
     ),
     case(
+        "http-call-with-trailers",
+        Drive::Get,
+        "request_headers:
+           http_call 'grpc' {:method=POST;:path=/call;:authority=a;x-origin=trailers\\x3bbody=5} 'body' {x-t=1} 5000 *w
+           return 1
+         http_call_response:
+           get_header_map_value 6 ':status' *v
+           get_header_map_value 7 'x-trailer' *v
+           get_header_map_pairs 7 *v
+           add_header_map_value 7 'x' '1'
+           get_buffer_bytes 4 0 99 *v
+           set_effective_context $context
+           continue_stream 0",
+    ),
+    case(
         "http-call-that-cannot-be",
         Drive::Get,
         "request_headers:

@@ -33,6 +33,8 @@ pub(crate) use foreign::Expressions;
 
 /// Closed for this plugin: its capabilities don't name the hostcall.
 pub(crate) const GATE_DENIED: u8 = 1;
+/// It has been said that it is denied: once a VM.
+const GATE_SAID: u8 = 4;
 /// Closed while the guest's allocator runs.
 pub(crate) const GATE_IN_ALLOCATOR: u8 = 2;
 
@@ -176,7 +178,7 @@ macro_rules! hostcalls {
                 module,
                 $name,
                 move |caller: wasmtime::Caller<'_, $crate::host::Host>, $($arg: $ty),*| -> wasmtime::Result<i32> {
-                    match $crate::hostcall::Cx::enter(caller, index, $crate::hostcall::Family::$family)? {
+                    match $crate::hostcall::Cx::enter(caller, index, $name, $crate::hostcall::Family::$family)? {
                         Ok(mut cx) => $crate::hostcall::finish($func(&mut cx, $($arg),*)),
                         Err(denied) => Ok(denied),
                     }
@@ -335,7 +337,12 @@ pub(crate) struct Cx<'a> {
 impl<'a> Cx<'a> {
     /// Opens a hostcall, unless it is denied to the plugin: then its answer.
     #[inline]
-    fn enter(mut caller: Caller<'a, Host>, index: usize, family: Family) -> wasmtime::Result<Result<Cx<'a>, i32>> {
+    fn enter(
+        mut caller: Caller<'a, Host>,
+        index: usize,
+        name: &'static str,
+        family: Family,
+    ) -> wasmtime::Result<Result<Cx<'a>, i32>> {
         let host = caller.data_mut();
         count(host)?;
         let closed = host.gates[index] & host.gate_mask;
@@ -343,6 +350,7 @@ impl<'a> Cx<'a> {
             if closed & GATE_IN_ALLOCATOR != 0 {
                 return Err(HostTrap::Reentrancy.into());
             }
+            say_denied(host, index, name);
             return Ok(Err(family.denied()));
         }
         let memory = match host.memory {
@@ -440,6 +448,16 @@ impl<'a> Cx<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Tells whoever restricted the plugin what it misses.
+#[cold]
+fn say_denied(host: &mut Host, index: usize, name: &'static str) {
+    if host.gates[index] & GATE_SAID == 0 {
+        host.gates[index] |= GATE_SAID;
+        let plugin = &*host.plugin.name;
+        tracing::warn!(target: crate::guest_log::TARGET, plugin, "{name} is not among the plugin's capabilities");
     }
 }
 

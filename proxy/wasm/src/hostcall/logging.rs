@@ -18,7 +18,7 @@ pub(super) fn link(table: &mut HostcallTable) -> wasmtime::Result<()> {
         "emscripten_notify_memory_growth",
         move |caller: wasmtime::Caller<'_, crate::host::Host>, _memory: u32| {
             // Nothing to do: memory is looked at anew after each call.
-            Cx::enter(caller, index, super::Family::Env).map(|_| ())
+            Cx::enter(caller, index, "emscripten_notify_memory_growth", super::Family::Env).map(|_| ())
         },
     )?;
     Ok(())

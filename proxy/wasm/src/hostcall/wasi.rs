@@ -27,7 +27,7 @@ pub(super) fn link(table: &mut HostcallTable) -> wasmtime::Result<()> {
             "proc_exit",
             move |caller: Caller<'_, Host>, code: u32| -> wasmtime::Result<()> {
                 // Even where it is denied: a guest that wants to end cannot go on.
-                _ = Cx::enter(caller, index, super::Family::Wasi)?;
+                _ = Cx::enter(caller, index, "proc_exit", super::Family::Wasi)?;
                 Err(HostTrap::Exit(code).into())
             },
         )?;
