@@ -169,6 +169,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
         services: Arc::clone(&services),
         spans: span_sink,
         drain: drain(&options),
+        dispatcher_stats: bootstrap.dispatcher_stats,
     })?;
     let wasm_metrics = Rc::new(WasmMetrics::new(&registry));
     let modules = Modules::new(open_cache(&options), keys, Rc::clone(&wasm_metrics));

@@ -83,6 +83,8 @@ pub(crate) struct Exchange<'a> {
     request_ended: bool,
     upgrade: Option<Bytes>,
     upgraded: bool,
+    /// Informational responses of the origin so far.
+    interim: u8,
     /// The origin's head has come.
     answered: bool,
     trace: Option<Box<Trace>>,
@@ -172,6 +174,7 @@ impl<'a> Exchange<'a> {
             request_ended: false,
             upgrade: None,
             upgraded: false,
+            interim: 0,
             answered: false,
             trace: None,
             repeated: false,
@@ -271,9 +274,12 @@ impl<'a> Exchange<'a> {
             if self.sent == Sent::All || self.upgraded {
                 return self.poll_last_flush(cx);
             }
+            let full = self.down.buffered() >= request::QUEUE_BYTES_MAX;
             if let Poll::Ready(result) = self.down.poll_flush(cx) {
                 result?;
             }
+            // Where there is room again, the origin must be read again.
+            progress |= full && self.down.buffered() < request::QUEUE_BYTES_MAX;
             if progress {
                 if self.deadlines.attempt_idle.is_some() {
                     self.arm_attempt();

@@ -20,6 +20,8 @@ mod error;
 mod exchange;
 mod filter;
 mod filters;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http1;
 mod http2;
 mod inherited;
@@ -42,6 +44,7 @@ mod tls;
 mod trace;
 mod transport;
 mod tunnel;
+mod turns;
 mod upstream;
 mod worker;
 mod workers;

@@ -17,6 +17,7 @@ use outrigger_http::{
 use tokio::time::Instant;
 
 use crate::downstream::h1::{Connection, NoRequest};
+use crate::downstream::resets::{self, Resets};
 use crate::downstream::{Downstream, h2};
 use crate::exchange::{Exchange, Incoming, Outcome};
 use crate::http1::{BodyLength, HeadError, HeadLimits};
@@ -119,25 +120,34 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
     let tls = transport.tls().cloned();
     let client =
         Client { cx, slot, info, tls, id: cx.connection_id(), opened: Instant::now(), stats: chain.stats.clone() };
-    let http2 = match chain.hcm.codec {
-        CodecType::Http1 => false,
-        CodecType::Http2 => true,
-        CodecType::Auto => match client.tls.as_ref().map_or("", |tls| &*tls.alpn) {
-            "h2" => true,
-            "http/1.1" => false,
-            _ => match tokio::time::timeout(idle_timeout(&chain.hcm), starts_with_preface(&mut transport, &client))
-                .await
-            {
-                Ok(Some(http2)) => http2,
-                _ => return,
-            },
-        },
-    };
+    let http2 = speaks_http2(&chain.hcm, &mut transport, &client).await;
     drop(chain);
+    let Some(http2) = http2 else { return };
     if http2 {
         Box::pin(http2_connection(&client, transport)).await;
     } else {
         Box::pin(http1_connection(&client, transport)).await;
+    }
+}
+
+/// Whether the connection is HTTP/2; `None`: it is over.
+async fn speaks_http2(hcm: &HttpConnectionManager, transport: &mut Transport, client: &Client<'_>) -> Option<bool> {
+    match hcm.codec {
+        CodecType::Http1 => Some(false),
+        CodecType::Http2 => match tokio::time::timeout(HEADERS_TIMEOUT, starts_with_preface(transport, client)).await {
+            Ok(Some(true)) => Some(true),
+            Ok(Some(false)) => {
+                client.stats.downstream_cx_protocol_error().inc();
+                linger(transport).await;
+                None
+            }
+            _ => None,
+        },
+        CodecType::Auto => match client.tls.as_ref().map_or("", |tls| &*tls.alpn) {
+            "h2" => Some(true),
+            "http/1.1" => Some(false),
+            _ => tokio::time::timeout(idle_timeout(hcm), starts_with_preface(transport, client)).await.unwrap_or(None),
+        },
     }
 }
 
@@ -230,7 +240,7 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
                 return;
             }
             Outcome::Done => {
-                linger(&mut connection).await;
+                linger(&mut connection.transport).await;
                 break;
             }
             Outcome::Aborted => break,
@@ -317,23 +327,23 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
         client.cx.access_log.write(log, &state.borrow());
     }
     drop(chain);
-    linger(connection).await;
+    linger(&mut connection.transport).await;
 }
 
 /// Sends what is queued, closes our side and reads on for a moment: a close with unread bytes would be a reset, which
 /// takes the answer away from the client.
-async fn linger(connection: &mut Connection) {
+async fn linger(transport: &mut Transport) {
     let closing = async {
-        if poll_fn(|task| connection.transport.poll_flush(task)).await.is_err() {
+        if poll_fn(|task| transport.poll_flush(task)).await.is_err() {
             return;
         }
-        if connection.transport.eof || poll_fn(|task| connection.transport.poll_shutdown(task)).await.is_err() {
+        if transport.eof || poll_fn(|task| transport.poll_shutdown(task)).await.is_err() {
             return;
         }
-        let limit = connection.transport.bytes_read + LINGER_BYTES_MAX;
-        while let Ok(n) = poll_fn(|task| connection.transport.poll_fill(task)).await {
-            connection.transport.input.clear();
-            if n == 0 || connection.transport.bytes_read > limit {
+        let limit = transport.bytes_read + LINGER_BYTES_MAX;
+        while let Ok(n) = poll_fn(|task| transport.poll_fill(task)).await {
+            transport.input.clear();
+            if n == 0 || transport.bytes_read > limit {
                 return;
             }
         }
@@ -364,11 +374,19 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
     let mut idle_since = Instant::now();
     let mut going_away = false;
     let mut failed = false;
+    let mut resets = Resets::default();
     loop {
         let accepted = poll_fn(|task| {
             // First the exchanges: what they write goes out with the connection's own turn.
-            while let Poll::Ready(Some(())) = exchanges.poll_next_unpin(task) {
+            while let Poll::Ready(Some(premature)) = exchanges.poll_next_unpin(task) {
                 idle_since = Instant::now();
+                resets.count(premature);
+            }
+            if resets.are_too_many() {
+                client.stats.downstream_rq_too_many_premature_resets().inc();
+                resets = Resets::default();
+                going_away = true;
+                connection.abrupt_shutdown(::h2::Reason::ENHANCE_YOUR_CALM);
             }
             client.cx.register_idle(client.id, task.waker());
             if !going_away && (client.closing() || client.disables_keepalive()) {
@@ -413,14 +431,14 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
     while exchanges.next().await.is_some() {}
 }
 
-/// A stream of an HTTP/2 connection.
+/// A stream of an HTTP/2 connection; it says whether the client has reset it early.
 fn http2_exchange<'c>(
     client: &'c Client<'c>,
     request: http::Request<::h2::RecvStream>,
     mut respond: ::h2::server::SendResponse<Bytes>,
     remote: Option<std::net::SocketAddr>,
     local: Option<std::net::SocketAddr>,
-) -> Option<impl Future<Output = ()> + use<'c>> {
+) -> Option<impl Future<Output = bool> + use<'c>> {
     let chain = client.chain()?;
     chain.stats.downstream_rq_http2_total().inc();
     let (parts, body) = request.into_parts();
@@ -438,15 +456,30 @@ fn http2_exchange<'c>(
         }
     };
     let head_bytes = head.headers.byte_size();
-    let stream = h2::Stream::new(body, respond, &head);
-    let end = stream.request_complete();
+    let mut stream = h2::Stream::new(body, respond, &head);
+    let length = head.headers.get(&HeaderName::CONTENT_LENGTH);
+    let says_empty = length.is_some_and(|value| value.iter().all(|byte| *byte == b'0'));
     let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation);
-    let incoming =
-        Incoming { end, upgrade: None, expect_continue: false, received: Instant::now(), shed: client.sheds() };
     Some(async move {
+        let received = Instant::now();
+        if says_empty && !stream.request_complete() {
+            // Not a byte goes to the origin before it is known that nothing follows.
+            let settled = tokio::time::timeout(HEADERS_TIMEOUT, stream.settle()).await;
+            if !matches!(settled, Ok(Ok(()))) {
+                chain.stats.downstream_rq_total().inc();
+                chain.stats.downstream_rq_tx_reset().inc();
+                stream.reset();
+                return true;
+            }
+        }
+        let end = stream.request_complete();
+        let incoming = Incoming { end, upgrade: None, expect_continue: false, received, shed: client.sheds() };
+        let state = Rc::new(RefCell::new(state));
         let mut timer = LazyTimer::default();
-        let exchange =
-            Exchange::new(client.cx, chain, Downstream::H2(Box::new(stream)), Rc::new(RefCell::new(state)), &mut timer);
-        exchange.run(incoming).await;
+        let down = Downstream::H2(Box::new(stream));
+        let outcome = Exchange::new(client.cx, chain, down, state.clone(), &mut timer).run(incoming).await;
+        matches!(outcome, Outcome::Aborted)
+            && received.elapsed() < resets::LIFETIME_MIN
+            && state.borrow().info.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)
     })
 }

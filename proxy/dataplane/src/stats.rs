@@ -114,7 +114,7 @@ cells! {
             downstream_cx_rx_bytes_total downstream_cx_tx_bytes_total
             downstream_rq_total downstream_rq_http1_total downstream_rq_http2_total downstream_rq_completed
             downstream_rq_rx_reset downstream_rq_tx_reset downstream_rq_timeout downstream_rq_header_timeout
-            downstream_rq_idle_timeout downstream_rq_overload_close downstream_cx_overload_disable_keepalive downstream_rq_max_duration_reached downstream_rq_too_large
+            downstream_rq_idle_timeout downstream_rq_too_many_premature_resets downstream_rq_overload_close downstream_cx_overload_disable_keepalive downstream_rq_max_duration_reached downstream_rq_too_large
             downstream_rq_ws_on_non_ws_route no_route no_cluster rq_direct_response rq_redirect rq_total;
         gauges: downstream_cx_active downstream_cx_http1_active downstream_cx_http2_active downstream_cx_upgrades_active downstream_rq_active;
         histograms: downstream_rq_time downstream_cx_length_ms;

@@ -19,6 +19,7 @@ use crate::cluster::{BreakerSet, ClusterStatus, EndpointStatus};
 use crate::overload::Overload;
 use crate::prepared::{BoundListener, Prepared, WorkerVms};
 use crate::trace::SpanSink;
+use crate::turns;
 use crate::worker::{self, Command, Shared};
 
 /// How the data plane runs.
@@ -31,6 +32,8 @@ pub struct Options {
     /// Where finished spans are left.
     pub spans: SpanSink,
     pub drain: DrainOptions,
+    /// Each worker measures its turns (Envoy's `enable_dispatcher_stats`).
+    pub dispatcher_stats: bool,
 }
 
 /// When connections of a listener that drains are asked to close.
@@ -58,6 +61,7 @@ pub struct Workers {
 impl Workers {
     pub fn start(options: Options) -> io::Result<Workers> {
         let concurrency = options.concurrency.max(1);
+        let dispatcher_stats = options.dispatcher_stats;
         let access_log = AccessLogWriter::start()?;
         let overload = Arc::<Overload>::default();
         let shared = Shared {
@@ -75,12 +79,12 @@ impl Workers {
         for (index, receiver) in receivers.into_iter().enumerate() {
             let (shared, peers) = (shared.clone(), commands.clone());
             let thread = std::thread::Builder::new().name(format!("wrk:worker_{index}")).spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .max_blocking_threads(4)
-                    .thread_keep_alive(Duration::from_secs(5))
-                    .build_local(tokio::runtime::LocalOptions::default());
-                match runtime {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime.enable_all().max_blocking_threads(4).thread_keep_alive(Duration::from_secs(5));
+                if dispatcher_stats {
+                    turns::measure(index, &shared.registry, &mut runtime);
+                }
+                match runtime.build_local(tokio::runtime::LocalOptions::default()) {
                     Ok(runtime) => runtime.block_on(worker::run(index, shared, receiver, peers)),
                     Err(error) => tracing::error!(worker = index, "no runtime: {error}"),
                 }

@@ -48,6 +48,8 @@ pub struct Bootstrap {
     pub overload: OverloadManager,
     /// `stats_eviction_interval`: metrics that nobody wrote to for that long are forgotten.
     pub stats_eviction_interval: Option<Duration>,
+    /// `enable_dispatcher_stats`.
+    pub dispatcher_stats: bool,
     /// Fields that are set and without effect.
     pub warnings: Vec<Problem>,
     /// Folders to watch, by file: for [`Status`](crate::Status).
@@ -158,6 +160,7 @@ fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagn
         lds,
         overload,
         stats_eviction_interval,
+        dispatcher_stats: proto.enable_dispatcher_stats,
         warnings: Vec::new(),
         watched: Vec::new(),
     }

@@ -1,5 +1,6 @@
 //! A stream of a client's HTTP/2 connection.
 
+use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use crate::http2::{Reader, StreamGone, Writer, headers_from, headers_to};
 #[derive(Debug)]
 pub(crate) struct Stream {
     reader: Reader,
+    /// What [`Stream::settle`] has read.
+    ahead: Option<BodyEvent>,
     respond: SendResponse<Bytes>,
     writer: Writer,
     head_request: bool,
@@ -37,6 +40,7 @@ impl Stream {
     pub(crate) fn new(body: h2::RecvStream, respond: SendResponse<Bytes>, head: &RequestHead) -> Stream {
         Stream {
             reader: Reader::new(body),
+            ahead: None,
             respond,
             writer: Writer::default(),
             head_request: head.method == Method::Head,
@@ -46,10 +50,20 @@ impl Stream {
     }
 
     pub(crate) const fn request_complete(&self) -> bool {
-        self.reader.is_done()
+        self.reader.is_done() && self.ahead.is_none()
+    }
+
+    /// Waits until a request that says it has no body is known to have none (the crate refuses what its length forbids).
+    pub(crate) async fn settle(&mut self) -> Result<(), StreamError> {
+        let event = poll_fn(|cx| self.poll_body(cx)).await?;
+        self.ahead = event.filter(|event| !matches!(event, BodyEvent::Data { bytes, end: true } if bytes.is_empty()));
+        Ok(())
     }
 
     pub(crate) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<BodyEvent>, StreamError>> {
+        if let Some(event) = self.ahead.take() {
+            return Poll::Ready(Ok(Some(event)));
+        }
         Poll::Ready(ready!(self.reader.poll_body(cx)).map_err(|_| GONE))
     }
 

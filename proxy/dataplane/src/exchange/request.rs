@@ -271,10 +271,13 @@ impl Exchange<'_> {
                 return self.unsendable(error);
             }
         }
-        if let Origin::Connected(picked) = &mut self.origin
-            && let Poll::Ready(result) = picked.stream.poll_flush(cx)
-        {
-            result?;
+        if let Origin::Connected(picked) = &mut self.origin {
+            let full = picked.stream.buffered() >= QUEUE_BYTES_MAX;
+            if let Poll::Ready(result) = picked.stream.poll_flush(cx) {
+                result?;
+            }
+            // Where there is room again, the client must be read again: nothing else would wake the exchange.
+            progress |= full && picked.stream.buffered() < QUEUE_BYTES_MAX;
         }
         Ok(progress)
     }

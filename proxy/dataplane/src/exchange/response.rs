@@ -13,6 +13,9 @@ use crate::http1::BodyEvent;
 use crate::iteration::Iteration;
 use crate::upstream::UpstreamHead;
 
+/// How many informational responses an origin may send before its answer.
+const INTERIM_MAX: u8 = 32;
+
 impl Exchange<'_> {
     /// Reads the origin's answer as far as the client takes it.
     pub(super) fn poll_response(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
@@ -80,7 +83,11 @@ impl Exchange<'_> {
     fn origin_head(&mut self, answer: UpstreamHead) -> Result<(), StreamError> {
         let UpstreamHead { mut head, end, upgrade, head_bytes } = answer;
         if head.status < 200 && upgrade.is_none() {
-            // 100, 103 and their likes are the origin's to say.
+            // 100, 103 and their likes are the origin's to say, but not for ever: nothing holds their source back.
+            self.interim += 1;
+            if self.interim > INTERIM_MAX {
+                return self.origin_failed(StreamError::upstream(ErrorKind::Protocol));
+            }
             self.down.send_informational(&head);
             return Ok(());
         }

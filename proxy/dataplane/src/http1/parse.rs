@@ -92,6 +92,8 @@ pub(crate) struct ParsedResponse {
 #[derive(Debug, Default)]
 pub(crate) struct HeadScan {
     scanned: usize,
+    /// The one empty line before a request has been skipped.
+    skipped: bool,
 }
 
 impl HeadScan {
@@ -115,7 +117,7 @@ impl HeadScan {
         match self.end(buffer)? {
             Some(end) if end > bytes_max => Err(HeadError::TooLarge),
             Some(end) => {
-                self.scanned = 0;
+                *self = HeadScan::default();
                 Ok(Some(buffer.split_to(end).freeze()))
             }
             None if buffer.len() >= bytes_max => Err(HeadError::TooLarge),
@@ -133,9 +135,17 @@ pub(crate) fn parse_request(
     scan: &mut HeadScan,
     limits: HeadLimits,
 ) -> Result<Option<ParsedRequest>, HeadError> {
-    // An empty line before the request line is skipped (RFC 9112 §2.2), one for each message.
-    if scan.scanned == 0 && buffer.starts_with(b"\r\n") {
-        _ = buffer.split_to(2);
+    // An empty line before the request line is skipped (RFC 9112 §2.2), one for each message, however its bytes come.
+    if buffer.first() == Some(&b'\r') {
+        match buffer.get(1) {
+            None if !scan.skipped => return Ok(None),
+            Some(b'\n') if !scan.skipped => {
+                scan.skipped = true;
+                _ = buffer.split_to(2);
+                return parse_request(buffer, scan, limits);
+            }
+            _ => return Err(HeadError::Malformed),
+        }
     }
     let Some(bytes) = scan.take(buffer, limits.bytes_max)? else { return Ok(None) };
     let mut request = httparse::Request::new(&mut []);
