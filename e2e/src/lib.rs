@@ -13,6 +13,7 @@ pub mod data_plane;
 pub mod folder;
 pub mod guest;
 pub mod h2c;
+pub mod h2raw;
 pub mod histogram;
 pub mod http1;
 pub mod load;

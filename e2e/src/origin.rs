@@ -21,7 +21,7 @@
 //! | `raw=NAME` | answers with the bytes of [`Origin::script`], as they are, and closes |
 //!
 //! Request headers `x-gen-*` come back as response headers `x-seen-gen-*`: what the filters and routes had stamped when the
-//! request reached the origin. A request with `Upgrade` is answered with 101, and every byte after it comes back. The same
+//! request reached the origin. A gRPC call over HTTP/2 gets its messages back, and status 0. A request with `Upgrade` is answered with 101, and every byte after it comes back. The same
 //! port speaks HTTP/2 to a client that begins with its preface.
 
 mod h1;
@@ -182,7 +182,11 @@ impl State {
 
 /// The body that `body=N` asks for: every byte depends on its position, so that a lost or repeated piece is noticed.
 pub fn pattern(count: usize) -> Vec<u8> {
-    (0..count).map(|i| b'a' + u8::try_from((i + i / 26) % 26).unwrap_or_default()).collect()
+    const PERIOD: usize = 26 * 26;
+    let period: Vec<u8> = (0..PERIOD).map(|i| b'a' + u8::try_from((i + i / 26) % 26).unwrap_or_default()).collect();
+    let mut bytes = period.repeat(count.div_ceil(PERIOD));
+    bytes.truncate(count);
+    bytes
 }
 
 fn echo(name: &str, seen: &Seen) -> Value {

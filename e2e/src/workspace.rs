@@ -44,6 +44,19 @@ pub fn filter(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The SDK tests' guest in one language, built by `cargo xtask test`, for example `go`.
+pub fn guest(name: &str) -> Result<PathBuf> {
+    let dir = match std::env::var_os("OUTRIGGER_GUEST_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => binaries()?.parent().context("the target folder")?.join("guests"),
+    };
+    let path = dir.join(format!("{name}.wasm"));
+    if !path.is_file() {
+        bail!("{} is not built: `cargo xtask filters --guests`", path.display());
+    }
+    Ok(path)
+}
+
 /// The folder of the peers: `OUTRIGGER_PEERS`, else the user's cache folder.
 pub fn peers() -> PathBuf {
     if let Some(dir) = std::env::var_os("OUTRIGGER_PEERS") {

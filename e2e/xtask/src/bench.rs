@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: our proxy, nginx, HAProxy and Envoy side by side in one run.
+//! `cargo xtask bench`: our proxy, nginx, HAProxy and Envoy side by side in one run; `cargo xtask bench wasm`: the Wasm host
+//! beside Envoy's.
 //!
 //! The rules, each of which is there because a benchmark without it misled someone:
 //! - one worker each, pinned to core 0; origin and load on core 1;
@@ -17,6 +18,7 @@ mod measure;
 mod peers;
 mod report;
 mod tls;
+mod wasm;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +28,8 @@ use anyhow::{Context, Result, bail};
 use crate::progress::Progress;
 use crate::setup::{Purpose, prepare};
 use crate::{filters, paths, shell};
+use clap::ValueEnum;
+use peers::{Kind, Subject};
 use report::Report;
 
 /// A scenario: its name for `--only`, and what runs it.
@@ -33,6 +37,16 @@ struct Scenario {
     name: &'static str,
     about: &'static str,
     run: fn(&Bench) -> Result<Report>,
+}
+
+/// Which scenarios.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// The proxy beside nginx, HAProxy and Envoy.
+    #[default]
+    Proxy,
+    /// The Wasm host beside Envoy's.
+    Wasm,
 }
 
 const SCENARIOS: [Scenario; 7] = [
@@ -47,6 +61,9 @@ const SCENARIOS: [Scenario; 7] = [
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// What to measure.
+    #[arg(value_enum, default_value = "proxy")]
+    suite: Suite,
     /// Fewer and shorter rounds: a look, not a result.
     #[arg(long)]
     quick: bool,
@@ -74,7 +91,11 @@ struct Bench {
     /// Configurations and logs of this run.
     dir: PathBuf,
     outrigger: PathBuf,
+    /// The program that times the host without a network; not there with `--proxy`.
+    hotpath: Option<PathBuf>,
     header_policy: PathBuf,
+    /// The bench guest (`e2e/peers/bench`).
+    guest: PathBuf,
     rounds: usize,
     /// How long one measurement lasts.
     window: Duration,
@@ -87,24 +108,34 @@ impl Bench {
         self.peers.is_empty() || self.peers.iter().any(|wanted| wanted == peer)
     }
 
+    /// Whether a row is measured: nginx always is, as the control.
+    fn wants_row(&self, subject: &Subject) -> bool {
+        subject.kind == Kind::Nginx || self.wants(subject.name.split(' ').next().unwrap_or_default())
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let scenarios: Vec<&Scenario> =
-        SCENARIOS.iter().filter(|s| args.only.is_empty() || args.only.iter().any(|o| s.name.starts_with(o))).collect();
+    let all: &[Scenario] = match args.suite {
+        Suite::Proxy => &SCENARIOS,
+        Suite::Wasm => &wasm::SCENARIOS,
+    };
+    let is_wanted = |s: &&Scenario| args.only.is_empty() || args.only.iter().any(|o| s.name.starts_with(o));
+    let scenarios: Vec<&Scenario> = all.iter().filter(is_wanted).collect();
     if scenarios.is_empty() {
-        bail!("no scenario of that name; there are {}", SCENARIOS.map(|s| s.name).join(", "));
+        bail!("no scenario of that name; there are {}", all.iter().map(|s| s.name).collect::<Vec<_>>().join(", "));
     }
     let progress = Progress::new();
     prepare(&progress, Purpose::Bench)?;
     let modules = progress.step("build the filters for Wasm", filters::build)?;
     let header_policy = modules.into_iter().find(|path| path.ends_with("header_policy.wasm"));
     let header_policy = header_policy.context("header_policy.wasm is not among the filters")?;
-    let outrigger = match &args.proxy {
-        Some(program) => program.clone(),
+    let guest = progress.step("build the bench guest", || filters::compile("wasm32-wasip1", &["bench-guest"]))?;
+    let (outrigger, hotpath) = match &args.proxy {
+        Some(program) => (program.clone(), None),
         None => release_build(&progress, args)?,
     };
     let dir = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
@@ -113,7 +144,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         progress,
         dir,
         outrigger,
+        hotpath,
         header_policy,
+        guest: guest.join("bench_guest.wasm"),
         rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).max(1),
         window: Duration::from_secs(if args.quick { 2 } else { 4 }),
         quick: args.quick,
@@ -127,13 +160,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     finish(&bench, &reports, args.json.as_deref())
 }
 
-fn release_build(progress: &Progress, args: &Args) -> Result<PathBuf> {
-    let built = paths::target().join("release/outrigger-proxy");
+/// Our proxy, and the program that times the Wasm host.
+fn release_build(progress: &Progress, args: &Args) -> Result<(PathBuf, Option<PathBuf>)> {
+    let release = paths::target().join("release");
+    let built = (release.join("outrigger-proxy"), Some(release.join("examples/hotpath")));
     if !args.peers.is_empty() && !args.peers.iter().any(|peer| peer == "outrigger") {
         return Ok(built);
     }
     progress.step("build the proxy for release (10 minutes the first time)", || {
-        shell::run(shell::cargo().args(["build", "--release", "-p", "outrigger-proxy"]))
+        // Always both, so that they share their dependencies.
+        let build = ["build", "--release", "-p", "outrigger-proxy", "-p", "outrigger-wasm", "--bins", "--examples"];
+        shell::run(shell::cargo().args(build))
     })?;
     Ok(built)
 }

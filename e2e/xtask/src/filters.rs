@@ -1,4 +1,4 @@
-//! `cargo xtask filters`: builds the Wasm filters on any machine.
+//! `cargo xtask filters`: builds the Wasm filters on any machine (and the tests' guest in Rust, for both Wasm targets).
 //!
 //! The target comes from rustup where that is there and can fetch it; else from Debian's newer compiler, which builds
 //! the standard library itself. What is up to date is left alone, and a module that did not change keeps its file, so
@@ -6,12 +6,13 @@
 //! source and compiler make the same bytes, and so the same digest, wherever they are built.
 
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::progress::Progress;
+use crate::setup::debian;
 use crate::{paths, shell};
 
 /// Packages, in the order in which [`build`] returns their modules.
@@ -19,7 +20,7 @@ const FILTERS: [&str; 3] = ["header-policy", "api-key-auth", "rate-limit"];
 const TARGET: &str = "wasm32-wasip1";
 const DEBIAN_PACKAGES: [&str; 5] = ["rustc-web", "rust-web-src", "rust-web-llvm", "lld-22", "wasi-libc"];
 
-/// What can compile for [`TARGET`].
+/// What can compile for a Wasm target.
 enum Toolchain {
     /// The compiler that cargo uses has the target.
     Installed,
@@ -29,31 +30,35 @@ enum Toolchain {
 
 /// Builds the filters; the paths of `header_policy.wasm`, `api_key_auth.wasm` and `rate_limit.wasm`.
 pub(crate) fn build() -> Result<Vec<PathBuf>> {
-    let toolchain = toolchain()?;
-    // A folder of their own: other flags than the rest, and no waiting for a cargo that builds that.
-    let target = paths::target().join("wasm");
-    compile(&toolchain, &target)?;
+    let target = compile(TARGET, &FILTERS)?;
     let out = paths::target().join("filters");
     std::fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     FILTERS.iter().map(|filter| install(filter, &target, &out)).collect()
 }
 
-fn compile(toolchain: &Toolchain, target: &Path) -> Result<()> {
-    println!("filters: compile {} for {TARGET}", FILTERS.join(", "));
+/// Builds packages of the workspace for a Wasm target, and returns the folder with their modules.
+pub(crate) fn compile(triple: &str, packages: &[&str]) -> Result<PathBuf> {
+    let toolchain = toolchain(triple)?;
+    // A folder of their own: other flags than the rest, and no waiting for a cargo that builds that.
+    let target = paths::target().join("wasm");
+    println!("filters: compile {} for {triple}", packages.join(", "));
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--quiet", "--profile", "filter", "--target", TARGET]);
-    cargo.args(FILTERS.iter().flat_map(|filter| ["-p", filter]));
+    cargo.args(["build", "--quiet", "--profile", "filter", "--target", triple]);
+    cargo.args(packages.iter().flat_map(|package| ["-p", package]));
     let mut flags = remap_flags();
-    if let Toolchain::Debian { linker } = toolchain {
-        // rustc's own linking wants files that only rustup's target has.
-        flags.extend(["-Clink-self-contained=no".into(), "-Lnative=/usr/lib/wasm32-wasi".into()]);
+    if let Toolchain::Debian { linker } = &toolchain {
+        if triple == TARGET {
+            // rustc's own linking wants files that only rustup's target has.
+            flags.extend(["-Clink-self-contained=no".into(), "-Lnative=/usr/lib/wasm32-wasi".into()]);
+        }
         cargo.args(["-Zbuild-std=std,panic_abort", "--ignore-rust-version"]);
         cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
-        cargo.env("CARGO_TARGET_WASM32_WASIP1_LINKER", linker);
+        cargo.env(format!("CARGO_TARGET_{}_LINKER", triple.replace('-', "_").to_uppercase()), linker);
     }
     // The user's own flags are for this machine's processor.
     cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join(std::ffi::OsStr::new("\x1f")));
-    shell::run(cargo.env("CARGO_TARGET_DIR", target))
+    shell::run(cargo.env("CARGO_TARGET_DIR", &target))?;
+    Ok(target.join(triple).join("filter"))
 }
 
 /// Panic messages name source files: by paths that are the same everywhere.
@@ -71,44 +76,48 @@ fn remap_flags() -> Vec<OsString> {
     remaps.into_iter().filter_map(flag).collect()
 }
 
-/// Copies a module beside the others, at once, and only if it differs.
 fn install(filter: &str, target: &Path, out: &Path) -> Result<PathBuf> {
     let file = format!("{}.wasm", filter.replace('-', "_"));
-    let built = target.join(TARGET).join("filter").join(&file);
     let module = out.join(&file);
-    let bytes = std::fs::read(&built).with_context(|| format!("read {}", built.display()))?;
-    let unchanged = std::fs::read(&module).is_ok_and(|old| old == bytes);
-    if !unchanged {
-        let partial = out.join(format!(".{file}.{}", std::process::id()));
-        std::fs::write(&partial, &bytes).with_context(|| format!("write {}", partial.display()))?;
-        std::fs::rename(&partial, &module).with_context(|| format!("write {}", module.display()))?;
-    }
-    let state = if unchanged { ", unchanged" } else { "" };
-    println!("filters: {} ({} kB{state})", module.display(), bytes.len() / 1000);
+    copy_if_changed(&target.join(&file), &module)?;
     Ok(module)
 }
 
+/// Copies a module to its place, at once, and only if it differs.
+pub(crate) fn copy_if_changed(built: &Path, module: &Path) -> Result<()> {
+    let bytes = std::fs::read(built).with_context(|| format!("read {}", built.display()))?;
+    let unchanged = std::fs::read(module).is_ok_and(|old| old == bytes);
+    if !unchanged {
+        let partial = module.with_extension(format!("{}", std::process::id()));
+        std::fs::write(&partial, &bytes).with_context(|| format!("write {}", partial.display()))?;
+        std::fs::rename(&partial, module).with_context(|| format!("write {}", module.display()))?;
+    }
+    let state = if unchanged { ", unchanged" } else { "" };
+    println!("filters: {} ({} kB{state})", module.display(), bytes.len() / 1000);
+    Ok(())
+}
+
 /// Finds a compiler for the target, or gets one.
-fn toolchain() -> Result<Toolchain> {
-    if is_installed() {
-        println!("filters: target {TARGET} is installed");
+fn toolchain(triple: &str) -> Result<Toolchain> {
+    if is_installed(triple) {
+        println!("filters: target {triple} is installed");
         return Ok(Toolchain::Installed);
     }
     if paths::which("rustup").is_some() {
-        println!("filters: rustup target add {TARGET}");
-        match shell::output(Command::new("rustup").args(["target", "add", TARGET])) {
-            Ok(_) if is_installed() => return Ok(Toolchain::Installed),
+        println!("filters: rustup target add {triple}");
+        match shell::output(Command::new("rustup").args(["target", "add", triple])) {
+            Ok(_) if is_installed(triple) => return Ok(Toolchain::Installed),
             Ok(_) => println!("filters: rustup added it to another compiler than the one in use"),
             Err(error) => println!("filters: rustup cannot: {error:#}"),
         }
     }
-    debian()
+    debian(triple)
 }
 
 /// Whether the compiler that cargo will use has the target's standard library.
-fn is_installed() -> bool {
+fn is_installed(triple: &str) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let printed = shell::output(Command::new(rustc).args(["--print", "target-libdir", "--target", TARGET]));
+    let printed = shell::output(Command::new(rustc).args(["--print", "target-libdir", "--target", triple]));
     let is_std = |name: OsString| name.to_string_lossy().starts_with("libstd-");
     printed.is_ok_and(|folder| {
         let Ok(entries) = std::fs::read_dir(folder.trim()) else { return false };
@@ -117,28 +126,14 @@ fn is_installed() -> bool {
 }
 
 /// Debian's compiler, installed if need be and possible.
-fn debian() -> Result<Toolchain> {
+fn debian(triple: &str) -> Result<Toolchain> {
     if debian_linker().is_none() || !is_debian_complete() {
-        let install = format!("apt-get install -y --no-install-recommends {}", DEBIAN_PACKAGES.join(" "));
-        if paths::which("apt-get").is_none() {
-            bail!("no Rust target {TARGET}: install it (`rustup target add {TARGET}`), or on Debian `{install}`");
-        }
-        println!("filters: {install}");
-        apt_get().with_context(|| format!("no Rust target {TARGET}, and `{install}` failed; run it as root"))?;
+        debian::install(&Progress::new(), &DEBIAN_PACKAGES)
+            .with_context(|| format!("no Rust target {triple}: `rustup target add {triple}` is the other way"))?;
     }
     let linker = debian_linker().context("no wasm-ld in /usr/bin after lld was installed")?;
     println!("filters: Debian's rustc builds the standard library too, with {}", linker.display());
     Ok(Toolchain::Debian { linker })
-}
-
-fn apt_get() -> Result<()> {
-    let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    let mut command = if is_root { Command::new("apt-get") } else { Command::new("sudo") };
-    if !is_root {
-        command.args(["-n", "apt-get"]);
-    }
-    command.args(["install", "-y", "--no-install-recommends"]).args(DEBIAN_PACKAGES);
-    shell::output(command.env("DEBIAN_FRONTEND", "noninteractive")).map(|_| ())
 }
 
 fn is_debian_complete() -> bool {

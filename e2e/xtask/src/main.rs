@@ -6,6 +6,7 @@
 mod bench;
 mod demo;
 mod filters;
+mod guests;
 mod paths;
 mod progress;
 mod setup;
@@ -24,6 +25,7 @@ Examples:
   cargo xtask test              set up what is missing and run every test
   cargo xtask test --full       the same with the long forms
   cargo xtask bench --quick     our proxy beside nginx, HAProxy and Envoy, in a few minutes
+  cargo xtask bench wasm        our Wasm host beside Envoy's
   cargo xtask filters           build the Wasm filters";
 
 /// Tasks of the Outrigger checkout.
@@ -51,12 +53,16 @@ enum Task {
     Test(test::Args),
     /// Our proxy, nginx, HAProxy and Envoy side by side.
     #[command(
-        after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --quick --only h1-c32\n  cargo xtask bench --json bench.json"
+        after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --quick --only h1-c32\n  cargo xtask bench --json bench.json\n  cargo xtask bench wasm --only headers"
     )]
     Bench(bench::Args),
     /// Build the Wasm filters.
-    #[command(after_help = "Examples:\n  cargo xtask filters")]
-    Filters,
+    #[command(after_help = "Examples:\n  cargo xtask filters\n  cargo xtask filters --guests")]
+    Filters {
+        /// The guest of the SDK tests too, in Rust, C++, Go and AssemblyScript.
+        #[arg(long)]
+        guests: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,9 +81,12 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
-        Task::Filters => {
+        Task::Filters { guests } => {
             for path in filters::build()? {
                 println!("{}", path.display());
+            }
+            if guests {
+                guests::build(&progress::Progress::new())?;
             }
             Ok(())
         }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::progress::{Progress, short};
 use crate::setup::{Purpose, prepare};
-use crate::{filters, paths, shell};
+use crate::{filters, guests, paths, shell};
 
 /// The package of the end-to-end tests.
 const E2E: &str = "outrigger-e2e";
@@ -102,6 +102,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         step("clippy", &mut || quiet(shell::cargo().args(clippy)));
     }
     step("filters for Wasm", &mut || filters::build().map(|_| Tally::default()));
+    if wants(Part::E2e) {
+        step("guests of four SDKs", &mut || guests::build(&progress).map(|()| Tally::default()));
+    }
     // The whole workspace at once, always: another selection of packages has other features, and builds wasmtime again.
     let build = ["build", "--quiet", "--workspace", "--all-targets"];
     if wants(Part::Crates) || wants(Part::E2e) {
@@ -129,6 +132,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 fn environment(command: &mut Command, full: bool) -> &mut Command {
     command.env("OUTRIGGER_FILTER_DIR", paths::target().join("filters"));
+    command.env("OUTRIGGER_GUEST_DIR", guests::folder());
     command.env("OUTRIGGER_CLOSING_LINES", closing_lines_file());
     if full {
         command.env("OUTRIGGER_FULL", "1");

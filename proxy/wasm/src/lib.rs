@@ -14,6 +14,8 @@ mod call_answer;
 mod contexts;
 mod engine;
 mod exports;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guest_log;
 mod host;
 mod hostcall;

@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
-/// nginx as the origin: a small fixed answer, over HTTP/1 and HTTP/2 by prior knowledge.
+/// nginx as the origin: a small fixed answer, over HTTP/1 and HTTP/2 by prior knowledge, and the files in `bytes`.
 pub(crate) fn nginx_origin(dir: &Path, h1: u16, h2: u16) -> String {
     let server = |port: u16, http2: &str| {
         format!(
-            "server {{ listen 127.0.0.1:{port}{http2} backlog=4096; location / {{ return 200 'forty bytes of body for every request..'; }} }}"
+            "server {{ listen 127.0.0.1:{port}{http2} backlog=4096; location / {{ return 200 'forty bytes of body for every request..'; }}
+               location /bytes/ {{ root {dir}; }} }}",
+            dir = dir.display(),
         )
     };
     nginx(dir, &format!("{}\n{}", server(h1, ""), server(h2, " http2")))
@@ -54,11 +56,13 @@ pub(crate) fn haproxy(port: u16, origin: u16, http2: bool) -> String {
 pub(crate) struct Filters<'a> {
     pub(crate) count: usize,
     pub(crate) module: &'a Path,
+    /// The bench guest's word; else the filters are header-policy.
+    pub(crate) job: Option<&'a str>,
 }
 
 /// A bootstrap for Envoy and for our proxy.
 pub(crate) fn bootstrap(origin: u16, http2: bool, filters: Filters<'_>) -> String {
-    let filters: String = (0..filters.count).map(|index| wasm_filter(index, filters.module)).collect();
+    let filters: String = (0..filters.count).map(|index| wasm_filter(index, filters)).collect();
     let codec = if http2 { "HTTP2" } else { "HTTP1" };
     let options = if http2 { HTTP2_UPSTREAM } else { "" };
     format!(
@@ -104,12 +108,17 @@ const HTTP2_UPSTREAM: &str = "    typed_extension_protocol_options:
         explicit_http_config: {http2_protocol_options: {}}
 ";
 
-/// One header filter: sets a request header, adds a response header. All of a chain share one VM.
-fn wasm_filter(index: usize, module: &Path) -> String {
-    let config = format!(
-        r#"{{"request": {{"set": [{{"name": "x-filter-{index}", "value": "request"}}]}}, "response": {{"add": [{{"name": "x-filter-{index}", "value": "response"}}]}}}}"#
-    );
-    let module = module.display();
+/// The configuration of a header filter: sets a request header, adds a response header.
+pub(crate) fn header_policy(index: usize, value: &str) -> String {
+    format!(
+        r#"{{"request": {{"set": [{{"name": "x-filter-{index}", "value": "request"}}]}}, "response": {{"add": [{{"name": "x-filter-{index}", "value": "{value}"}}]}}}}"#
+    )
+}
+
+/// One filter. All of a chain share one VM.
+fn wasm_filter(index: usize, filters: Filters<'_>) -> String {
+    let config = filters.job.map_or_else(|| header_policy(index, "response"), str::to_owned);
+    let module = filters.module.display();
     format!(
         "          - name: header-policy-{index}
             typed_config:

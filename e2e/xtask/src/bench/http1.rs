@@ -103,7 +103,7 @@ pub(crate) struct Load {
     pub(crate) errors: u64,
 }
 
-fn wrk(proxy: &Running, connections: u32, window: Duration) -> Result<Load> {
+pub(crate) fn wrk(proxy: &Running, connections: u32, window: Duration) -> Result<Load> {
     wrk_with(proxy, connections, window, &[])
 }
 
@@ -112,11 +112,11 @@ pub(crate) fn wrk_with(proxy: &Running, connections: u32, window: Duration, argu
     let program = which("wrk").context("wrk is not installed")?;
     let mut command = pinned(LOAD_CORE, &program);
     command.arg("-t1").arg(format!("-c{connections}")).arg(format!("-d{}s", window.as_secs().max(1)));
-    let text = output(command.args(arguments).arg(format!("{}://{}/", proxy.scheme, proxy.address)))?;
+    let text = output(command.args(arguments).arg(format!("{}://{}{}", proxy.scheme, proxy.address, proxy.path)))?;
     parse_wrk(&text).with_context(|| format!("the words of wrk:\n{text}"))
 }
 
-fn parse_wrk(text: &str) -> Option<Load> {
+pub(crate) fn parse_wrk(text: &str) -> Option<Load> {
     let line = text.lines().find(|line| line.contains(" requests in "))?;
     let mut words = line.split_whitespace();
     let requests = words.next()?.parse().ok()?;

@@ -14,6 +14,8 @@ use crate::shell::{Guard, wait_for};
 
 /// The proxy's core.
 pub(crate) const PROXY_CORE: &str = "0";
+/// The sizes of `/bytes/N` at the origin.
+pub(crate) const BODIES_KIB: [usize; 3] = [1, 16, 256];
 /// The core of the origin and of the load.
 pub(crate) const LOAD_CORE: &str = "1";
 
@@ -32,10 +34,14 @@ pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) filters: usize,
+    /// What the filters do: a word of the bench guest (`e2e/peers/bench`); else header-policy.
+    pub(crate) job: Option<&'static str>,
+    /// The path that the load asks for.
+    pub(crate) path: &'static str,
 }
 
-const fn subject(name: &'static str, kind: Kind, filters: usize) -> Subject {
-    Subject { name, kind, filters }
+pub(crate) const fn subject(name: &'static str, kind: Kind, filters: usize) -> Subject {
+    Subject { name, kind, filters, job: None, path: "/" }
 }
 
 /// Every row that can be measured; the name before a blank is the program's.
@@ -52,9 +58,7 @@ pub(crate) const TABLE: [Subject; 8] = [
 
 /// The rows of a scenario: those with at most so many filters, of the wanted programs and always the control.
 pub(crate) fn table(bench: &Bench, filters_max: usize) -> Vec<Subject> {
-    let program = |subject: &Subject| subject.name.split(' ').next().unwrap_or_default();
-    let wanted = |s: &Subject| s.filters <= filters_max && (s.kind == Kind::Nginx || bench.wants(program(s)));
-    TABLE.into_iter().filter(wanted).collect()
+    TABLE.into_iter().filter(|subject| subject.filters <= filters_max && bench.wants_row(subject)).collect()
 }
 
 /// A running proxy.
@@ -64,11 +68,12 @@ pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     /// `http`, or `https`.
     pub(crate) scheme: &'static str,
+    pub(crate) path: &'static str,
 }
 
 impl Running {
     fn new(guard: Guard, address: SocketAddr) -> Running {
-        Running { guard, address, scheme: "http" }
+        Running { guard, address, scheme: "http", path: "/" }
     }
 
     /// The same, of a proxy whose clients speak TLS.
@@ -102,7 +107,7 @@ fn program(name: &str) -> Result<PathBuf> {
 }
 
 /// A port on which nothing listens now.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
@@ -125,6 +130,11 @@ fn wait_listening(guard: &mut Guard, port: u16, log: &Path) -> Result<()> {
 
 pub(crate) fn start_origin(bench: &Bench) -> Result<Origin> {
     let (h1, h2) = (free_port()?, free_port()?);
+    let bytes = bench.file("origin").join("bytes");
+    std::fs::create_dir_all(&bytes)?;
+    for kib in BODIES_KIB {
+        std::fs::write(bytes.join(kib.to_string()), vec![b'b'; kib * 1024])?;
+    }
     let guard = start_nginx(bench, "origin", LOAD_CORE, h1, |dir| configs::nginx_origin(dir, h1, h2))?;
     Ok(Origin { _guard: guard, h1, h2 })
 }
@@ -143,7 +153,7 @@ fn start_nginx(bench: &Bench, name: &str, core: &str, port: u16, config: impl Fn
 /// Starts a row's proxy in front of the origin and waits until it serves.
 pub(crate) fn start(bench: &Bench, subject: Subject, origin: &Origin, http2: bool) -> Result<Running> {
     let port = if http2 { origin.h2 } else { origin.h1 };
-    match subject.kind {
+    let running = match subject.kind {
         Kind::Nginx => {
             start_nginx_proxy(bench, "nginx-proxy", |dir, own| configs::nginx_proxy(dir, own, origin.h1, http2))
         }
@@ -157,11 +167,13 @@ pub(crate) fn start(bench: &Bench, subject: Subject, origin: &Origin, http2: boo
             Ok(Running::new(guard, local(own)))
         }
         Kind::Outrigger | Kind::Envoy => {
-            let filters = Filters { count: subject.filters, module: &bench.header_policy };
+            let module = if subject.job.is_some() { &bench.guest } else { &bench.header_policy };
+            let filters = Filters { count: subject.filters, module, job: subject.job };
             let config = configs::bootstrap(port, http2, filters);
             start_proxy(bench, subject, &config)
         }
-    }
+    }?;
+    Ok(Running { path: subject.path, ..running })
 }
 
 /// Starts Envoy or our proxy with a bootstrap and waits until it serves.
@@ -216,25 +228,45 @@ pub(crate) fn wait_ready(guard: &mut Guard, admin: SocketAddr, deadline: Duratio
 }
 
 fn listener(admin: SocketAddr) -> Result<SocketAddr> {
+    named_listener(admin, "main")
+}
+
+/// The address of a listener.
+pub(crate) fn named_listener(admin: SocketAddr, name: &str) -> Result<SocketAddr> {
     let (_, body) = get(admin, "/listeners?format=json")?;
     let all: serde_json::Value = serde_json::from_str(&body)?;
-    let socket = &all["listener_statuses"][0]["local_address"]["socket_address"];
+    let statuses = all["listener_statuses"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let found = statuses.iter().find(|status| status["name"] == name);
+    let socket = &found.with_context(|| format!("no listener {name} in {body}"))?["local_address"]["socket_address"];
     let address = format!("{}:{}", socket["address"].as_str().unwrap_or_default(), socket["port_value"]);
     address.parse().with_context(|| format!("the listener's address in {body}"))
 }
 
 /// A small HTTP/1.0-style GET: status and body.
-fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let (head, body) = exchange(address, path)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("a status")?;
+    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    Ok((status, if is_chunked { unchunk(&body) } else { body }))
+}
+
+/// The value of a response header.
+pub(crate) fn get_header(address: SocketAddr, path: &str, name: &str) -> Result<Option<String>> {
+    let (head, _) = exchange(address, path)?;
+    let named =
+        |line: &str| line.split_once(": ").filter(|field| field.0.eq_ignore_ascii_case(name)).map(|f| f.1.to_owned());
+    Ok(head.lines().find_map(named))
+}
+
+fn exchange(address: SocketAddr, path: &str) -> Result<(String, String)> {
     use std::io::{Read as _, Write as _};
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok()).context("a status")?;
     let (head, body) = text.split_once("\r\n\r\n").context("a head")?;
-    let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    Ok((status, if is_chunked { unchunk(body) } else { body.to_owned() }))
+    Ok((head.to_owned(), body.to_owned()))
 }
 
 fn unchunk(mut body: &str) -> String {

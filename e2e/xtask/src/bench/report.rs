@@ -90,6 +90,19 @@ impl Report {
         paired(self.row(name)?, self.row(to)?, |mine, theirs| mine - theirs)
     }
 
+    /// What one more of `x` costs: the median, least and greatest slope of each round's least-squares line through the
+    /// rows, given with their `x`. All rounds' least and greatest are a 98 % interval of the median for seven rounds.
+    pub(crate) fn slope(&self, rows: &[(&str, f64)]) -> Option<Spread> {
+        let rows: Vec<(&Row, f64)> = rows.iter().filter_map(|(name, x)| Some((self.row(name)?, *x))).collect();
+        let rounds = rows.iter().map(|(row, _)| row.rounds.len()).min().filter(|_| rows.len() >= 2)?;
+        let slopes: Vec<f64> = (0..rounds)
+            .map(|round| {
+                least_squares(&rows.iter().map(|(row, x)| (*x, row.rounds[round].total())).collect::<Vec<_>>())
+            })
+            .collect();
+        Some(Spread::of(&slopes))
+    }
+
     pub(crate) fn target(&mut self, name: &str, value: Option<f64>, limit: f64) {
         if let Some(value) = value {
             self.targets.push(Target { name: name.to_owned(), value, limit });
@@ -172,6 +185,17 @@ fn paired(mine: &Row, theirs: &Row, combine: impl Fn(f64, f64) -> f64) -> Option
     (!pairs.is_empty()).then(|| Spread::of(&pairs))
 }
 
+fn least_squares(points: &[(f64, f64)]) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a handful of points")]
+    let count = points.len() as f64;
+    let (x, y) = points.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+    let (mean_x, mean_y) = (x / count, y / count);
+    let (xy, xx) = points
+        .iter()
+        .fold((0.0, 0.0), |sum, (x, y)| (sum.0 + (x - mean_x) * (y - mean_y), sum.1 + (x - mean_x).powi(2)));
+    if xx > 0.0 { xy / xx } else { 0.0 }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "memory of at most a few GiB")]
 pub(crate) fn mib(kib: u64) -> f64 {
     kib as f64 / 1024.0
@@ -233,5 +257,7 @@ mod tests {
         assert!((ratio.median - 1.1).abs() < 1e-9, "{ratio:?}");
         let moving = Report::new(vec![row(0, &[10.0, 12.0, 10.0])]);
         assert!(!moving.readable);
+        let slope = steady.slope(&[("nginx", 0.0), ("outrigger", 2.0)]).expect("two rows");
+        assert!((slope.median - 0.5).abs() < 1e-9 && (slope.max - 1.0).abs() < 1e-9, "{slope:?}");
     }
 }

@@ -9,19 +9,16 @@ use anyhow::{Context, Result};
 use super::Bench;
 use super::configs::{self, Filters};
 use super::http1::{run_rounds, wrk_with};
-use super::peers::{Kind, Origin, Running, Subject, start, start_nginx_proxy, start_origin, start_proxy};
+use super::peers::{Kind, Origin, Running, Subject, start, start_nginx_proxy, start_origin, start_proxy, subject};
 use super::report::{Report, Row};
 use crate::shell::run;
 
-const PLAIN: [Subject; 3] = [
-    Subject { name: "nginx", kind: Kind::Nginx, filters: 0 },
-    Subject { name: "outrigger", kind: Kind::Outrigger, filters: 0 },
-    Subject { name: "envoy", kind: Kind::Envoy, filters: 0 },
-];
+const PLAIN: [Subject; 3] =
+    [subject("nginx", Kind::Nginx, 0), subject("outrigger", Kind::Outrigger, 0), subject("envoy", Kind::Envoy, 0)];
 const SECURE: [Subject; 3] = [
-    Subject { name: "nginx tls", kind: Kind::Nginx, filters: 0 },
-    Subject { name: "outrigger tls", kind: Kind::Outrigger, filters: 0 },
-    Subject { name: "envoy tls", kind: Kind::Envoy, filters: 0 },
+    subject("nginx tls", Kind::Nginx, 0),
+    subject("outrigger tls", Kind::Outrigger, 0),
+    subject("envoy tls", Kind::Envoy, 0),
 ];
 
 /// 32 kept connections, in cleartext and over TLS.
@@ -88,7 +85,8 @@ fn start_secure(bench: &Bench, subject: Subject, origin: &Origin, identity: &Ide
     let (certificate, key) = (identity.certificate.display(), identity.key.display());
     let running = match subject.kind {
         Kind::Outrigger | Kind::Envoy => {
-            let plain = configs::bootstrap(origin.h1, false, Filters { count: 0, module: &bench.header_policy });
+            let plain =
+                configs::bootstrap(origin.h1, false, Filters { count: 0, module: &bench.header_policy, job: None });
             let context = format!(
                 "    - transport_socket:
         name: envoy.transport_sockets.tls
