@@ -85,6 +85,11 @@ impl Connection {
         self.stream.write_all(bytes.as_ref()).context("send")
     }
 
+    /// The next response answers a request of this method: whether it has a body depends on that.
+    pub fn expect_answer_to(&mut self, method: &str) {
+        self.parser.set_role(Role::Responses { to_head: method == "HEAD" });
+    }
+
     /// Sends FIN; reading goes on.
     pub fn half_close(&mut self) -> Result<()> {
         self.stream.shutdown(Shutdown::Write).context("half-close")
@@ -92,7 +97,7 @@ impl Connection {
 
     /// Sends a request and reads its response.
     pub fn exchange(&mut self, request: &Request) -> Result<Response> {
-        self.parser.set_role(Role::Responses { to_head: request.method == "HEAD" });
+        self.expect_answer_to(&request.method);
         self.send(request.bytes())?;
         self.response()
     }

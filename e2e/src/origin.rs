@@ -18,6 +18,7 @@
 //! | `silent` | reads the request and never answers |
 //! | `early` | answers before it reads the body |
 //! | `interim=N` | sends an informational response with that status first |
+//! | `flaky=N` | does all this for the first N requests with the same `x-test`, and nothing of it for those after them |
 //! | `raw=NAME` | answers with the bytes of [`Origin::script`], as they are, and closes |
 //!
 //! Request headers `x-gen-*` come back as response headers `x-seen-gen-*`: what the filters and routes had stamped when the
@@ -75,10 +76,11 @@ pub(crate) struct Directive {
     pub(crate) early: bool,
     pub(crate) interim: Option<u16>,
     pub(crate) raw: Option<String>,
+    pub(crate) flaky: Option<u32>,
 }
 
 impl Directive {
-    pub(crate) fn parse(headers: &Headers) -> Directive {
+    fn parse(headers: &Headers) -> Directive {
         let mut directive = Directive::default();
         for part in header(headers, "x-origin").unwrap_or_default().split(';') {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -98,6 +100,7 @@ impl Directive {
                 "silent" => directive.silent = true,
                 "early" => directive.early = true,
                 "interim" => directive.interim = value.parse().ok(),
+                "flaky" => directive.flaky = value.parse().ok(),
                 "raw" => directive.raw = Some(value.to_owned()),
                 _ => {}
             }
@@ -131,9 +134,21 @@ pub(crate) struct State {
     seen: Mutex<Vec<Seen>>,
     keep: bool,
     fixed: Option<Vec<u8>>,
+    /// Requests by their `x-test`, where the directive is for the first ones only.
+    counts: Mutex<HashMap<String, u32>>,
 }
 
 impl State {
+    /// What a request asks for.
+    pub(crate) fn directive(&self, headers: &Headers) -> Directive {
+        let directive = Directive::parse(headers);
+        let Some(first) = directive.flaky else { return directive };
+        let mut counts = lock(&self.counts);
+        let count = counts.entry(header(headers, "x-test").unwrap_or_default().to_owned()).or_default();
+        *count += 1;
+        if *count <= first { directive } else { Directive::default() }
+    }
+
     fn gate(&self, name: &str) -> watch::Sender<bool> {
         lock(&self.gates).entry(name.to_owned()).or_insert_with(|| watch::Sender::new(false)).clone()
     }

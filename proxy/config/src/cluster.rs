@@ -93,6 +93,16 @@ pub enum LbPolicy {
     Random,
 }
 
+impl LbPolicy {
+    /// Whether it chooses by the hash that a route's policies make of a request.
+    #[must_use]
+    pub const fn hashes(self) -> bool {
+        match self {
+            LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. } | LbPolicy::Random => false,
+        }
+    }
+}
+
 /// `circuit_breakers.thresholds` of one priority. Envoy counts for the whole process; these are shared by the workers
 /// too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

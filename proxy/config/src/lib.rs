@@ -64,12 +64,16 @@ pub use listener::{
 };
 pub use listener_filter::{ListenerFilter, ListenerFilterKind, PortPredicate, ProxyProtocol, TlsInspector};
 pub use matcher::{
-    CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex,
-    StringMatch, StringMatcher, UriTemplate, UriTemplateRewrite, cookie,
+    CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, MetadataMatcher, PathMatcher, QueryMatch, QueryMatcher,
+    Regex, StringMatch, StringMatcher, UriTemplate, UriTemplateRewrite, ValueMatcher, cookie,
 };
 pub use metadata::{LB_NAMESPACE, MetadataMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
-pub use native::{HeaderChange, HeaderMutationFilter, NativeFilter};
+pub use native::{
+    ActiveFaults, BufferLimit, CorsPolicy, Fault, FaultAbort, FaultDelay, HeaderChange, HeaderMutationFilter,
+    LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter, Permission, Principal, RbacAction,
+    RbacFilter, RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
+};
 pub use origin::{Origin, Source, StreamSource};
 pub use outrigger_http::{Metadata, MetadataStruct, MetadataValue};
 pub use overload::{

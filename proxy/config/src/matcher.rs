@@ -1,11 +1,13 @@
 //! Compiled matchers for strings, headers, query parameters and paths (`envoy.type.matcher.v3`, `RouteMatch`).
 
+mod metadata;
 mod re2;
 mod template;
 
 use bytes::Bytes;
 use outrigger_http::{HeaderName, Headers, RequestHead, ResponseHead};
 
+pub use metadata::{MetadataMatcher, ValueMatcher};
 pub use template::{UriTemplate, UriTemplateRewrite};
 
 /// A regular expression that must match the whole input, as Envoy's `safe_regex` does.
@@ -155,7 +157,7 @@ impl HeaderMatcher {
         }
     }
 
-    /// Several values of a header are joined by a comma, as Envoy does (security advisory GHSA-2v25-cjjq-5f4w).
+    /// Of several values of a header each is looked at, and all of them joined by a comma, as Envoy does since 1.39.
     fn matches_header(&self, name: &HeaderName, headers: &Headers) -> bool {
         let mut values = headers.get_all(name);
         match (values.next(), values.next()) {
@@ -163,7 +165,9 @@ impl HeaderMatcher {
             (Some(value), None) => self.matches_value(Some(value)),
             (Some(first), Some(second)) => {
                 let all: Vec<&[u8]> = [first, second].into_iter().chain(values).map(|value| &value[..]).collect();
-                self.matches_value(Some(&all.join(&b","[..])))
+                let one = |value: &[u8]| self.matches_value(Some(value)) != self.invert;
+                // Inverted: none of them.
+                (all.iter().any(|value| one(value)) || one(&all.join(&b","[..]))) != self.invert
             }
         }
     }

@@ -1,13 +1,33 @@
 //! Filters that are built into the proxy.
 
+mod cors;
+mod fault;
 mod header_mutation;
+mod rate_limit;
+mod rbac;
+mod token_bucket;
 
 use std::sync::Arc;
 
+pub use cors::CorsPolicy;
+pub use fault::{ActiveFaults, Fault, FaultAbort, FaultDelay};
 pub use header_mutation::{HeaderChange, HeaderMutationFilter};
+pub use rate_limit::{LimitAction, LimitActions, LimitDescriptor, LocalRateLimit};
+pub use rbac::{Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict};
+pub use token_bucket::TokenBucket;
 
 /// A native filter with its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NativeFilter {
+    Buffer(BufferLimit),
+    /// Its policies stand at the routes.
+    Cors,
+    Fault(Arc<Fault>),
     HeaderMutation(Arc<HeaderMutationFilter>),
+    LocalRateLimit(Arc<LocalRateLimit>),
+    Rbac(Arc<RbacFilter>),
 }
+
+/// `envoy.extensions.filters.http.buffer.v3.Buffer`: the bytes of a request's body at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferLimit(pub u32);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{HeaderMutationFilter, WasmOverride};
+use crate::{BufferLimit, CorsPolicy, Fault, HeaderMutationFilter, LocalRateLimit, RbacFilter, WasmOverride};
 
 /// What one scope says about a filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,14 @@ pub struct FilterOverride {
 /// A filter's configuration for a scope, by the kind of filter that it is for; another kind ignores it, as in Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OverrideConfig {
+    /// `None`: not here.
+    Buffer(Option<BufferLimit>),
+    /// Every scope's, the most specific first: what one doesn't say the next does.
+    Cors(Vec<Arc<CorsPolicy>>),
+    Fault(Arc<Fault>),
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// `None`: not here.
+    Rbac(Option<Arc<RbacFilter>>),
     /// Every scope's, the widest first: all of them are applied.
     HeaderMutation(Vec<Arc<HeaderMutationFilter>>),
     /// The most specific scope's.
@@ -32,6 +40,9 @@ impl OverrideConfig {
         match (self, outer) {
             (OverrideConfig::HeaderMutation(own), Some(OverrideConfig::HeaderMutation(outer))) => {
                 OverrideConfig::HeaderMutation(outer.iter().cloned().chain(own).collect())
+            }
+            (OverrideConfig::Cors(own), Some(OverrideConfig::Cors(outer))) => {
+                OverrideConfig::Cors(own.into_iter().chain(outer.iter().cloned()).collect())
             }
             (own, _) => own,
         }

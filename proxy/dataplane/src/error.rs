@@ -69,6 +69,18 @@ impl StreamError {
         StreamError { source: ErrorSource::Internal, kind }
     }
 
+    /// Whether the router answers for it, in the route's name; else it is the connection manager, or a filter.
+    pub(crate) const fn is_routers(self) -> bool {
+        matches!(self.source, ErrorSource::Upstream)
+            || matches!(
+                self.kind,
+                ErrorKind::NoCluster(_)
+                    | ErrorKind::RouteTimeout
+                    | ErrorKind::PerTryTimeout
+                    | ErrorKind::PerTryIdleTimeout
+            )
+    }
+
     /// The response flag.
     pub(crate) const fn flags(self) -> ResponseFlags {
         match (self.kind, self.source) {
@@ -141,7 +153,7 @@ impl StreamError {
             ErrorKind::Overload => (503, "overload", "envoy overloaded"),
             ErrorKind::RouteTimeout => (504, "response_timeout", "upstream request timeout"),
             ErrorKind::IdleTimeout => (504, "stream_idle_timeout", "stream timeout"),
-            ErrorKind::MaxStreamDuration => (504, "max_duration_timeout", ""),
+            ErrorKind::MaxStreamDuration => (504, "max_duration_timeout", "downstream duration timeout"),
             ErrorKind::RequestTimeout => (408, "request_overall_timeout", "request timeout"),
             ErrorKind::RequestTooLarge => (413, "request_payload_too_large", "Payload Too Large"),
             ErrorKind::ResponseTooLarge => (500, "response_payload_too_large", "Internal Server Error"),
@@ -150,6 +162,10 @@ impl StreamError {
             ErrorKind::UpgradeForbidden => (403, "upgrade_failed", ""),
         };
         let mut reply = LocalReply::new(status, details, body);
+        if self.kind == ErrorKind::MaxStreamDuration {
+            // DEADLINE_EXCEEDED.
+            reply.grpc_status = Some(4);
+        }
         if self.kind == ErrorKind::Overflow {
             let name = HeaderName::from_bytes(b"x-envoy-overloaded");
             if let Ok(name) = name {

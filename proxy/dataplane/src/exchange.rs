@@ -5,6 +5,7 @@
 //! shape. Back-pressure is a comparison: a side is read only while the other one's queue is below its limit.
 
 mod hash;
+mod mirror;
 mod request;
 mod response;
 mod retry;
@@ -34,7 +35,11 @@ use crate::trace::Trace;
 use crate::worker::WorkerCx;
 use rand::RngCore;
 
+pub(crate) use response::itoa;
 pub(crate) use selection::Selection;
+
+/// How answers begin that tell of an origin which gave none.
+const NO_ANSWER: &[u8] = b"upstream connect error or disconnect/reset before headers. ";
 
 /// How the connection goes on after an exchange.
 #[derive(Debug)]
@@ -92,11 +97,16 @@ pub(crate) struct Exchange<'a> {
     repeated: bool,
     /// The client may steer the proxy by its headers.
     internal: bool,
+    /// There are such headers.
+    steered: bool,
     /// The cluster that the request goes to.
     cluster: Option<Rc<ClusterHandle>>,
+    /// The router has the request: what it answers itself is the route's answer.
+    routed: bool,
     /// Attempts begun.
     attempts: u32,
     retry: Option<Box<retry::Retry>>,
+    mirrors: Option<Box<mirror::Mirrors>>,
     /// Of the route's hash policies.
     hash: Option<u64>,
     /// A cookie that the answer sets for them.
@@ -159,7 +169,8 @@ impl<'a> Exchange<'a> {
         let active = ActiveGuard::new(stats, HttpStats::downstream_rq_active);
         let slot = Rc::new(StreamSlot::default());
         let selection = Selection::new(chain.routes.clone(), cx.random().next_u64());
-        let filters = Filters { list: Vec::new(), response_len: 0, stream: stream.clone(), slot, selection };
+        let filters =
+            Filters { list: Vec::new(), response_len: 0, seen: usize::MAX, stream: stream.clone(), slot, selection };
         Exchange {
             cx,
             chain,
@@ -179,9 +190,12 @@ impl<'a> Exchange<'a> {
             trace: None,
             repeated: false,
             internal: false,
+            steered: false,
             cluster: None,
+            routed: false,
             attempts: 0,
             retry: None,
+            mirrors: None,
             hash: None,
             cookie: None,
             attempt_timeout: None,
@@ -261,8 +275,17 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Moves what can be moved, until nothing moves.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        let result = self.poll_all(cx);
+        if matches!(result, Poll::Ready(Err(_))) && self.sent != Sent::Nothing {
+            // What has come of the answer is the client's, the cut that follows too.
+            _ = self.down.poll_flush(cx);
+        }
+        result
+    }
+
+    /// Moves what can be moved, until nothing moves.
+    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         loop {
             let mut progress = false;
             if self.filters.len() > 0 && self.sent != Sent::All {
@@ -363,6 +386,18 @@ impl<'a> Exchange<'a> {
         }
         let flags = error.flags();
         let mut reply = error.reply();
+        if self.routed && error.is_routers() {
+            if self.attempts > 1
+                && let Some(rest) = reply.body.strip_prefix(NO_ANSWER)
+            {
+                reply.body = [NO_ANSWER, b"retried and the latest ", rest].concat().into();
+            }
+            self.mutate_reply(&mut reply);
+        }
+        if error.kind == ErrorKind::RequestTooLarge {
+            // What else the client is sending isn't read.
+            self.down.close_after();
+        }
         if error.kind == ErrorKind::IdleTimeout && !self.request_ended {
             // It was the client that kept us waiting.
             reply.status = 408;

@@ -168,8 +168,10 @@ pub(crate) fn new_list() -> Vec<FilterSlot> {
 /// The filters of a stream with what they share.
 pub(crate) struct Filters {
     pub(crate) list: Vec<FilterSlot>,
-    /// How many filters see the response: all, or (for an answer of the proxy) those that have seen the request.
+    /// How many filters see the response.
     pub(crate) response_len: usize,
+    /// How many filters, from the first, have seen the request by the time of its answer.
+    pub(crate) seen: usize,
     pub(crate) stream: Rc<RefCell<StreamState>>,
     pub(crate) slot: Rc<StreamSlot>,
     pub(crate) selection: Selection,
@@ -209,8 +211,16 @@ impl Filters {
         }
     }
 
+    /// An answer to a request that a plugin hasn't seen: it has no context for it, and gets none for an answer alone.
+    fn passes(&self, way: Way, index: usize) -> bool {
+        way == Way::Response && index >= self.seen && matches!(self.list[index], FilterSlot::Wasm(_))
+    }
+
     pub(crate) fn head(&mut self, way: Way, at: usize, end: bool) -> Action {
         let index = self.index(way, at);
+        if self.passes(way, index) {
+            return Action::Continue;
+        }
         if way == Way::Request && self.slot.take_route_dirty() {
             // The filter before has changed the head: this one sees the route that it leads to.
             self.selection.choose(&self.stream);
@@ -224,6 +234,9 @@ impl Filters {
 
     pub(crate) fn data(&mut self, way: Way, at: usize, end: bool) -> Action {
         let index = self.index(way, at);
+        if self.passes(way, index) {
+            return Action::Continue;
+        }
         let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
             Way::Request => self.list[index].filter().on_request_data(&mut cx, end),
@@ -233,6 +246,9 @@ impl Filters {
 
     pub(crate) fn trailers(&mut self, way: Way, at: usize) -> Action {
         let index = self.index(way, at);
+        if self.passes(way, index) {
+            return Action::Continue;
+        }
         let mut cx = StreamCx { stream: &self.stream, slot: &self.slot, index, selection: &self.selection };
         match way {
             Way::Request => self.list[index].filter().on_request_trailers(&mut cx),

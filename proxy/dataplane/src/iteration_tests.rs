@@ -102,7 +102,7 @@ fn run(seed: u64) {
         })
         .collect();
     let (slot, selection) = (Rc::new(StreamSlot::default()), crate::exchange::Selection::default());
-    let mut filters = Filters { response_len: count, list, stream, slot, selection };
+    let mut filters = Filters { response_len: count, seen: count, list, stream, slot, selection };
     let mut iteration = Iteration::new(way, count, 1 << 20);
     let (mut out, mut expected) = (Out::default(), Vec::new());
     let parts = random.random_range(0..5);

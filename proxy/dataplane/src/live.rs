@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{
-    AccessLog, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter, NetworkFilter,
-    OverrideConfig, RouteConfig, RouteSource, Snapshot, TcpProxy, WasmOverride, WasmPlugin,
+    AccessLog, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter, NativeFilter,
+    NetworkFilter, OverrideConfig, RouteConfig, RouteSource, Snapshot, TcpProxy, WasmOverride, WasmPlugin,
 };
 use outrigger_http::StreamState;
 
@@ -191,7 +191,12 @@ impl LiveConfig {
             let position = routes.as_ref().and_then(|routes| routes.override_names.position(&filter.name));
             let kind = match self.snapshot().filter_config(filter) {
                 FilterConfig::Missing => FilterKind::Failed(StreamError::internal(ErrorKind::FilterMissing)),
-                FilterConfig::Native(native) => FilterKind::Native(NativeHandle::new(native, position)),
+                FilterConfig::Native(native) => {
+                    if let NativeFilter::Buffer(limit) = native {
+                        buffer_bytes_max = buffer_bytes_max.min(limit.0 as usize);
+                    }
+                    FilterKind::Native(NativeHandle::new(native, position, &cx.registry, &hcm.stat_prefix))
+                }
                 FilterConfig::Plugin(plugin) => {
                     let limit = usize::try_from(plugin.vm.limits.body_buffer_bytes).unwrap_or(usize::MAX);
                     buffer_bytes_max = buffer_bytes_max.min(limit);

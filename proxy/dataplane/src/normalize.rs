@@ -48,6 +48,7 @@ pub(crate) fn prepare(
     // What the connection is counts, not what a client calls it.
     let scheme = if state.info.downstream_tls.is_some() { "https" } else { "http" };
     let remote = state.info.downstream_remote.map(|address| address.ip());
+    state.info.downstream_trusted_ip = trusted_ip(&state.request.headers, hcm);
     let head = &mut state.request;
     let internal = !hcm.internal_addresses.is_empty() && is_internal(&head.headers, remote, hcm);
     if !internal {
@@ -74,6 +75,26 @@ pub(crate) fn prepare(
         }
     }
     Ok(internal)
+}
+
+/// The client's address as the last proxy that is trusted tells it: of x-forwarded-for the last address, or the one that
+/// so many trusted hops left before it.
+fn trusted_ip(headers: &Headers, hcm: &HttpConnectionManager) -> Option<IpAddr> {
+    let hops = match (hcm.use_remote_address, hcm.xff_num_trusted_hops as usize) {
+        (true, 0) => return None,
+        (true, hops) => hops - 1,
+        (false, hops) => hops,
+    };
+    if !headers.contains(&HeaderName::X_FORWARDED_FOR) {
+        return None;
+    }
+    let values: Vec<&[u8]> = headers
+        .get_all(&HeaderName::X_FORWARDED_FOR)
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    let value = values.len().checked_sub(hops + 1).and_then(|at| values.get(at))?;
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// A client of `internal_address_config`: the peer itself at the edge, else the only address of x-forwarded-for.
@@ -149,26 +170,28 @@ fn normalize_path(state: &mut StreamState, options: &PathNormalization) -> Resul
     }
     let query = state.request.path.slice(path.len()..);
     let (unescaped, escaped) = unescape_slashes(path, options.escaped_slashes);
-    if escaped && options.escaped_slashes == EscapedSlashes::Reject {
-        return Err(Box::new(LocalReply::new(400, "path_normalization_failed", "")));
-    }
     let mut new = unescaped;
-    if options.normalize_path {
+    let rejected = escaped && options.escaped_slashes == EscapedSlashes::Reject;
+    if options.normalize_path && !rejected {
         new = remove_dots(&decode_unreserved(&new)?)?;
     }
-    if options.merge_slashes {
+    if options.merge_slashes && !rejected {
         new = merge(&new);
     }
     let redirect = escaped && options.escaped_slashes == EscapedSlashes::UnescapeAndRedirect;
     if new != path || redirect {
         let mut whole = BytesMut::from(&new[..]);
         whole.extend_from_slice(&query);
-        if redirect {
-            let mut reply = LocalReply::new(307, "path_normalized_redirect", "");
-            _ = reply.headers.try_append(HeaderName::LOCATION, whole.freeze());
-            return Err(Box::new(reply));
-        }
+        // What is refused is logged as it was understood.
         state.request.path = whole.freeze();
+    }
+    if rejected {
+        return Err(bad_path());
+    }
+    if redirect {
+        let mut reply = LocalReply::new(307, "path_normalized_redirect", "");
+        _ = reply.headers.try_append(HeaderName::LOCATION, state.request.path.clone());
+        return Err(Box::new(reply));
     }
     Ok(())
 }

@@ -69,6 +69,14 @@ impl Metadata {
         self.0.get(name)
     }
 
+    pub fn set(&mut self, namespace: &str, key: &str, value: MetadataValue) {
+        let fields = match self.0.get_mut(namespace) {
+            Some(fields) => fields,
+            None => self.0.entry(namespace.into()).or_default(),
+        };
+        fields.insert(key.into(), value);
+    }
+
     #[must_use]
     pub fn get(&self, namespace: &str, key: &str) -> Option<&MetadataValue> {
         self.0.get(namespace)?.get(key)

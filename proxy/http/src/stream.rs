@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -86,6 +86,8 @@ pub struct StreamInfo {
     pub connection_id: u64,
     pub downstream_remote: Option<SocketAddr>,
     pub downstream_local: Option<SocketAddr>,
+    /// The client's address as `x-forwarded-for` tells it, where that is trusted and says something else than the peer.
+    pub downstream_trusted_ip: Option<IpAddr>,
     /// `None`: there is nothing to tell, as of most connections in cleartext.
     pub connection: Option<Arc<ConnectionInfo>>,
     pub upstream_remote: Option<SocketAddr>,
@@ -134,6 +136,7 @@ impl Default for StreamInfo {
             connection_id: 0,
             downstream_remote: None,
             downstream_local: None,
+            downstream_trusted_ip: None,
             connection: None,
             upstream_remote: None,
             upstream_local: None,

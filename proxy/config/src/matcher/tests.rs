@@ -59,7 +59,9 @@ fn headers_match() {
     };
     let exact = |text| HeaderMatch::String(string(StringMatch::Exact(bytes(text))));
     check("x", exact("a,b"), true, false);
-    check("x", exact("a"), false, true);
+    check("x", exact("a"), true, false);
+    check("x", exact("b"), true, false);
+    check("x", exact("c"), false, true);
     check("x", HeaderMatch::Present(true), true, false);
     check("x", HeaderMatch::Present(false), false, true);
     // A missing header matches nothing, inverted or not; but it may count as empty.

@@ -29,8 +29,18 @@ impl Exchange<'_> {
         self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| incoming.received + timeout);
         self.deadlines.request =
             hcm.request_timeout.filter(|t| !t.is_zero() && !incoming.end).map(|t| incoming.received + t);
+        let end = incoming.end && self.upgrade.is_none();
+        if end {
+            // Before anything can answer: an answer then finds a request that is whole, and keeps the connection.
+            self.request_is_complete();
+        }
         let prepared = crate::normalize::prepare(&mut self.stream.borrow_mut(), &hcm, self.cx);
-        self.internal = prepared.map_err(|reply| Stop::Reply(*reply))?;
+        self.internal = prepared.map_err(|reply| {
+            if reply.status == 400 {
+                self.down.close_after();
+            }
+            Stop::Reply(*reply)
+        })?;
         if let Some(tracing) = &hcm.tracing {
             self.trace = Some(Trace::start(tracing, &self.stream.borrow(), &mut *self.cx.random()));
         }
@@ -38,10 +48,6 @@ impl Exchange<'_> {
         self.check_upgrade()?;
         self.chain.clone().start_filters(self);
         let end = incoming.end && self.upgrade.is_none();
-        if end {
-            // Before the filters run: an answer of theirs finds a request that is whole, and keeps the connection.
-            self.request_is_complete();
-        }
         if self.filters.len() == 0 {
             self.request.passed.head = Some(end);
         } else {
@@ -192,16 +198,22 @@ impl Exchange<'_> {
             self.route_request()?;
         }
         let Origin::Connected(picked) = &mut self.origin else { return Ok(progress) };
-        let mut abandoned = false;
+        let (mut abandoned, mut mirrored, mut ended) = (false, Vec::new(), None);
         while let Some(bytes) = self.request.passed.data.pop() {
             progress = true;
             let last = self.request.passed.data.is_empty() && self.request.passed.end && !self.request.passed.trailers;
             picked.cluster.stats.upstream_cx_tx_bytes_total().add(bytes.len() as u64);
+            if self.mirrors.is_some() {
+                mirrored.push(bytes.clone());
+            }
             if let Some(retry) = &mut self.retry {
                 abandoned |= !retry.keep(&bytes);
                 if last {
                     retry.keep_end(false);
                 }
+            }
+            if last {
+                ended = Some(false);
             }
             picked.stream.send_data(bytes, last)?;
             if last {
@@ -212,6 +224,7 @@ impl Exchange<'_> {
             progress = true;
             self.request.passed.trailers = false;
             self.request.passed.end = false;
+            ended = Some(true);
             if let Some(retry) = &mut self.retry {
                 retry.keep_end(true);
             }
@@ -220,6 +233,7 @@ impl Exchange<'_> {
             }
         } else if std::mem::take(&mut self.request.passed.end) {
             progress = true;
+            ended = Some(false);
             if let Some(retry) = &mut self.retry {
                 retry.keep_end(false);
             }
@@ -227,6 +241,12 @@ impl Exchange<'_> {
         }
         if abandoned {
             self.give_up_retries();
+        }
+        if self.mirrors.is_some() {
+            mirrored.iter().for_each(|bytes| self.keep_for_mirrors(bytes));
+            if let Some(with_trailers) = ended {
+                self.send_mirrors(with_trailers);
+            }
         }
         Ok(progress)
     }

@@ -64,7 +64,8 @@ impl Exchange<'_> {
 
     /// The origin's connection failed before its head came.
     fn origin_failed(&mut self, error: StreamError) -> Result<(), StreamError> {
-        if self.may_repeat(error) {
+        // A policy that retries it counts the attempt; without one it costs nothing.
+        if self.may_repeat(error) && !self.would_retry(error) {
             self.repeated = true;
             let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Done) else { return Ok(()) };
             self.origin = Origin::Connecting(self.checkout(&picked.cluster, true));
@@ -257,8 +258,8 @@ impl Exchange<'_> {
         self.origin_is_done(was_answered, reply.status);
         let body = self.set_reply(reply, flags);
         let end = body.is_empty();
-        // Only filters that have seen the request see its answer, as in Envoy.
-        self.filters.response_len = self.request.reached();
+        // Filters that haven't seen the request see its answer all the same, but for those that only know whole streams.
+        self.filters.seen = self.request.reached();
         self.response = Iteration::new(Way::Response, self.filters.response_len, usize::MAX);
         if direct || self.filters.response_len == 0 {
             // Where the origin's answer was on its way, its place is taken without another walk.
@@ -301,7 +302,8 @@ impl Exchange<'_> {
             .request
             .headers
             .get(&HeaderName::CONTENT_TYPE)
-            .is_some_and(|value| value.starts_with(b"application/grpc"));
+            .and_then(|value| value.strip_prefix(b"application/grpc"))
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'+');
         let head_request = state.request.method == Method::Head;
         let mut head;
         let mut body = reply.body.clone();
@@ -326,7 +328,10 @@ impl Exchange<'_> {
             }
         }
         for (name, value) in reply.headers {
-            head.headers.append(name, value);
+            let framing = name == HeaderName::CONTENT_TYPE || name == HeaderName::CONTENT_LENGTH;
+            if !(grpc && framing) {
+                head.headers.append(name, value);
+            }
         }
         if head_request {
             body = Bytes::new();

@@ -200,14 +200,15 @@ impl Asked {
 }
 
 impl Exchange<'_> {
-    /// Whether headers may steer the proxy: a trusted client's, or a filter's, who has seen to it.
-    pub(super) fn steered(&self) -> bool {
-        self.internal || self.filters.len() > 0
+    /// Whether there are headers by which a trusted client, or a filter, steers the proxy; a stranger's are gone by now.
+    pub(super) fn has_envoy_headers(&self) -> bool {
+        let state = self.stream.borrow();
+        state.request.headers.iter().any(|(name, _)| name.as_bytes().starts_with(b"x-envoy-"))
     }
 
     /// Prepares for retries, where the route or a trusted client asks for them.
     pub(super) fn prepare_retries(&mut self, forward: &RouteForward) {
-        let steered = self.steered();
+        let steered = self.steered;
         if forward.retry.is_none() && !steered {
             return;
         }
@@ -227,6 +228,11 @@ impl Exchange<'_> {
         let Some(retry) = &self.retry else { return false };
         let wanted = retry.by_error(error.kind, sent);
         self.retry_if(wanted, None)
+    }
+
+    /// Whether the policy makes another attempt.
+    pub(super) fn would_retry(&self, error: StreamError) -> bool {
+        self.retry.as_ref().is_some_and(|retry| retry.remaining > 0 && retry.by_error(error.kind, true))
     }
 
     /// An answer has come: true where it is dropped and another attempt follows.
@@ -316,6 +322,9 @@ impl Exchange<'_> {
     /// Puts what the failed attempt had of the body before what is still to be sent.
     fn rewind(&mut self) {
         let Some(retry) = &mut self.retry else { return };
+        if let Some(mirrors) = &mut self.mirrors {
+            mirrors.clear();
+        }
         let replay = &mut retry.replay;
         let mut data = outrigger_http::BodyBuffer::new();
         replay.data.drain(..).for_each(|bytes| data.push(bytes));

@@ -9,7 +9,7 @@ use outrigger_config::{
     ClusterSpec, HeaderMutations, HostRewrite, PathMatcher, PathRewrite, Redirect, RedirectPath, Route, RouteAction,
     RouteForward,
 };
-use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags, Scheme};
+use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags};
 
 use super::response::itoa;
 use super::{Exchange, Origin};
@@ -30,11 +30,18 @@ impl Exchange<'_> {
         if !self.filters.selection.take_changed() {
             return;
         }
-        let Some(route) = self.filters.selection.route.clone() else { return };
-        if let RouteAction::Forward(forward) = &route.action {
+        let Some(forward) = self.filters.selection.forward() else { return };
+        // Until the filters are through, what the route says holds.
+        self.deadlines.route_timeout = forward.timeout.filter(|_| self.upgrade.is_none());
+        let limited = forward.max_stream_duration.set || self.chain.hcm.max_stream_duration.is_some();
+        if !limited {
+            self.deadlines.stream = None;
+        }
+        if (limited || forward.idle_timeout.is_some())
+            && let Some(route) = self.filters.selection.route.clone()
+            && let RouteAction::Forward(forward) = &route.action
+        {
             self.stream_deadlines(forward);
-            // Until the filters are through, what the route says holds.
-            self.deadlines.route_timeout = forward.timeout.filter(|_| self.upgrade.is_none());
         }
     }
 
@@ -81,7 +88,10 @@ impl Exchange<'_> {
         self.reply(reply, ResponseFlags::NONE)
     }
 
-    fn mutate_reply(&self, reply: &mut LocalReply) {
+    pub(super) fn mutate_reply(&self, reply: &mut LocalReply) {
+        if self.routed && self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_response) {
+            reply.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, itoa(u64::from(self.attempts.max(1))).freeze());
+        }
         let state = self.stream.borrow();
         for mutations in self.mutations(|scope| scope.response) {
             mutation::apply_to(mutations, &state, &mut reply.headers);
@@ -89,12 +99,15 @@ impl Exchange<'_> {
     }
 
     fn forward_to(&mut self, route: &Arc<Route>, forward: &RouteForward) -> Result<(), StreamError> {
+        self.routed = true;
         let Some(cluster) = self.cluster(forward) else {
+            self.stream.borrow_mut().info.cluster_name = None;
             self.chain.stats.no_cluster().inc();
             return self.fail(StreamError::internal(ErrorKind::NoCluster(forward.cluster_not_found_status)));
         };
         self.chain.stats.rq_total().inc();
         self.cluster = Some(cluster.clone());
+        self.steered = (self.internal || self.filters.len() > 0) && self.has_envoy_headers();
         self.route_timeouts(forward);
         self.prepare_retries(forward);
         self.timeout_headers(forward);
@@ -103,7 +116,10 @@ impl Exchange<'_> {
         if let Some(trace) = &self.trace {
             trace.inject(&mut self.stream.borrow_mut());
         }
-        self.hash = self.hash_request(forward);
+        if cluster.cluster().lb.hashes() {
+            self.hash = self.hash_request(forward);
+        }
+        self.begin_mirrors(forward);
         self.attempt_headers();
         self.attempt(&cluster)
     }
@@ -150,6 +166,8 @@ impl Exchange<'_> {
         let state = &mut *state;
         let told = !self.chain.hcm.suppress_envoy_headers;
         let weighted = self.filters.selection.weighted_cluster().and_then(|cluster| cluster.host_rewrite.clone());
+        // A weighted cluster's own host is told to nobody, as in Envoy.
+        let told_host = told && weighted.is_none();
         let host = weighted.or_else(|| match forward.host_rewrite.as_ref()? {
             HostRewrite::Literal(host) => Some(host.clone()),
             HostRewrite::Header(name) => state.request.headers.get(name).cloned(),
@@ -163,7 +181,7 @@ impl Exchange<'_> {
             if forward.append_x_forwarded_host && !original.is_empty() {
                 append(&mut state.request.headers, HeaderName::X_FORWARDED_HOST, &original);
             }
-            if told {
+            if told_host {
                 state.request.headers.set(HeaderName::X_ENVOY_ORIGINAL_HOST, original);
             }
         }
@@ -268,12 +286,7 @@ fn redirect_reply(redirect: &Redirect, route: &Route, head: &RequestHead) -> Loc
     location.extend_from_slice(b"://");
     location.extend_from_slice(redirect.host.as_deref().unwrap_or(host));
     match redirect.port {
-        Some(port) => {
-            let default = if scheme == Scheme::Https { 443 } else { 80 };
-            if port != default {
-                location.extend_from_slice(format!(":{port}").as_bytes());
-            }
-        }
+        Some(port) => location.extend_from_slice(format!(":{port}").as_bytes()),
         // A change of scheme drops the port of the other one.
         None if redirect.host.is_none() => {
             let dropped = redirect.scheme.is_some_and(|new| new != head.scheme) && matches!(port, Some(b"80" | b"443"));

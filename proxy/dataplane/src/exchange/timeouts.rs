@@ -20,13 +20,16 @@ impl Exchange<'_> {
         }
         let limit = &forward.max_stream_duration;
         if !limit.set && self.chain.hcm.max_stream_duration.is_none() {
-            self.deadlines.stream = None;
             return;
         }
         let asked = limit.grpc_header_max.and_then(|max| {
             let state = self.stream.borrow();
             grpc_timeout(&state.request.headers).map(|asked| less(cap(asked, max), limit.grpc_header_offset))
         });
+        if let Some(asked) = asked.filter(|asked| !asked.is_zero()) {
+            let text = grpc_text(u64::try_from(asked.as_millis()).unwrap_or(u64::MAX));
+            self.stream.borrow_mut().request.headers.set(HeaderName::GRPC_TIMEOUT, text);
+        }
         let duration = asked.or(limit.max).or(self.chain.hcm.max_stream_duration);
         self.deadlines.stream = duration.filter(|duration| !duration.is_zero()).map(|duration| {
             let start = self.stream.borrow().info.start;
@@ -36,7 +39,7 @@ impl Exchange<'_> {
 
     /// The time of the whole request and of one attempt, from the route and from headers, which are taken.
     pub(super) fn route_timeouts(&mut self, forward: &RouteForward) {
-        let steered = self.steered();
+        let steered = self.steered;
         let mut state = self.stream.borrow_mut();
         let mut timeout = match forward.grpc_timeout {
             _ if forward.max_stream_duration.set => None,
@@ -71,9 +74,10 @@ impl Exchange<'_> {
     pub(super) fn timeout_headers(&self, forward: &RouteForward) {
         let Some(expected) = self.expected_timeout else { return };
         let mut state = self.stream.borrow_mut();
-        let left = self.deadlines.route.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // Before the first attempt no time counts as used.
-        let left = left.filter(|_| self.retry.as_ref().is_some_and(|retry| retry.made > 0));
+        let again = self.retry.as_ref().is_some_and(|retry| retry.made > 0);
+        let deadline = self.deadlines.route.filter(|_| again);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let expected = left.map_or(expected, |left| expected.min(left).max(Duration::from_millis(1)));
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
         let value = match &forward.expected_timeout {
@@ -84,10 +88,20 @@ impl Exchange<'_> {
             state.request.headers.set(HeaderName::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
         }
         if forward.grpc_timeout.is_some() && is_grpc(&state) {
-            let text = format!("{millis}m");
-            state.request.headers.set(HeaderName::GRPC_TIMEOUT, Bytes::from(text));
+            state.request.headers.set(HeaderName::GRPC_TIMEOUT, grpc_text(millis));
         }
     }
+}
+
+/// Milliseconds as `grpc-timeout` says them, in eight digits at most.
+fn grpc_text(millis: u64) -> Bytes {
+    const DIGITS: u64 = 100_000_000;
+    let (number, unit) = match millis {
+        millis if millis < DIGITS => (millis, 'm'),
+        millis if millis / 1000 < DIGITS => (millis / 1000, 'S'),
+        millis => ((millis / 60_000).min(DIGITS - 1), 'M'),
+    };
+    Bytes::from(format!("{number}{unit}"))
 }
 
 /// An asked time within a maximum; zero is none, for both.

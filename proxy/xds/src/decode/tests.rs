@@ -2,6 +2,7 @@
 
 mod filter_chains;
 mod listener_filters;
+mod native;
 mod routes;
 
 use std::net::SocketAddr;

@@ -1,0 +1,179 @@
+//! Role-based access control (`envoy.config.rbac.v3`), for HTTP and for connections.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use outrigger_http::{StreamInfo, StreamState};
+
+use crate::{Cidr, HeaderMatcher, MetadataMatcher, StringMatcher, UriTemplate};
+
+/// The filter: enforced rules, and rules that are only watched.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RbacFilter {
+    /// `None`: nothing is refused.
+    pub rules: Option<RbacRules>,
+    pub shadow: Option<RbacRules>,
+    /// Before the names of the statistics.
+    pub stat_prefix: Arc<str>,
+    /// Before those of the shadow rules, and before their keys in the metadata.
+    pub shadow_stat_prefix: Arc<str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbacRules {
+    pub action: RbacAction,
+    /// By name.
+    pub policies: Vec<RbacPolicy>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RbacAction {
+    /// What matches a policy is let through, nothing else.
+    Allow,
+    /// What matches a policy is refused, nothing else.
+    Deny,
+    /// Nothing is refused; what matches is marked for the access log.
+    Log,
+}
+
+/// Matches where one of its permissions and one of its principals does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbacPolicy {
+    pub name: Arc<str>,
+    pub permissions: Vec<Permission>,
+    pub principals: Vec<Principal>,
+}
+
+/// What is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    Any,
+    And(Vec<Permission>),
+    Or(Vec<Permission>),
+    Not(Box<Permission>),
+    Header(HeaderMatcher),
+    UrlPath(StringMatcher),
+    UriTemplate(UriTemplate),
+    DestinationIp(Cidr),
+    DestinationPort(u16),
+    /// `start..end`.
+    DestinationPorts(u32, u32),
+    ServerName(StringMatcher),
+    Metadata(MetadataMatcher),
+}
+
+/// Who does it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    Any,
+    And(Vec<Principal>),
+    Or(Vec<Principal>),
+    Not(Box<Principal>),
+    /// By a URI or DNS name of the client's certificate, else its subject; `None`: any checked certificate.
+    Authenticated(Option<StringMatcher>),
+    /// The connection's peer.
+    DirectRemoteIp(Cidr),
+    /// The client, as far as `x-forwarded-for` is trusted.
+    RemoteIp(Cidr),
+    Header(HeaderMatcher),
+    UrlPath(StringMatcher),
+    Metadata(MetadataMatcher),
+}
+
+/// What rules say of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RbacVerdict<'r> {
+    pub allowed: bool,
+    /// The policy that matched.
+    pub policy: Option<&'r Arc<str>>,
+}
+
+impl RbacRules {
+    #[must_use]
+    pub fn judge(&self, state: &StreamState) -> RbacVerdict<'_> {
+        let matches = |policy: &&RbacPolicy| {
+            policy.permissions.iter().any(|permission| permission.matches(state))
+                && policy.principals.iter().any(|principal| principal.matches(state))
+        };
+        let policy = self.policies.iter().find(matches).map(|policy| &policy.name);
+        let allowed = match self.action {
+            RbacAction::Allow => policy.is_some(),
+            RbacAction::Deny => policy.is_none(),
+            RbacAction::Log => true,
+        };
+        RbacVerdict { allowed, policy }
+    }
+}
+
+impl Permission {
+    fn matches(&self, state: &StreamState) -> bool {
+        let local = state.info.downstream_local;
+        match self {
+            Permission::Any => true,
+            Permission::And(all) => all.iter().all(|one| one.matches(state)),
+            Permission::Or(any) => any.iter().any(|one| one.matches(state)),
+            Permission::Not(not) => !not.matches(state),
+            Permission::Header(matcher) => matcher.matches(&state.request),
+            Permission::UrlPath(matcher) => matcher.matches(url_path(state)),
+            Permission::UriTemplate(template) => template.matches(url_path(state)),
+            Permission::DestinationIp(cidr) => local.is_some_and(|local| cidr.contains(local.ip())),
+            Permission::DestinationPort(port) => local.is_some_and(|local| local.port() == *port),
+            Permission::DestinationPorts(start, end) => {
+                local.is_some_and(|local| (*start..*end).contains(&u32::from(local.port())))
+            }
+            Permission::ServerName(matcher) => {
+                let tls = state.info.downstream_tls.as_ref();
+                matcher.matches(tls.map_or(b"", |tls| tls.server_name.as_bytes()))
+            }
+            Permission::Metadata(matcher) => matcher.matches(state.info.metadata.as_deref()),
+        }
+    }
+}
+
+impl Principal {
+    fn matches(&self, state: &StreamState) -> bool {
+        let info = &state.info;
+        match self {
+            Principal::Any => true,
+            Principal::And(all) => all.iter().all(|one| one.matches(state)),
+            Principal::Or(any) => any.iter().any(|one| one.matches(state)),
+            Principal::Not(not) => !not.matches(state),
+            Principal::Authenticated(matcher) => authenticated(info, matcher.as_ref()),
+            Principal::DirectRemoteIp(cidr) => direct_remote(info).is_some_and(|ip| cidr.contains(ip)),
+            Principal::RemoteIp(cidr) => {
+                info.downstream_trusted_ip.or_else(|| direct_remote(info)).is_some_and(|ip| cidr.contains(ip))
+            }
+            Principal::Header(matcher) => matcher.matches(&state.request),
+            Principal::UrlPath(matcher) => matcher.matches(url_path(state)),
+            Principal::Metadata(matcher) => matcher.matches(info.metadata.as_deref()),
+        }
+    }
+}
+
+fn direct_remote(info: &StreamInfo) -> Option<IpAddr> {
+    info.downstream_remote.map(|address| address.ip())
+}
+
+/// The path without query and fragment.
+fn url_path(state: &StreamState) -> &[u8] {
+    state.request.path_only().split(|byte| *byte == b'#').next().unwrap_or_default()
+}
+
+/// A certificate that wasn't checked says nothing about who the client is.
+fn authenticated(info: &StreamInfo, matcher: Option<&StringMatcher>) -> bool {
+    let Some(tls) = info.downstream_tls.as_ref().filter(|tls| tls.peer_validated) else { return false };
+    let Some(peer) = &tls.peer else { return false };
+    let Some(matcher) = matcher else { return true };
+    let named = |names: &[String]| names.iter().any(|name| matcher.matches(name.as_bytes()));
+    if !peer.uri_sans.is_empty() {
+        return named(&peer.uri_sans);
+    }
+    if !peer.dns_sans.is_empty() {
+        return named(&peer.dns_sans);
+    }
+    matcher.matches(peer.subject.as_bytes())
+}
+
+#[cfg(test)]
+#[path = "rbac/tests.rs"]
+mod tests;

@@ -1,0 +1,286 @@
+//! RBAC: the HTTP filter's messages, and the rules, which the network filter has too.
+//!
+//! Whatever of a rule isn't understood rejects the resource: dropping it could widen what is allowed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrigger_config::{
+    MetadataMatcher, OverrideConfig, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules,
+    StringMatcher, UriTemplate, ValueMatcher,
+};
+use outrigger_proto::pb;
+use pb::envoy::config::core::v3 as core;
+use pb::envoy::config::rbac::v3 as rbac;
+use pb::envoy::extensions::filters::http::rbac::v3 as proto;
+use pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use pb::envoy::r#type::matcher::v3 as matcher;
+
+use super::super::common::{cidr, variant};
+use super::super::matcher::{extension, header, string};
+use crate::Diagnostics;
+
+/// Rules within rules.
+const DEPTH_MAX: usize = 32;
+const POLICIES_MAX: usize = 10_000;
+
+pub(super) fn filter(proto: &proto::Rbac, d: &mut Diagnostics) -> Option<Arc<RbacFilter>> {
+    let rules = side(proto.rules.as_ref(), "rules", d);
+    let shadow = side(proto.shadow_rules.as_ref(), "shadow_rules", d);
+    Some(Arc::new(RbacFilter {
+        rules: rules?,
+        shadow: shadow?,
+        stat_prefix: Arc::from(proto.rules_stat_prefix.as_str()),
+        shadow_stat_prefix: Arc::from(proto.shadow_rules_stat_prefix.as_str()),
+    }))
+}
+
+/// Without rules of its own a scope has no RBAC.
+pub(super) fn per_route(proto: &proto::RbacPerRoute, d: &mut Diagnostics) -> Option<OverrideConfig> {
+    let found = match &proto.rbac {
+        Some(proto) => Some(d.at("rbac", |d| filter(proto, d))?),
+        None => None,
+    };
+    Some(OverrideConfig::Rbac(found))
+}
+
+/// The outer `None`: not valid.
+fn side(proto: Option<&rbac::Rbac>, field: &'static str, d: &mut Diagnostics) -> Option<Option<RbacRules>> {
+    match proto {
+        Some(proto) => d.at(field, |d| rules(proto, d)).map(Some),
+        None => Some(None),
+    }
+}
+
+pub(crate) fn rules(proto: &rbac::Rbac, d: &mut Diagnostics) -> Option<RbacRules> {
+    let action = match variant::<rbac::rbac::Action>(proto.action, "action", d)? {
+        rbac::rbac::Action::Allow => RbacAction::Allow,
+        rbac::rbac::Action::Deny => RbacAction::Deny,
+        rbac::rbac::Action::Log => RbacAction::Log,
+    };
+    if proto.policies.len() > POLICIES_MAX {
+        d.at("policies", |d| d.error(format!("are more than {POLICIES_MAX}")));
+        return None;
+    }
+    let mut names: Vec<&String> = proto.policies.keys().collect();
+    names.sort();
+    let mut policies = Vec::with_capacity(names.len());
+    for name in names {
+        let Some(proto) = proto.policies.get(name) else { continue };
+        policies.push(d.at_key("policies", name, |d| policy(name, proto, d)));
+    }
+    Some(RbacRules { action, policies: policies.into_iter().collect::<Option<_>>()? })
+}
+
+fn policy(name: &str, proto: &rbac::Policy, d: &mut Diagnostics) -> Option<RbacPolicy> {
+    let permissions = list(&proto.permissions, "permissions", d, |proto, d| permission(proto, 0, d));
+    let principals = list(&proto.principals, "principals", d, |proto, d| principal(proto, 0, d));
+    Some(RbacPolicy { name: Arc::from(name), permissions: permissions?, principals: principals? })
+}
+
+/// At least one element, all valid.
+fn list<P, T>(
+    protos: &[P],
+    field: &'static str,
+    d: &mut Diagnostics,
+    mut decode: impl FnMut(&P, &mut Diagnostics) -> Option<T>,
+) -> Option<Vec<T>> {
+    if protos.is_empty() {
+        d.at(field, |d| d.error("is required"));
+        return None;
+    }
+    let decoded: Vec<Option<T>> =
+        protos.iter().enumerate().map(|(index, proto)| d.at_index(field, index, |d| decode(proto, d))).collect();
+    decoded.into_iter().collect()
+}
+
+fn too_deep<T>(d: &mut Diagnostics) -> Option<T> {
+    d.error(format!("is nested more than {DEPTH_MAX} deep"));
+    None
+}
+
+#[expect(deprecated, reason = "the older forms are still in use")]
+fn permission(proto: &rbac::Permission, depth: usize, d: &mut Diagnostics) -> Option<Permission> {
+    use rbac::permission::Rule;
+    if depth > DEPTH_MAX {
+        return too_deep(d);
+    }
+    let mut set = |set: &rbac::permission::Set, field: &'static str| {
+        d.at(field, |d| list(&set.rules, "rules", d, |proto, d| permission(proto, depth + 1, d)))
+    };
+    match &proto.rule {
+        Some(Rule::AndRules(rules)) => set(rules, "and_rules").map(Permission::And),
+        Some(Rule::OrRules(rules)) => set(rules, "or_rules").map(Permission::Or),
+        Some(Rule::NotRule(not)) => {
+            d.at("not_rule", |d| permission(not, depth + 1, d)).map(|not| Permission::Not(Box::new(not)))
+        }
+        Some(Rule::Any(true)) => Some(Permission::Any),
+        Some(Rule::Header(matcher)) => d.at("header", |d| header(matcher, d)).map(Permission::Header),
+        Some(Rule::UrlPath(path)) => d.at("url_path", |d| url_path(path, d)).map(Permission::UrlPath),
+        Some(Rule::UriTemplate(policy)) => d.at("uri_template", |d| template(policy, d)).map(Permission::UriTemplate),
+        Some(Rule::DestinationIp(range)) => d.at("destination_ip", |d| cidr(range, d)).map(Permission::DestinationIp),
+        Some(Rule::DestinationPort(port)) => {
+            let port = u16::try_from(*port).map_err(|_| d.at("destination_port", |d| d.error("is no port number")));
+            port.ok().map(Permission::DestinationPort)
+        }
+        Some(Rule::DestinationPortRange(range)) => {
+            let bounds = u32::try_from(range.start).ok().zip(u32::try_from(range.end).ok());
+            let bounds = bounds.filter(|(start, end)| start < end && *end <= 65_536);
+            if bounds.is_none() {
+                d.at("destination_port_range", |d| d.error("is no range of ports"));
+            }
+            bounds.map(|(start, end)| Permission::DestinationPorts(start, end))
+        }
+        Some(Rule::RequestedServerName(name)) => {
+            d.at("requested_server_name", |d| string(name, d)).map(Permission::ServerName)
+        }
+        Some(Rule::Metadata(proto)) => d.at("metadata", |d| metadata(proto, d)).map(Permission::Metadata),
+        Some(Rule::SourcedMetadata(proto)) => d.at("sourced_metadata", |d| sourced(proto, d)).map(Permission::Metadata),
+        Some(Rule::Any(false) | Rule::Matcher(_)) | None => {
+            d.error("is no rule that is supported");
+            None
+        }
+    }
+}
+
+#[expect(deprecated, reason = "the older forms are still in use")]
+fn principal(proto: &rbac::Principal, depth: usize, d: &mut Diagnostics) -> Option<Principal> {
+    use rbac::principal::Identifier;
+    if depth > DEPTH_MAX {
+        return too_deep(d);
+    }
+    let mut set = |set: &rbac::principal::Set, field: &'static str| {
+        d.at(field, |d| list(&set.ids, "ids", d, |proto, d| principal(proto, depth + 1, d)))
+    };
+    match &proto.identifier {
+        Some(Identifier::AndIds(ids)) => set(ids, "and_ids").map(Principal::And),
+        Some(Identifier::OrIds(ids)) => set(ids, "or_ids").map(Principal::Or),
+        Some(Identifier::NotId(not)) => {
+            d.at("not_id", |d| principal(not, depth + 1, d)).map(|not| Principal::Not(Box::new(not)))
+        }
+        Some(Identifier::Any(true)) => Some(Principal::Any),
+        Some(Identifier::Authenticated(authenticated)) => {
+            let name = match &authenticated.principal_name {
+                Some(name) => Some(d.at("authenticated", |d| d.at("principal_name", |d| string(name, d)))?),
+                None => None,
+            };
+            Some(Principal::Authenticated(name))
+        }
+        Some(Identifier::SourceIp(range)) => d.at("source_ip", |d| cidr(range, d)).map(Principal::DirectRemoteIp),
+        Some(Identifier::DirectRemoteIp(range)) => {
+            d.at("direct_remote_ip", |d| cidr(range, d)).map(Principal::DirectRemoteIp)
+        }
+        Some(Identifier::RemoteIp(range)) => d.at("remote_ip", |d| cidr(range, d)).map(Principal::RemoteIp),
+        Some(Identifier::Header(matcher)) => d.at("header", |d| header(matcher, d)).map(Principal::Header),
+        Some(Identifier::UrlPath(path)) => d.at("url_path", |d| url_path(path, d)).map(Principal::UrlPath),
+        Some(Identifier::Metadata(proto)) => d.at("metadata", |d| metadata(proto, d)).map(Principal::Metadata),
+        Some(Identifier::SourcedMetadata(proto)) => {
+            d.at("sourced_metadata", |d| sourced(proto, d)).map(Principal::Metadata)
+        }
+        Some(Identifier::Any(false) | Identifier::FilterState(_) | Identifier::Custom(_)) | None => {
+            d.error("is no principal that is supported");
+            None
+        }
+    }
+}
+
+fn url_path(proto: &matcher::PathMatcher, d: &mut Diagnostics) -> Option<StringMatcher> {
+    match &proto.rule {
+        Some(matcher::path_matcher::Rule::Path(path)) => d.at("path", |d| string(path, d)),
+        None => {
+            d.at("path", |d| d.error("is required"));
+            None
+        }
+    }
+}
+
+fn template(policy: &core::TypedExtensionConfig, d: &mut Diagnostics) -> Option<UriTemplate> {
+    d.at("typed_config", |d| {
+        let config: UriTemplateMatchConfig = extension(policy.typed_config.as_ref(), d)?;
+        d.at("path_template", |d| UriTemplate::new(&config.path_template).map_err(|problem| d.error(problem)).ok())
+    })
+}
+
+fn sourced(proto: &rbac::SourcedMetadata, d: &mut Diagnostics) -> Option<MetadataMatcher> {
+    if proto.metadata_source != rbac::MetadataSource::Dynamic as i32 {
+        d.at("metadata_source", |d| d.error("is not supported, only DYNAMIC"));
+        return None;
+    }
+    let Some(matcher) = &proto.metadata_matcher else {
+        d.at("metadata_matcher", |d| d.error("is required"));
+        return None;
+    };
+    d.at("metadata_matcher", |d| metadata(matcher, d))
+}
+
+fn metadata(proto: &matcher::MetadataMatcher, d: &mut Diagnostics) -> Option<MetadataMatcher> {
+    use matcher::metadata_matcher::path_segment::Segment;
+    if proto.filter.is_empty() {
+        d.at("filter", |d| d.error("is required"));
+    }
+    let path = list(&proto.path, "path", d, |segment, d| match &segment.segment {
+        Some(Segment::Key(key)) if !key.is_empty() => Some(key.clone()),
+        _ => {
+            d.at("key", |d| d.error("is required"));
+            None
+        }
+    });
+    let value = d.at("value", |d| match &proto.value {
+        Some(value) => value_matcher(value, 0, d),
+        None => {
+            d.error("is required");
+            None
+        }
+    });
+    Some(MetadataMatcher { namespace: proto.filter.clone(), path: path?, value: value?, invert: proto.invert })
+}
+
+fn value_matcher(proto: &matcher::ValueMatcher, depth: usize, d: &mut Diagnostics) -> Option<ValueMatcher> {
+    use matcher::double_matcher::MatchPattern as Double;
+    use matcher::list_matcher::MatchPattern as List;
+    use matcher::value_matcher::MatchPattern as Pattern;
+    if depth > DEPTH_MAX {
+        return too_deep(d);
+    }
+    match &proto.match_pattern {
+        Some(Pattern::NullMatch(_)) => Some(ValueMatcher::Null),
+        Some(Pattern::BoolMatch(value)) => Some(ValueMatcher::Bool(*value)),
+        Some(Pattern::PresentMatch(present)) => Some(ValueMatcher::Present(*present)),
+        Some(Pattern::StringMatch(matcher)) => d.at("string_match", |d| string(matcher, d)).map(ValueMatcher::String),
+        Some(Pattern::DoubleMatch(matcher)) => match &matcher.match_pattern {
+            Some(Double::Exact(number)) => Some(ValueMatcher::Number(number.to_bits())),
+            Some(Double::Range(range)) => Some(ValueMatcher::Range(range.start.to_bits(), range.end.to_bits())),
+            None => {
+                d.at("double_match", |d| d.error("has no pattern"));
+                None
+            }
+        },
+        Some(Pattern::ListMatch(matcher)) => match &matcher.match_pattern {
+            Some(List::OneOf(value)) => {
+                let value = d.at("list_match", |d| value_matcher(value, depth + 1, d))?;
+                Some(ValueMatcher::OneOf(Box::new(value)))
+            }
+            None => {
+                d.at("list_match", |d| d.error("has no pattern"));
+                None
+            }
+        },
+        Some(Pattern::OrMatch(any)) => d
+            .at("or_match", |d| {
+                list(&any.value_matchers, "value_matchers", d, |value, d| value_matcher(value, depth + 1, d))
+            })
+            .map(ValueMatcher::Or),
+        None => {
+            d.error("has no pattern");
+            None
+        }
+    }
+}
+
+/// A text that goes into a header.
+pub(super) fn header_text(text: &str, field: &'static str, d: &mut Diagnostics) -> Bytes {
+    if !outrigger_http::valid_value(text.as_bytes()) {
+        d.at(field, |d| d.error("holds a line break or NUL"));
+    }
+    Bytes::copy_from_slice(text.as_bytes())
+}

@@ -1,0 +1,146 @@
+//! Native filters: YAML in, configuration or problems out.
+
+use std::time::Duration;
+
+use outrigger_config::{HttpFilterKind, NativeFilter, OverrideConfig, RbacAction, Resource, ResourceKind};
+
+use super::{ROUTER, bad, bad_manager, good, manager};
+
+const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.http";
+
+fn filters(kind: &str, fields: &str) -> String {
+    let routes = "route_config: {name: r, virtual_hosts: []}";
+    format!("{routes}, http_filters: [{{name: f, typed_config: {{'@type': {FILTERS}.{kind}, {fields}}}}}, {ROUTER}]")
+}
+
+fn native(kind: &str, fields: &str) -> NativeFilter {
+    let manager = manager(&filters(kind, fields));
+    let HttpFilterKind::Native(filter) = &manager.filters[0].kind else { panic!() };
+    filter.clone()
+}
+
+fn bad_filter(kind: &str, fields: &str) -> String {
+    bad_manager(&filters(kind, fields)).replace("http_filters[0].typed_config.", "")
+}
+
+/// What a route says about a filter.
+fn by_route(kind: &str, fields: &str) -> String {
+    format!(
+        "{{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, direct_response: {{status: \
+         200}}, typed_per_filter_config: {{f: {{'@type': {FILTERS}.{kind}, {fields}}}}}}}]}}]}}"
+    )
+}
+
+fn over(kind: &str, fields: &str) -> OverrideConfig {
+    let Resource::Route(routes) = good(ResourceKind::Route, &by_route(kind, fields)).resource else { panic!() };
+    let found = routes.virtual_hosts[0].routes[0].overrides.get(0).unwrap();
+    assert!(!found.disabled);
+    found.config.clone().unwrap()
+}
+
+#[test]
+fn rules_are_whole_or_rejected() {
+    let policy = |permission: &str, principal: &str| {
+        format!("rules: {{action: DENY, policies: {{p: {{permissions: [{permission}], principals: [{principal}]}}}}}}")
+    };
+    let NativeFilter::Rbac(found) = native("rbac.v3.RBAC", &policy("{any: true}", "{authenticated: {}}")) else {
+        panic!()
+    };
+    assert_eq!(found.rules.as_ref().unwrap().action, RbacAction::Deny);
+    assert!(found.shadow.is_none());
+    let check = |permission: &str, principal: &str, expected: &str| {
+        assert_eq!(bad_filter("rbac.v3.RBAC", &policy(permission, principal)), expected);
+    };
+    let at = |place: &str, text: &str| format!("rules.policies[\"p\"].{place}: {text}");
+    check("{any: true}", "{any: false}", &at("principals[0]", "is no principal that is supported"));
+    check("{}", "{any: true}", &at("permissions[0]", "is no rule that is supported"));
+    check("", "{any: true}", &at("permissions", "is required"));
+    check(
+        "{or_rules: {rules: [{any: true}, {destination_port: 70000}]}}",
+        "{any: true}",
+        &at("permissions[0].or_rules.rules[1].destination_port", "is no port number"),
+    );
+    check(
+        "{any: true}",
+        "{not_id: {direct_remote_ip: {address_prefix: 10.0.0.0, prefix_len: 33}}}",
+        &at("principals[0].not_id.direct_remote_ip.prefix_len", "33 is longer than the address"),
+    );
+    check(
+        "{url_path: {path: {safe_regex: {regex: 'a('}}}}",
+        "{any: true}",
+        &at("permissions[0].url_path.path.safe_regex.regex", "is no regular expression: unclosed group"),
+    );
+    let condition = "rules: {policies: {p: {permissions: [{any: true}], principals: [{any: true}], condition: \
+                     {const_expr: {bool_value: true}}}}}";
+    assert!(bad_filter("rbac.v3.RBAC", condition).contains("condition: is not supported"));
+    assert!(bad_filter("rbac.v3.RBAC", "matcher: {}").contains("matcher: is not supported"));
+    let OverrideConfig::Rbac(None) = over("rbac.v3.RBACPerRoute", "") else { panic!() };
+    let nested = by_route("rbac.v3.RBACPerRoute", "rbac: {rules: {policies: {p: {permissions: [{any: true}]}}}}");
+    assert!(bad(ResourceKind::Route, &nested).contains("principals: is required"));
+}
+
+#[test]
+fn limits_have_a_bucket_that_fills() {
+    let bucket = |fields: &str| format!("stat_prefix: s, token_bucket: {{{fields}}}");
+    let kind = "local_ratelimit.v3.LocalRateLimit";
+    let NativeFilter::LocalRateLimit(found) = native(kind, &bucket("max_tokens: 5, fill_interval: 1s")) else {
+        panic!()
+    };
+    assert_eq!((found.status, found.enabled.numerator, found.enforced.numerator), (429, 0, 0));
+    assert!(found.bucket.as_ref().unwrap().take(Duration::ZERO));
+    assert_eq!(
+        bad_filter(kind, &bucket("max_tokens: 5")),
+        "token_bucket.fill_interval: is required, of 50 ms at least"
+    );
+    assert_eq!(bad_filter(kind, &bucket("fill_interval: 1s")), "token_bucket.max_tokens: is not above 0");
+    let limited = "stat_prefix: s, descriptors: [{entries: [{key: k, value: v}], token_bucket: {max_tokens: 1, fill_interval: \
+                   1s}}], rate_limits: [{actions: [{source_cluster: {}}]}]";
+    assert!(bad_filter(kind, limited).contains("source_cluster: is not supported"));
+    assert!(
+        bad_filter(kind, "stat_prefix: s, local_rate_limit_per_downstream_connection: true")
+            .contains("is not supported")
+    );
+    assert!(matches!(over(kind, "stat_prefix: s"), OverrideConfig::LocalRateLimit(_)));
+}
+
+#[test]
+fn faults_buffers_and_cors() {
+    let NativeFilter::Fault(found) =
+        native("fault.v3.HTTPFault", "abort: {http_status: 418, percentage: {numerator: 5}}, max_active_faults: 1")
+    else {
+        panic!()
+    };
+    assert_eq!(found.abort.unwrap().1.numerator, 5);
+    assert!(found.active.begin() && !found.active.begin());
+    assert_eq!(
+        bad_filter("fault.v3.HTTPFault", "abort: {http_status: 600}"),
+        "abort.http_status: is not between 200 and 599"
+    );
+    assert!(bad_filter("fault.v3.HTTPFault", "response_rate_limit: {}").contains("is not supported"));
+    let NativeFilter::Buffer(limit) = native("buffer.v3.Buffer", "max_request_bytes: 7") else { panic!() };
+    assert_eq!(limit.0, 7);
+    assert!(bad_filter("buffer.v3.Buffer", "").starts_with("max_request_bytes: is required"));
+    assert!(matches!(over("buffer.v3.BufferPerRoute", "disabled: true"), OverrideConfig::Buffer(None)));
+    let OverrideConfig::Cors(policies) =
+        over("cors.v3.CorsPolicy", "allow_origin_string_match: [{exact: 'http://a'}], allow_credentials: true")
+    else {
+        panic!()
+    };
+    assert_eq!((policies[0].origins.len(), policies[0].credentials), (1, Some(true)));
+    assert!(matches!(native("cors.v3.Cors", ""), NativeFilter::Cors));
+}
+
+#[test]
+fn header_mutations_by_scope() {
+    let fields = "mutations: {request_mutations: [{remove: x-a}, {append: {header: {key: x-b, value: v}}}]}";
+    let NativeFilter::HeaderMutation(found) = native("header_mutation.v3.HeaderMutation", fields) else { panic!() };
+    assert_eq!((found.request.len(), found.response.len()), (2, 0));
+    let OverrideConfig::HeaderMutation(found) = over("header_mutation.v3.HeaderMutationPerRoute", fields) else {
+        panic!()
+    };
+    assert_eq!(found.len(), 1);
+    let host = "mutations: {request_mutations: [{remove: host}]}";
+    assert!(
+        bad_filter("header_mutation.v3.HeaderMutation", host).contains("the host is changed by a host rewrite only")
+    );
+}
