@@ -4,7 +4,6 @@
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
@@ -49,7 +48,8 @@ fn a_bad_module_is_rejected_by_name_and_the_old_one_serves() {
         (
             "start-traps",
             assemble(
-                r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1")) (func $s unreachable) (start $s))"#,
+                r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+                  (func (export "malloc") (param i32) (result i32) i32.const 1024) (func $s unreachable) (start $s))"#,
             ),
             &["unreachable"],
         ),
@@ -118,15 +118,10 @@ fn a_filter_that_fails_at_run_time_fails_only_its_own_streams() {
         for round in 0..3 {
             let test = format!("{fault:?}-{round}");
             let mut client = Connection::open(address).expect("connect");
-            let begun = Instant::now();
             client.send(Request::get("/bad").with("x-test", &test).bytes()).expect("send");
             neighbour.must_be_served().expect("the neighbour");
             let response = client.response().unwrap_or_else(|error| panic!("{fault:?}, request {round}: {error:#}"));
             assert_eq!(response.status, 503, "{fault:?}: closed is the default: {}", response.text());
-            assert!(
-                begun.elapsed() < Duration::from_secs(5),
-                "{fault:?}: ended by its budget, not by a client's patience"
-            );
             let record = plane.access_record(&test).expect("a record");
             assert_eq!(record["status"].to_string().trim_matches('"'), "503", "{record}");
             neighbour.must_be_served().expect("the neighbour");

@@ -239,8 +239,8 @@ pub(crate) struct Options {
     /// sockets over, and no connection is refused
     #[arg(long, value_name = "N")]
     pub(crate) base_id: Option<u32>,
-    /// Choose a base id that is free; only with --restart-epoch 0
-    #[arg(long, conflicts_with = "base_id")]
+    /// Choose a base id that is free, whatever --base-id says; only for the first process
+    #[arg(long)]
     pub(crate) use_dynamic_base_id: bool,
     /// Write the base id to this file
     #[arg(long, value_name = "FILE")]

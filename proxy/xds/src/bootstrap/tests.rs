@@ -57,7 +57,11 @@ fn every_problem_is_told_by_its_path() {
     );
     check(
         &format!("{{static_resources: {{clusters: [{0}, {0}], secrets: [{{}}]}}}}", cluster_yaml("a", 1)),
-        &["static_resources.clusters[1].name: \"a\" stands here twice", "static_resources.secrets: is not supported"],
+        &[
+            "static_resources.secrets[0].name: is required",
+            "static_resources.secrets[0]: holds no secret",
+            "static_resources.clusters[1].name: \"a\" stands here twice",
+        ],
     );
     check(
         "{dynamic_resources: {cds_config: {ads: {}}}}",
