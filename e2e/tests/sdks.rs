@@ -26,9 +26,6 @@ const SDKS: [Sdk; 5] = [
     Sdk { module: "assemblyscript", language: "assemblyscript", grpc: false, tcp: false },
 ];
 
-/// What our data plane has of it.
-const OURS_FILTERS_TCP: bool = false;
-
 type Check = fn(&Response) -> Result<(), String>;
 
 /// One request and what must be so of its exchange.
@@ -206,7 +203,7 @@ fn tcp_listener(sdk: &Sdk) -> Value {
 #[test]
 fn every_sdks_network_filter_does_the_same_in_both_proxies() {
     let echo = echo();
-    for peer in Peer::all().into_iter().filter(|peer| *peer == Peer::Envoy || OURS_FILTERS_TCP) {
+    for peer in Peer::all() {
         let mut bootstrap = Bootstrap::new().cluster(cluster("echo", &[echo]));
         for sdk in SDKS.iter().filter(|sdk| sdk.tcp) {
             bootstrap = bootstrap.listener(tcp_listener(sdk));
