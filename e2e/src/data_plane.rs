@@ -65,11 +65,13 @@ pub struct Options {
     pub until_ready: bool,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// A cache of machine code that nobody else fills.
+    pub own_cache: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { concurrency: 1, until_ready: true, arguments: Vec::new() }
+        Options { concurrency: 1, until_ready: true, arguments: Vec::new(), own_cache: false }
     }
 }
 
@@ -85,8 +87,9 @@ impl DataPlane {
         let here = dir.path().to_string_lossy().into_owned();
         std::fs::write(&config, bootstrap.yaml().replace("@DIR@", &here))?;
         let admin_file = dir.path().join("admin-address");
-        // One for all tests: a module is compiled once a run, as on a node.
-        let cache = workspace::binaries()?.join("e2e-wasm-cache");
+        // As a rule one for all tests: a module is compiled once a run, as on a node.
+        let caches = if options.own_cache { dir.path().to_path_buf() } else { workspace::binaries()? };
+        let cache = caches.join("e2e-wasm-cache");
         let process = Process::spawn(peer.name(), &peer.program()?, dir.path(), |command| {
             arrange(command, peer, &config, options.concurrency);
             command.arg("--admin-address-path").arg(&admin_file).args(&options.arguments);

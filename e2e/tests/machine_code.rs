@@ -144,7 +144,7 @@ impl Mesh {
     /// A fresh proxy with an empty cache that trusts this key.
     fn proxy(&self, key: Option<&Path>) -> DataPlane {
         let arguments = key.map(|key| vec!["--wasm-code-key".to_owned(), key.display().to_string()]);
-        let options = Options { arguments: arguments.unwrap_or_default(), ..Options::default() };
+        let options = Options { arguments: arguments.unwrap_or_default(), own_cache: true, ..Options::default() };
         let bootstrap = bootstrap(self.control_plane.xds, "DELTA_GRPC");
         let plane = DataPlane::start_with(Peer::Outrigger, &bootstrap, &options).expect("the proxy starts");
         self.control_plane.proxy_until(PROXY, DEADLINE, |proxy| proxy["state"] == "acked").expect("acked");
