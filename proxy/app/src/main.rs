@@ -30,6 +30,7 @@ mod otlp;
 mod overload;
 mod plugins;
 mod render_child;
+mod rollouts;
 mod server;
 mod sink;
 mod system;

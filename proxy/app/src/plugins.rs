@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use outrigger_config::{
     Backoff, FailurePolicy, HttpConnectionManager, HttpFilterKind, Isolation, Listener, NetworkFilter, Resource,
-    ResourceKind, ResourceSet, RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
+    ResourceKind, ResourceSet, RolloutShare, RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
 };
 use outrigger_dataplane::{GenerationPlugins, PreparedPlugin, WorkerVms};
 use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, ReadyVm, Services, StartMode, VmConfig};
@@ -204,7 +204,13 @@ fn start_all(
 /// The plugins that a resource brings: those of a listener's filters, defaults included, or an extension's own.
 pub(crate) fn of_resource(resource: &Resource) -> Vec<Arc<WasmPlugin>> {
     match resource {
-        Resource::Extension(extension) => vec![Arc::clone(&extension.plugin)],
+        Resource::Extension(extension) => {
+            let rollout = extension.rollout.as_deref();
+            // A shadow that stands beside nothing is all that runs.
+            let stable = rollout.is_none_or(|rollout| rollout.share != RolloutShare::ShadowOnly);
+            let stable = stable.then(|| Arc::clone(&extension.plugin));
+            stable.into_iter().chain(rollout.map(|rollout| Arc::clone(&rollout.candidate))).collect()
+        }
         Resource::Listener(listener) => filters(listener)
             .filter_map(|filter| match &filter.kind {
                 HttpFilterKind::Wasm(plugin) => Some(Arc::clone(plugin)),
@@ -263,11 +269,16 @@ fn used(snapshot: &Snapshot) -> Used {
         };
         for filter in &manager.filters {
             let outrigger_config::FilterConfig::Plugin(plugin) = snapshot.filter_config(filter) else { continue };
-            used.plugins.insert(Arc::clone(plugin));
-            for route in routes.map(|routes| routes.wasm_overrides(filter)).unwrap_or_default() {
-                let made = Arc::new(route.plugin(plugin));
-                used.plugins.insert(Arc::clone(&made));
-                used.by_route.push((Arc::clone(plugin), Arc::clone(route), made));
+            let rollout = snapshot.rollout(filter);
+            // A shadow that stands beside nothing is all that runs.
+            let stable = rollout.is_none_or(|rollout| rollout.share != RolloutShare::ShadowOnly).then_some(plugin);
+            for plugin in stable.into_iter().chain(rollout.map(|rollout| &rollout.candidate)) {
+                used.plugins.insert(Arc::clone(plugin));
+                for route in routes.map(|routes| routes.wasm_overrides(filter)).unwrap_or_default() {
+                    let made = Arc::new(route.plugin(plugin));
+                    used.plugins.insert(Arc::clone(&made));
+                    used.by_route.push((Arc::clone(plugin), Arc::clone(route), made));
+                }
             }
         }
     }
@@ -322,6 +333,8 @@ fn to_host(plugin: &WasmPlugin, code: Digest) -> Plugin {
             limits,
             capabilities: vm.capabilities.clone(),
             isolation,
+            revision_name: Arc::clone(&vm.revision),
+            shadow: vm.shadow,
         }),
     }
 }

@@ -22,6 +22,7 @@ use crate::args::Options;
 use crate::certificates;
 use crate::logging::Logging;
 use crate::metrics::ServerMetrics;
+use crate::rollouts::Rollouts;
 
 /// Where the process is in its life; Envoy's words and numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +99,8 @@ pub(crate) struct Server {
     pub(crate) snapshot: RefCell<Arc<Snapshot>>,
     /// Versions that serve while a later one, which the status tells of, is warming.
     pub(crate) held: RefCell<HashMap<Key, AcceptedResource>>,
+    /// New revisions on trial.
+    pub(crate) rollouts: Rollouts,
     pub(crate) started: Instant,
     pub(crate) exit: watch::Sender<Exit>,
     state: Cell<State>,
@@ -128,6 +131,7 @@ impl fmt::Debug for Server {
 impl Server {
     pub(crate) fn new(parts: Parts) -> Server {
         let metrics = ServerMetrics::new(&parts.registry, parts.concurrency);
+        let rollouts = Rollouts::new(&parts.registry);
         let server = Server {
             options: parts.options,
             concurrency: parts.concurrency,
@@ -140,6 +144,7 @@ impl Server {
             workers: RefCell::new(Some(parts.workers)),
             snapshot: RefCell::default(),
             held: RefCell::default(),
+            rollouts,
             started: Instant::now(),
             exit: watch::Sender::new(Exit::No),
             state: Cell::new(State::PreInitializing),
@@ -227,6 +232,7 @@ impl Server {
 
     /// Brings metrics that nobody tells up to date; for a scrape.
     pub(crate) fn refresh_metrics(&self) {
+        self.rollouts.refresh();
         let dropped = self.workers.borrow().as_ref().map(Workers::access_log_dropped).unwrap_or_default();
         self.metrics.refresh(self.uptime(), &self.status, dropped);
         self.metrics.certificates(&certificates::all(&self.snapshot.borrow()));

@@ -26,6 +26,7 @@ use crate::allocator;
 use crate::metrics::milliseconds;
 use crate::modules::Endpoints;
 use crate::plugins::{Plugins, brings, of_resource};
+use crate::rollouts::refusal;
 use crate::server::Server;
 
 /// For the workers to take a generation over; a busy one is waited for no longer, since it will.
@@ -90,6 +91,15 @@ impl ConfigSink for Sink {
         }
         Verdict { rejected }
     }
+
+    async fn given_up(&self, source: &Source) -> (ResourceKind, Rejected) {
+        if *source != Source::Ads {
+            return std::future::pending().await;
+        }
+        let given_up = self.server.rollouts.given_ups().next().await;
+        let reason = refusal(&given_up.id, &given_up.reason);
+        (ResourceKind::Extension, Rejected { name: given_up.filter, reason })
+    }
 }
 
 impl Sink {
@@ -114,7 +124,8 @@ impl Sink {
         let source = update.source.clone();
         let jobs = update.upserts.iter().filter_map(|(name, resource)| {
             let plugins = of_resource(resource);
-            (!plugins.is_empty()).then(|| self.prepare_resource(name, plugins, &source))
+            let refused = self.server.rollouts.refusal(resource);
+            (!plugins.is_empty()).then(|| self.prepare_resource(name, plugins, refused, &source))
         });
         let outcomes: Vec<Option<Rejected>> = stream::iter(jobs).buffer_unordered(PREPARED_AT_ONCE).collect().await;
         let rejected: Vec<Rejected> = outcomes.into_iter().flatten().collect();
@@ -129,8 +140,12 @@ impl Sink {
         &self,
         name: &Arc<str>,
         plugins: Vec<Arc<WasmPlugin>>,
+        refused: Option<String>,
         source: &Source,
     ) -> Option<Rejected> {
+        if let Some(reason) = refused {
+            return Some(Rejected { name: Arc::clone(name), reason });
+        }
         for plugin in plugins {
             let Err(reason) = self.plugins.prepare(&plugin, self).await else { continue };
             if *source == Source::Static && plugin.failure_policy == FailurePolicy::Open {
@@ -190,7 +205,9 @@ impl Sink {
             let last = self.prepared.borrow().clone();
             let plugins = taken.plugins.clone();
             let (concurrency, inherited) = (self.server.concurrency, &self.server.inherited);
-            let prepared = Prepared::new(Arc::clone(&snapshot), plugins.clone(), last.as_ref(), concurrency, inherited);
+            let (plugins_of, rollouts) = (plugins.clone(), self.server.rollouts.runs(&snapshot));
+            let prepared =
+                Prepared::new(Arc::clone(&snapshot), plugins_of, rollouts, last.as_ref(), concurrency, inherited);
             match prepared {
                 Ok(prepared) => {
                     rejected.extend(not_applied(changes.rejected));

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::resources::Entry;
 use crate::{
     Assignment, Cluster, Dependency, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter, Resource,
-    ResourceKind, ResourceSet, RouteConfig, Secret, SharedMap, Source, WasmPlugin,
+    ResourceKind, ResourceSet, Rollout, RouteConfig, Secret, SharedMap, Source, WasmPlugin,
 };
 
 /// An immutable, internally consistent generation.
@@ -133,6 +133,13 @@ impl Snapshot {
             Some(Resource::Secret(secret)) => Some(secret),
             _ => None,
         }
+    }
+
+    /// The new revision that is tried beside a filter's plugin.
+    #[must_use]
+    pub fn rollout(&self, filter: &HttpFilter) -> Option<&Arc<Rollout>> {
+        let HttpFilterKind::Discovered { type_urls, .. } = &filter.kind else { return None };
+        self.extensions.get(&filter.name).filter(|extension| extension.is_one_of(type_urls))?.rollout.as_ref()
     }
 
     /// The set that this was compiled from.

@@ -140,6 +140,8 @@ impl StreamSlot {
 /// A filter of a stream. Wasm filters, which most are, cost no allocation.
 pub(crate) enum FilterSlot {
     Wasm(WasmFilter),
+    /// Wasm under a rollout.
+    Staged(Box<dyn StreamFilter>),
     Other(Box<dyn StreamFilter>),
 }
 
@@ -148,7 +150,7 @@ impl FilterSlot {
     fn filter(&mut self) -> &mut dyn StreamFilter {
         match self {
             FilterSlot::Wasm(filter) => filter,
-            FilterSlot::Other(filter) => &mut **filter,
+            FilterSlot::Staged(filter) | FilterSlot::Other(filter) => &mut **filter,
         }
     }
 }
@@ -213,7 +215,7 @@ impl Filters {
 
     /// An answer to a request that a plugin hasn't seen: it has no context for it, and gets none for an answer alone.
     fn passes(&self, way: Way, index: usize) -> bool {
-        way == Way::Response && index >= self.seen && matches!(self.list[index], FilterSlot::Wasm(_))
+        way == Way::Response && index >= self.seen && !matches!(self.list[index], FilterSlot::Other(_))
     }
 
     pub(crate) fn head(&mut self, way: Way, at: usize, end: bool) -> Action {

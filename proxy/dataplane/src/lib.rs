@@ -53,7 +53,9 @@ mod write_queue;
 pub use cluster::{ClusterStatus, EndpointStatus};
 pub use inherited::Inherited;
 pub use overload::Overload;
-pub use plugin::PreparedPlugin;
+pub use plugin::{
+    GivenUp, GivenUps, PreparedPlugin, RevisionFigures, RolloutRun, ShadowDifferences, Verdict as RolloutVerdict,
+};
 
 pub use prepared::{BoundListener, GenerationPlugins, ListenerFailure, Prepared, RoutePlugins, WorkerVms};
 pub use tls::{connect_control, install_provider};

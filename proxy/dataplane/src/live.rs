@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use outrigger_config::{
     AccessLog, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter, NativeFilter,
-    NetworkFilter, OverrideConfig, RouteConfig, RouteSource, Snapshot, TcpProxy, WasmOverride, WasmPlugin,
+    NetworkFilter, OverrideConfig, RolloutShare, RouteConfig, RouteSource, Snapshot, TcpProxy, WasmOverride,
+    WasmPlugin,
 };
 use outrigger_http::StreamState;
 
@@ -18,7 +19,7 @@ use crate::exchange::Exchange;
 use crate::filter::{self, FilterSlot};
 use crate::filters::NativeHandle;
 use crate::network::NetworkFactory;
-use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, WasmFilter};
+use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, Revision, Staged, WasmFilter};
 use crate::prepared::{Prepared, RoutePlugins, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
 use crate::tls::Acceptors;
@@ -71,6 +72,8 @@ struct FilterFactory {
 enum FilterKind {
     /// The filter's own plugin, and those of routes that configure it.
     Wasm(Rc<PluginHandle>, ByRoute),
+    /// Two revisions: which one is decided for each stream.
+    Staged(Box<StagedPlugins>),
     Native(Rc<NativeHandle>),
     Failed(StreamError),
 }
@@ -81,6 +84,7 @@ impl LiveConfig {
             snapshot: Arc::default(),
             plugins: HashMap::new(),
             by_route: RoutePlugins::default(),
+            rollouts: HashMap::new(),
             sockets: BTreeMap::new(),
             acceptors: Acceptors::default(),
         };
@@ -201,6 +205,9 @@ impl LiveConfig {
                     let limit = usize::try_from(plugin.vm.limits.body_buffer_bytes).unwrap_or(usize::MAX);
                     buffer_bytes_max = buffer_bytes_max.min(limit);
                     match self.plugins.get(plugin) {
+                        stable if let Some(staged) = self.staged(filter, plugin, stable, routes.as_deref()) => {
+                            FilterKind::Staged(Box::new(staged))
+                        }
                         Some(handle) => {
                             FilterKind::Wasm(handle.clone(), self.by_route(filter, plugin, routes.as_deref()))
                         }
@@ -214,6 +221,52 @@ impl LiveConfig {
         }
         let stats = HttpStats::new(&cx.registry, &hcm.stat_prefix);
         HttpChain { hcm: hcm.clone(), routes, stats, live: self.clone(), filters, buffer_bytes_max }
+    }
+}
+
+/// A filter of which a new revision is on trial.
+#[derive(Debug)]
+struct StagedPlugins {
+    staged: Staged,
+    /// `None`: there is no revision but the new one.
+    stable: Option<(Rc<PluginHandle>, ByRoute)>,
+    candidate: (Rc<PluginHandle>, ByRoute),
+}
+
+impl StagedPlugins {
+    fn start(&self, exchange: &Exchange<'_>, position: Option<usize>) -> Option<FilterSlot> {
+        self.staged.start(&exchange.stream_key(), |revision| {
+            let (handle, by_route) = match revision {
+                Revision::Stable => self.stable.as_ref()?,
+                Revision::Candidate => &self.candidate,
+            };
+            by_route.start(exchange, position, handle)
+        })
+    }
+}
+
+impl LiveConfig {
+    /// A filter of which a new revision is on trial, where that could be prepared.
+    fn staged(
+        &self,
+        filter: &HttpFilter,
+        plugin: &Arc<WasmPlugin>,
+        stable: Option<&Rc<PluginHandle>>,
+        routes: Option<&RouteConfig>,
+    ) -> Option<StagedPlugins> {
+        let rollout = self.snapshot().rollout(filter)?;
+        let run = self.prepared.rollouts.get(&filter.name)?;
+        let candidate = self.plugins.get(&rollout.candidate)?;
+        let alone = rollout.share == RolloutShare::ShadowOnly;
+        if stable.is_none() && !alone {
+            return None;
+        }
+        let stable = stable.filter(|_| !alone);
+        Some(StagedPlugins {
+            staged: Staged::new(run, stable.is_some()),
+            stable: stable.map(|stable| (stable.clone(), self.by_route(filter, plugin, routes))),
+            candidate: (candidate.clone(), self.by_route(filter, &rollout.candidate, routes)),
+        })
     }
 }
 
@@ -250,6 +303,7 @@ impl HttpChain {
         let mut list = filter::new_list();
         list.extend(self.filters.iter().filter(enabled).filter_map(|factory| match &factory.kind {
             FilterKind::Wasm(handle, by_route) => by_route.start(exchange, factory.position, handle),
+            FilterKind::Staged(staged) => staged.start(exchange, factory.position),
             FilterKind::Native(handle) => Some(FilterSlot::Other(handle.start())),
             FilterKind::Failed(error) => Some(FilterSlot::Other(Box::new(FailedFilter(*error)))),
         }));

@@ -10,7 +10,7 @@ use outrigger_wasm::ReadyVm;
 
 use crate::bind::ListenerSockets;
 use crate::inherited::Inherited;
-use crate::plugin::PreparedPlugin;
+use crate::plugin::{PreparedPlugin, RolloutRun};
 use crate::tls::Acceptors;
 
 /// What workers swap to.
@@ -19,6 +19,8 @@ pub struct Prepared {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) plugins: HashMap<Arc<WasmPlugin>, PreparedPlugin>,
     pub(crate) by_route: RoutePlugins,
+    /// New revisions on trial, by filter.
+    pub(crate) rollouts: HashMap<Arc<str>, Arc<RolloutRun>>,
     pub(crate) sockets: BTreeMap<Arc<str>, Arc<ListenerSockets>>,
     pub(crate) acceptors: Acceptors,
 }
@@ -71,6 +73,7 @@ impl Prepared {
     pub fn new(
         snapshot: Arc<Snapshot>,
         plugins: GenerationPlugins,
+        rollouts: HashMap<Arc<str>, Arc<RolloutRun>>,
         previous: Option<&Arc<Prepared>>,
         concurrency: usize,
         inherited: &Inherited,
@@ -105,7 +108,7 @@ impl Prepared {
         }
         let acceptors = Acceptors::build(&snapshot, previous.map(|previous| &previous.acceptors));
         let GenerationPlugins { plugins, by_route } = plugins;
-        Ok(Prepared { snapshot, plugins, by_route, sockets, acceptors })
+        Ok(Prepared { snapshot, plugins, by_route, rollouts, sockets, acceptors })
     }
 
     #[must_use]

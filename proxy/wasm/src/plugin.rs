@@ -33,6 +33,10 @@ pub struct VmConfig {
     /// The only hostcalls, WASI functions and callbacks that the guest has, by name; `None`: all.
     pub capabilities: Option<BTreeSet<String>>,
     pub isolation: Isolation,
+    /// Plugins of different revisions of a filter share no VM, whatever else is equal; empty: it has no name.
+    pub revision_name: Arc<str>,
+    /// It only ever sees copies of streams: it runs as a canary does.
+    pub shadow: bool,
 }
 
 impl VmConfig {

@@ -59,6 +59,7 @@ pub fn start(
         .ticker
         .register()
         .map_err(|error| StartError::Instantiate { reason: format!("no thread for deadlines: {error}") })?;
+    let mode = if plugin.vm.shadow { StartMode::Canary } else { mode };
     let began = thread_cpu_time();
     let mut store = store(module, plugin, services, mode);
     slot.enter();

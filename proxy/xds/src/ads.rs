@@ -148,7 +148,7 @@ impl<S: ConfigSink> Client<'_, S> {
                     self.on_verdict(pending, verdict);
                 }
                 () = timer => self.on_time(),
-                (kind, rejected) = self.sink.given_up() => self.on_given_up(kind, &rejected),
+                (kind, rejected) = self.sink.given_up(&self.kind.source) => self.on_given_up(kind, &rejected),
                 out = &mut future => return Some(out),
             }
         }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use outrigger_config::{ResourceKind, Update};
+use outrigger_config::{ResourceKind, Source, Update};
 
 /// Prepares, publishes, and judges. Implemented by the application.
 pub trait ConfigSink {
@@ -11,9 +11,9 @@ pub trait ConfigSink {
     /// way, one of each kind and source.
     fn submit(&self, update: Update) -> impl Future<Output = Verdict>;
 
-    /// The next resource that was taken and is given up while it serves: the server is told as of a rejection. May be
-    /// dropped and called anew at any time.
-    fn given_up(&self) -> impl Future<Output = (ResourceKind, Rejected)> {
+    /// The next resource of a source that was taken and is given up while it serves: the server is told as of a rejection.
+    /// May be dropped and called anew at any time.
+    fn given_up(&self, _source: &Source) -> impl Future<Output = (ResourceKind, Rejected)> {
         std::future::pending()
     }
 }

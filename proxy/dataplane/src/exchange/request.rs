@@ -61,6 +61,12 @@ impl Exchange<'_> {
         Ok(())
     }
 
+    /// What a stream's share in a rollout is decided by: its request id, or chance where it has none.
+    pub(crate) fn stream_key(&self) -> Bytes {
+        let id = self.stream.borrow().request.headers.get(&HeaderName::X_REQUEST_ID).cloned();
+        id.unwrap_or_else(|| self.cx.request_id())
+    }
+
     /// Called by the chain: the filters of this stream.
     pub(crate) fn set_filters(&mut self, list: Vec<crate::filter::FilterSlot>, buffer_bytes_max: usize) {
         self.request = Iteration::new(Way::Request, list.len(), buffer_bytes_max);

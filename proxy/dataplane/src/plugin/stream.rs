@@ -18,12 +18,14 @@ pub(crate) struct WasmFilter {
     context: Option<(Rc<Root>, ContextId)>,
     /// On without the filter: its policy is open and its instance is gone.
     bypass: bool,
+    /// It could not be called when it should have been: its VM trapped, in this stream or another, or isn't back yet.
+    failed: bool,
     logged: bool,
 }
 
 impl WasmFilter {
     pub(crate) fn new(handle: &Rc<PluginHandle>) -> WasmFilter {
-        WasmFilter { handle: handle.clone(), context: None, bypass: false, logged: false }
+        WasmFilter { handle: handle.clone(), context: None, bypass: false, failed: false, logged: false }
     }
 
     /// Calls the guest in this stream's context; `Err` is what the stream does instead.
@@ -57,8 +59,14 @@ impl WasmFilter {
         true
     }
 
+    /// Whether the stream met a failure of the plugin.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// The instance is gone, or isn't there yet.
     fn lost(&mut self) -> Action {
+        self.failed = true;
         match self.handle.policy() {
             FailurePolicy::Open => {
                 self.bypass = true;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrigger_config::{
     AccessLogFormat, AccessLogSink, Assignment, Cluster, CodeSource, CodecType, Discovery, ExtensionConfig,
-    FailurePolicy, Health, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener, MetadataValue, NetworkFilter,
-    Protocol, Resource, ResourceKind, RetryBudget, RouteSource, RoutingPriority, Source,
+    FailurePolicy, Guardrails, Health, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener, MetadataValue,
+    NetworkFilter, Protocol, Resource, ResourceKind, RetryBudget, RolloutShare, RouteSource, RoutingPriority, Source,
 };
 
 use crate::testing::{cluster_yaml, decode_yaml};
@@ -364,5 +364,44 @@ fn what_is_unreadable_has_no_name() {
         let invalid = super::decode(kind, &[0xff, 0xff, 0xff], &source, &Arc::from("")).unwrap_err();
         assert_eq!(invalid.name, None);
         assert!(invalid.reason().starts_with("malformed message"), "{}", invalid.reason());
+    }
+}
+
+#[test]
+fn rollouts() {
+    let wasm = |vm: &str, more: &str| {
+        format!("{{'@type': {OWN_WASM}, config: {{vm_config: {{code: {{local: {{inline_string: {vm}}}}}}}}}{more}}}")
+    };
+    let candidate = "config: {vm_config: {code: {local: {inline_string: b}}}}, revision: r2";
+    let extension =
+        |rollout: &str| format!("{{name: f, typed_config: {}}}", wasm("a", &format!(", rollout: {rollout}")));
+    let with = |fields: &str| extension(&format!("{{id: try, candidate: {{{candidate}}}, {fields}}}"));
+    let found = |yaml: &str| {
+        let Resource::Extension(extension) = good(ResourceKind::Extension, yaml).resource else { panic!() };
+        extension.rollout.clone().unwrap()
+    };
+    let rollout = found(&with("share: 2500, guardrails: {trap_rate: 0.001, error_rate: 0, added_latency: 0.005s}"));
+    assert_eq!((&*rollout.id, rollout.share), ("try", RolloutShare::Of10k(2500)));
+    let Guardrails { trap_rate, error_rate, added_latency } = rollout.guardrails;
+    assert_eq!((trap_rate, error_rate, added_latency), (Some(1000), Some(0), Some(Duration::from_millis(5))));
+    assert_eq!((&*rollout.candidate.vm.revision, rollout.candidate.vm.shadow), ("r2", false));
+    let shadow = found(&with("shadow: true"));
+    assert!(shadow.share == RolloutShare::Shadow && shadow.candidate.vm.shadow);
+    assert_eq!(found(&with("shadow: true, shadow_only: true")).share, RolloutShare::ShadowOnly);
+    for (yaml, problem) in [
+        (with("share: 10001"), "rollout.share: is more than 10000"),
+        (with("shadow_only: true"), "rollout.shadow_only: is set without shadow"),
+        (with("guardrails: {trap_rate: 1.5}"), "rollout.guardrails.trap_rate: is not a share"),
+        (extension("{id: try, share: 1}"), "rollout.candidate: is required"),
+        (extension(&format!("{{candidate: {{{candidate}}}}}")), "rollout.id: is not a name"),
+        (
+            extension(&format!(
+                "{{id: try, candidate: {{{candidate}, rollout: {{id: x, candidate: {{{candidate}}}}}}}}}"
+            )),
+            "rollout.candidate.rollout: a rollout has no rollout",
+        ),
+    ] {
+        let reason = bad(ResourceKind::Extension, &yaml);
+        assert!(reason.contains(problem), "{problem}: {reason}");
     }
 }

@@ -75,10 +75,7 @@ fn filter(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Option<Option
     Some(config.and_then(|config| {
         let plugin = revision(filter, &config, d);
         let rollout = match &config.rollout {
-            Some(proto) => d.at("rollout", |d| {
-                d.error("is not supported yet");
-                rollout(filter, proto, d)
-            }),
+            Some(proto) => Some(d.at("rollout", |d| rollout(filter, proto, d))?),
             None => None,
         };
         Some((plugin?, rollout))
