@@ -10,6 +10,7 @@ pub mod bootstrap;
 pub mod closing;
 pub mod control_plane;
 pub mod data_plane;
+pub mod dns;
 pub mod folder;
 pub mod guest;
 pub mod h2c;

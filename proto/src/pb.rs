@@ -38,4 +38,14 @@ pub mod outrigger {
             }
         }
     }
+    /// Load balancing policies.
+    pub mod load_balancing_policies {
+        /// By expected latency.
+        pub mod peak_ewma {
+            /// `proto/outrigger/load_balancing_policies/peak_ewma/v1/peak_ewma.proto`.
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/outrigger.load_balancing_policies.peak_ewma.v1.rs"));
+            }
+        }
+    }
 }

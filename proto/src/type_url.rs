@@ -85,6 +85,24 @@ type_urls! {
     LB_LEAST_REQUEST = "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest";
     /// Load balancing policy: random.
     LB_RANDOM = "envoy.extensions.load_balancing_policies.random.v3.Random";
+    /// Load balancing policy: consistent hashing on a ring.
+    LB_RING_HASH = "envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash";
+    /// Load balancing policy: consistent hashing by a table.
+    LB_MAGLEV = "envoy.extensions.load_balancing_policies.maglev.v3.Maglev";
+    /// Load balancing policy: by the endpoints' metadata, then another policy.
+    LB_SUBSET = "envoy.extensions.load_balancing_policies.subset.v3.Subset";
+    /// Load balancing policy: by the weights of localities, then another policy.
+    LB_WRR_LOCALITY = "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality";
+    /// A cluster that is resolved through DNS.
+    DNS_CLUSTER = "envoy.extensions.clusters.dns.v3.DnsCluster";
+    /// Resolver: c-ares.
+    DNS_CARES = "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig";
+    /// Resolver: hickory.
+    DNS_HICKORY = "envoy.extensions.network.dns_resolver.hickory.v3.HickoryDnsResolverConfig";
+    /// Resolver: the C library's.
+    DNS_GETADDRINFO = "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig";
+    /// Load balancing policy of our own: by expected latency.
+    LB_PEAK_EWMA = "outrigger.load_balancing_policies.peak_ewma.v1.PeakEwma";
 
     /// Access log to a file.
     FILE_ACCESS_LOG = "envoy.extensions.access_loggers.file.v3.FileAccessLog";

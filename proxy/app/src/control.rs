@@ -171,6 +171,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
         drain: drain(&options),
         dispatcher_stats: bootstrap.dispatcher_stats,
     })?;
+    tokio::task::spawn_local(workers.watch_health());
     let wasm_metrics = Rc::new(WasmMetrics::new(&registry));
     let modules = Modules::new(open_cache(&options), keys, Rc::clone(&wasm_metrics));
     let plugins = Plugins::new(modules, services, concurrency, wasm_metrics);
@@ -262,6 +263,12 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
         tokio::task::spawn_local(overload::watch(bootstrap.overload, overload, registry));
     }
     start_secrets(bootstrap.node.clone(), server, sink);
+    let own = (Rc::clone(sink), server.metrics.registry().clone());
+    let resolver = bootstrap.dns_resolver;
+    tokio::task::spawn_local(async move {
+        let (sink, registry) = own;
+        crate::dns::run(resolver, registry, &*sink, sink.needed()).await;
+    });
     if let Some(ads) = bootstrap.ads {
         let options = AdsOptions {
             node: bootstrap.node,

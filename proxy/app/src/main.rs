@@ -18,6 +18,7 @@ mod child;
 mod code_key;
 mod compile_child;
 mod control;
+mod dns;
 mod explain;
 mod fetch;
 mod hand_over;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::{
-    Assignment, Metadata, MetadataStruct, MetadataValue, Origin, SecretRef, Source, TlsContext, UpstreamTransport,
+    Assignment, DnsTargets, HealthCheck, LbOptions, LbPolicy, Metadata, MetadataStruct, MetadataValue, Origin,
+    OutlierDetection, SecretRef, Source, TlsContext, UpstreamTransport,
 };
 
 /// Where an endpoint's metadata says which transport socket it takes.
@@ -18,6 +19,14 @@ pub struct Cluster {
     pub origin: Arc<Origin>,
     pub discovery: Discovery,
     pub lb: LbPolicy,
+    /// `None`: the defaults.
+    pub lb_options: Option<Box<LbOptions>>,
+    pub outlier: Option<Box<OutlierDetection>>,
+    pub health_check: Option<Arc<HealthCheck>>,
+    /// An endpoint that discovery no longer names goes at once, whatever its checks say.
+    pub ignore_health_on_host_removal: bool,
+    /// `close_connections_on_host_health_failure`.
+    pub close_connections_on_health_failure: bool,
     /// 5 s unless set.
     pub connect_timeout: Duration,
     pub breakers: CircuitBreakers,
@@ -81,26 +90,8 @@ pub enum Discovery {
         initial_fetch_timeout: Option<Duration>,
         from: Source,
     },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LbPolicy {
-    RoundRobin,
-    /// Power of `choices` (2 unless set) by active requests.
-    LeastRequest {
-        choices: u32,
-    },
-    Random,
-}
-
-impl LbPolicy {
-    /// Whether it chooses by the hash that a route's policies make of a request.
-    #[must_use]
-    pub const fn hashes(self) -> bool {
-        match self {
-            LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. } | LbPolicy::Random => false,
-        }
-    }
+    /// STRICT_DNS and LOGICAL_DNS.
+    Dns(Arc<DnsTargets>),
 }
 
 /// `circuit_breakers.thresholds` of one priority. Envoy counts for the whole process; these are shared by the workers
@@ -205,6 +196,17 @@ pub struct Http2Options {
     pub max_concurrent_streams: u32,
     pub initial_stream_window_bytes: u32,
     pub initial_connection_window_bytes: u32,
+    /// `connection_keepalive`.
+    pub keepalive: Option<Http2Keepalive>,
+}
+
+/// Pings on a connection, and what happens without an answer: it is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Keepalive {
+    pub interval: Duration,
+    pub timeout: Duration,
+    /// In thousandths of a percent of the interval; 15 % unless set.
+    pub jitter_millis: u32,
 }
 
 impl Default for Http2Options {
@@ -214,6 +216,7 @@ impl Default for Http2Options {
             max_concurrent_streams: 1024,
             initial_stream_window_bytes: 1 << 20,
             initial_connection_window_bytes: 16 << 20,
+            keepalive: None,
         }
     }
 }

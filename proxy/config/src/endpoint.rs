@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{Metadata, Origin};
+use crate::{EndpointHealthCheck, Metadata, Origin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Assignment {
@@ -13,9 +13,11 @@ pub struct Assignment {
     pub localities: Vec<Locality>,
     /// `policy.overprovisioning_factor` in percent: 140 unless set.
     pub overprovisioning_percent: u32,
+    /// `policy.weighted_priority_health`: the healthy share of a priority goes by weight.
+    pub weighted_priority_health: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Locality {
     pub region: String,
     pub zone: String,
@@ -35,6 +37,32 @@ pub struct Endpoint {
     pub health: Health,
     /// `LbEndpoint.metadata`.
     pub metadata: Option<Arc<Metadata>>,
+    /// `additional_addresses`: tried beside `address`, the first that answers counts.
+    pub additional_addresses: Box<[SocketAddr]>,
+    pub health_check: Option<Box<EndpointHealthCheck>>,
+}
+
+impl Endpoint {
+    /// `health_check_config.disable_active_health_check`.
+    #[must_use]
+    pub fn is_unchecked(&self) -> bool {
+        self.health_check.as_ref().is_some_and(|check| check.disabled)
+    }
+}
+
+impl Locality {
+    /// What its endpoints have in common.
+    #[must_use]
+    pub fn without_endpoints(&self) -> Locality {
+        Locality {
+            region: self.region.clone(),
+            zone: self.zone.clone(),
+            sub_zone: self.sub_zone.clone(),
+            priority: self.priority,
+            weight: self.weight,
+            endpoints: Vec::new(),
+        }
+    }
 }
 
 /// `health_status`.

@@ -9,8 +9,10 @@
 //! Every part is `Eq`, so that a balancer, a pool or a VM survives an update that didn't change its part.
 
 mod access_log;
+mod balancing;
 mod cidr;
 mod cluster;
+mod dns;
 mod endpoint;
 pub mod explain;
 mod filter;
@@ -18,6 +20,7 @@ mod filter_chain;
 mod format;
 mod fraction;
 mod hash_policy;
+mod health_check;
 mod listener;
 mod listener_filter;
 mod matcher;
@@ -25,6 +28,7 @@ mod metadata;
 mod mutation;
 mod native;
 mod origin;
+mod outlier;
 mod overload;
 mod overrides;
 mod refs;
@@ -42,11 +46,16 @@ mod tracing;
 mod wasm_override;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
+pub use balancing::{
+    HashFunction, LbOptions, LbPolicy, PeakEwma, Real, SelectorFallback, SlowStart, SubsetFallback, SubsetSelector,
+    Subsets,
+};
 pub use cidr::Cidr;
 pub use cluster::{
-    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, RetryBudget, RoutingPriority,
-    TransportMatch, Transports, UpstreamHttpOptions,
+    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, Protocol, RetryBudget,
+    RoutingPriority, TransportMatch, Transports, UpstreamHttpOptions,
 };
+pub use dns::{DNS_ADDRESSES_MAX, DnsEndpoint, DnsFamily, DnsLocality, DnsOptions, DnsResolver, DnsTargets};
 pub use endpoint::{Assignment, Endpoint, Health, Locality};
 pub use filter::{
     Backoff, CodeSource, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind, Isolation, Limits,
@@ -58,6 +67,9 @@ pub use filter_chain::{
 pub use format::{Format, FormatError, FormatValue, set_hostname};
 pub use fraction::Fraction;
 pub use hash_policy::{HashCookie, HashFrom, HashPolicy};
+pub use health_check::{
+    EndpointHealthCheck, GrpcHealthCheck, HealthCheck, HealthCheckKind, HttpHealthCheck, TcpHealthCheck,
+};
 pub use listener::{
     CodecType, EscapedSlashes, HttpConnectionManager, HttpLimits, Listener, NetworkFilter, PathNormalization,
     RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
@@ -75,6 +87,7 @@ pub use native::{
     RbacFilter, RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
 };
 pub use origin::{Origin, Source, StreamSource};
+pub use outlier::{FailurePercentage, OutlierDetection, Rule, SuccessRate};
 pub use outrigger_http::{Metadata, MetadataStruct, MetadataValue};
 pub use overload::{
     Action, OverloadAction, OverloadManager, ResourceMonitor, Threshold, Trigger as OverloadTrigger, monitored,

@@ -11,6 +11,8 @@ pub enum Source {
     File(Arc<str>),
     /// An ADS stream.
     Ads,
+    /// Answers of name servers.
+    Dns,
     /// A gRPC stream of its own.
     Stream(Arc<StreamSource>),
 }
@@ -47,6 +49,7 @@ impl std::fmt::Display for Source {
             Source::File(path) => write!(f, "the file {path}"),
             Source::Ads => f.write_str("ADS"),
             Source::Stream(stream) => write!(f, "a stream to {}", stream.cluster),
+            Source::Dns => f.write_str("DNS"),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     Cluster, ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilterKind, Listener, MirrorCluster,
-    NetworkFilter, Resource, RouteAction, RouteConfig, RouteSource, SecretRef,
+    NetworkFilter, Resource, RouteAction, RouteConfig, RouteSource, SecretRef, Source,
 };
 
 #[derive(Debug, Default)]
@@ -43,6 +43,9 @@ impl Refs {
 fn of_cluster(cluster: &Cluster) -> Option<Refs> {
     let endpoints = match &cluster.discovery {
         Discovery::Static(_) => None,
+        Discovery::Dns(targets) => {
+            Some(Dependency { name: Arc::clone(&targets.name), from: Source::Dns, initial_fetch_timeout: None })
+        }
         Discovery::Eds { service, initial_fetch_timeout, from } => Some(Dependency {
             name: Arc::clone(service),
             from: from.clone(),

@@ -269,6 +269,11 @@ impl ResourceSet {
     pub fn collect(&mut self, previous: &Snapshot, current: &Snapshot) {
         let gone = current.needed.endpoints.changed(&previous.needed.endpoints, |_, _| true);
         self.forget(ResourceKind::Endpoints, gone.iter(), |name| current.needed.endpoints.contains_key(name));
+        for name in current.needed.dns.changed(&previous.needed.dns, |_, _| true) {
+            if !current.needed.dns.contains_key(&name) {
+                self.slots_mut(ResourceKind::Endpoints).remove(&name);
+            }
+        }
         let (before, now) = (&previous.needed.routes, &current.needed.routes);
         self.forget(ResourceKind::Route, before.keys(), |name| now.contains_key(name));
         let (before, now) = (&previous.needed.extensions, &current.needed.extensions);

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    CookieMatcher, Format, Fraction, HashPolicy, HeaderMatcher, HeaderMutations, Origin, OverrideNames, Overrides,
-    PathMatcher, QueryMatcher, Regex, RetryPolicy, RouteTable, RoutingPriority, UriTemplateRewrite,
+    CookieMatcher, Format, Fraction, HashPolicy, HeaderMatcher, HeaderMutations, MetadataMatch, Origin, OverrideNames,
+    Overrides, PathMatcher, QueryMatcher, Regex, RetryPolicy, RouteTable, RoutingPriority, UriTemplateRewrite,
 };
 
 /// A route configuration with its compiled table.
@@ -96,6 +96,8 @@ pub struct RouteForward {
     /// The route's own, else its virtual host's, else those of the whole configuration.
     pub mirrors: Vec<Mirror>,
     pub hash: Vec<HashPolicy>,
+    /// `metadata_match`: the subset of the cluster's endpoints.
+    pub metadata: Option<Arc<MetadataMatch>>,
     /// Whose circuit breakers requests count for.
     pub priority: RoutingPriority,
     /// A Host that is rewritten is appended to `x-forwarded-host`.
@@ -122,6 +124,7 @@ impl RouteForward {
             replay_bytes_max: None,
             mirrors: Vec::new(),
             hash: Vec::new(),
+            metadata: None,
             priority: RoutingPriority::default(),
             append_x_forwarded_host: false,
             upgrades: BTreeMap::new(),
@@ -190,6 +193,8 @@ pub struct WeightedCluster {
     pub host_rewrite: Option<Bytes>,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
+    /// `metadata_match`, that of the route included.
+    pub metadata: Option<Arc<MetadataMatch>>,
     /// `typed_per_filter_config`, that of the scopes around it included.
     pub overrides: Overrides,
 }

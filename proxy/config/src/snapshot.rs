@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::resources::Entry;
 use crate::{
-    Assignment, Cluster, Dependency, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter, Resource,
-    ResourceKind, ResourceSet, Rollout, RouteConfig, Secret, SharedMap, Source, WasmPlugin,
+    Assignment, Cluster, Dependency, DnsTargets, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter,
+    Resource, ResourceKind, ResourceSet, Rollout, RouteConfig, Secret, SharedMap, Source, WasmPlugin,
 };
 
 /// An immutable, internally consistent generation.
@@ -70,6 +70,8 @@ pub struct Needed {
     pub secrets: SharedMap<Option<Duration>>,
     /// Secrets over streams of their own.
     pub streams: BTreeMap<Source, SharedMap<Option<Duration>>>,
+    /// Through DNS, by the names of the assignments that the answers make.
+    pub dns: SharedMap<Arc<DnsTargets>>,
     /// Paths of `path_config_source`, with the names that are expected in each file.
     pub files: BTreeMap<(ResourceKind, Arc<str>), BTreeSet<Arc<str>>>,
 }
@@ -83,7 +85,7 @@ impl Needed {
             Source::Stream(_) if kind == ResourceKind::Secret => {
                 Some(self.streams.get(source).cloned().unwrap_or_default())
             }
-            Source::Stream(_) | Source::Static | Source::File(_) => None,
+            Source::Stream(_) | Source::Static | Source::File(_) | Source::Dns => None,
         }
     }
 

@@ -1,16 +1,18 @@
 //! Small resources for this crate's tests; `version` shows in one field of each.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::{
-    Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, ExtensionConfig,
-    FailurePolicy, FilterChain, FilterChainTable, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager,
-    HttpFilter, HttpFilterKind, HttpLimits, Isolation, LbPolicy, Limits, ListenAddress, Listener, ModuleCode,
-    NetworkFilter, Origin, OverrideNames, Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction,
-    RouteConfig, RouteForward, RouteSource, RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
+    Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, DnsEndpoint, DnsFamily,
+    DnsLocality, DnsOptions, DnsTargets, Endpoint, ExtensionConfig, FailurePolicy, FilterChain, FilterChainTable,
+    HeaderMutations, Health, Http1Options, Http2Options, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits,
+    Isolation, LbPolicy, Limits, ListenAddress, Listener, Locality, ModuleCode, NetworkFilter, Origin, OverrideNames,
+    Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward, RouteSource,
+    RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
 };
 
 pub(crate) fn origin(name: &str) -> Arc<Origin> {
@@ -27,6 +29,11 @@ fn cluster_with(name: &str, discovery: Discovery, version: u32) -> Cluster {
         connect_timeout: Duration::from_secs(5),
         breakers: CircuitBreakers::default(),
         breakers_high: None,
+        lb_options: None,
+        outlier: None,
+        health_check: None,
+        ignore_health_on_host_removal: false,
+        close_connections_on_health_failure: false,
         http: UpstreamHttpOptions::default(),
         per_connection_buffer_limit_bytes: version,
         tcp_keepalive: None,
@@ -78,8 +85,54 @@ pub(crate) fn eds(name: &str, service: &str, version: u32) -> Resource {
     Resource::Cluster(Arc::new(cluster_with(name, discovery, version)))
 }
 
+/// A cluster whose endpoints are resolved, and what of it is.
+pub(crate) fn dns(name: &str, host: &str) -> (Resource, Arc<DnsTargets>) {
+    let template = Endpoint {
+        address: SocketAddr::from(([0, 0, 0, 0], 80)),
+        hostname: "".into(),
+        weight: 1,
+        health: Health::Healthy,
+        metadata: None,
+        additional_addresses: Box::default(),
+        health_check: None,
+    };
+    let place = Locality {
+        region: String::new(),
+        zone: String::new(),
+        sub_zone: String::new(),
+        priority: 0,
+        weight: None,
+        endpoints: Vec::new(),
+    };
+    let targets = DnsTargets {
+        name: name.into(),
+        origin: origin(name),
+        localities: vec![DnsLocality { place, endpoints: vec![DnsEndpoint { host: host.into(), template }] }],
+        overprovisioning_percent: 140,
+        weighted_priority_health: false,
+        logical: false,
+        options: DnsOptions {
+            refresh: Duration::from_secs(5),
+            refresh_min: Duration::ZERO,
+            jitter: Duration::ZERO,
+            failure_refresh: None,
+            respect_ttl: false,
+            family: DnsFamily::Auto,
+            resolver: None,
+        },
+    };
+    let targets = Arc::new(targets.named(name));
+    (Resource::Cluster(Arc::new(cluster_with(name, Discovery::Dns(Arc::clone(&targets)), 1))), targets)
+}
+
 fn assignment_of(name: &str, version: u32) -> Assignment {
-    Assignment { name: name.into(), origin: origin(name), localities: Vec::new(), overprovisioning_percent: version }
+    Assignment {
+        name: name.into(),
+        origin: origin(name),
+        localities: Vec::new(),
+        overprovisioning_percent: version,
+        weighted_priority_health: false,
+    }
 }
 
 pub(crate) fn assignment(name: &str, version: u32) -> Resource {

@@ -2,27 +2,45 @@
 
 mod balancer;
 mod breakers;
+mod checker;
 mod connect;
 mod endpoint;
+mod eyeballs;
+mod gauges;
+mod health;
+mod hosts;
+mod keeper;
+mod latency;
+mod outlier;
 mod pick;
+mod probe;
 mod secure;
+mod stats;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{Cluster, ClusterEntry};
-use outrigger_stats::Registry;
 
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use connect::{Checkout, Picked};
 pub use endpoint::{ClusterStatus, EndpointStatus};
 pub(crate) use endpoint::{ConnectionGuard, EndpointHandle};
+pub use health::HealthFlags;
+pub(crate) use health::HealthSet;
+pub(crate) use keeper::keep;
+pub(crate) use outlier::Outcome;
 pub(crate) use pick::PickKey;
 
 use crate::stats::ClusterStats;
-use balancer::Balancer;
+use crate::worker::WorkerCx;
+use balancer::Recipe;
+use gauges::Gauges;
+use health::ClusterHealth;
+use hosts::Hosts;
 use secure::Security;
+use stats::GroupStats;
 
 /// Cheap worker-local access to a cluster. Survives updates that don't change the cluster; endpoints survive those that
 /// don't change them.
@@ -31,8 +49,13 @@ pub(crate) struct ClusterHandle {
     pub(crate) entry: Arc<ClusterEntry>,
     pub(crate) stats: Rc<ClusterStats>,
     pub(crate) breakers: Arc<Breakers>,
-    endpoints: Vec<Rc<EndpointHandle>>,
-    balancer: RefCell<Balancer>,
+    /// `None`: nothing watches its endpoints' health.
+    health: Option<Arc<ClusterHealth>>,
+    /// Made at first use.
+    hosts: RefCell<Option<Hosts>>,
+    /// The endpoints of the version before, until this one's are made.
+    before: RefCell<Vec<Rc<EndpointHandle>>>,
+    gauges: RefCell<Option<Gauges>>,
     /// `None`: connections are in cleartext.
     security: Option<Rc<Security>>,
 }
@@ -41,42 +64,37 @@ impl ClusterHandle {
     /// Builds a handle, with the endpoints (connections, counts) of the previous one that are still there.
     pub(crate) fn build(
         entry: &Arc<ClusterEntry>,
-        registry: &Arc<Registry>,
-        breakers: &BreakerSet,
+        cx: &WorkerCx,
         previous: Option<&Rc<ClusterHandle>>,
     ) -> Rc<ClusterHandle> {
         let cluster = &entry.cluster;
-        let stats = match previous {
-            Some(previous) if previous.cluster().stat_name == cluster.stat_name => previous.stats.clone(),
-            _ => ClusterStats::new(registry, &cluster.stat_name),
+        let same_name = previous.filter(|previous| previous.cluster().stat_name == cluster.stat_name);
+        let stats = match same_name {
+            Some(previous) => previous.stats.clone(),
+            None => ClusterStats::new(&cx.registry, &cluster.stat_name),
         };
-        // Connections made under other settings are not kept.
-        let kept = previous.filter(|previous| {
-            previous.cluster().http == cluster.http
-                && previous.cluster().tcp_keepalive == cluster.tcp_keepalive
-                && previous.cluster().transports == cluster.transports
+        let breakers = cx.breakers.get(cluster);
+        let gauges = match same_name {
+            Some(previous) => previous.gauges.borrow_mut().take(),
+            None => None,
+        };
+        let gauges = gauges.or_else(|| {
+            let claim = breakers.claim_gauges()?;
+            Some(Gauges::new(GroupStats::new(&cx.registry, &cluster.stat_name, ""), claim))
         });
-        let endpoints: Vec<Rc<EndpointHandle>> = entry
-            .assignment
-            .iter()
-            .flat_map(|assignment| assignment.localities.iter())
-            .flat_map(|locality| locality.endpoints.iter().map(move |endpoint| (locality, endpoint)))
-            .map(|(locality, endpoint)| {
-                let known = kept
-                    .and_then(|kept| kept.endpoints.iter().find(|known| known.endpoint.address == endpoint.address));
-                EndpointHandle::build(endpoint, locality, known)
-            })
-            .collect();
         if previous.is_some() {
             stats.membership_change().inc();
         }
+        let before = previous.filter(|previous| keeps_connections(previous.cluster(), cluster));
         Rc::new(ClusterHandle {
-            balancer: RefCell::new(Balancer::new(cluster.lb, &endpoints)),
-            breakers: breakers.get(cluster),
-            security: Security::build(entry, registry, previous.map(|previous| &**previous)),
+            health: cx.health.get(&cluster.name),
+            hosts: RefCell::new(None),
+            before: RefCell::new(before.map(|before| before.endpoints()).unwrap_or_default()),
+            gauges: RefCell::new(gauges),
+            breakers,
+            security: Security::build(entry, &cx.registry, previous.map(|previous| &**previous)),
             entry: entry.clone(),
             stats,
-            endpoints,
         })
     }
 
@@ -84,35 +102,88 @@ impl ClusterHandle {
         &self.entry.cluster
     }
 
-    /// An endpoint for a new request; `None`: none is healthy.
-    pub(crate) fn pick(&self, key: &PickKey<'_>) -> Option<Rc<EndpointHandle>> {
-        let mut picked = None;
-        for _ in 0..key.rounds() {
-            let index = self.balancer.borrow_mut().pick(&self.endpoints)?;
-            picked = self.endpoints.get(index);
-            if picked.is_none_or(|endpoint| !key.avoid.contains(&endpoint.endpoint.address)) {
-                break;
+    /// The endpoints as far as this worker knows them.
+    fn endpoints(&self) -> Vec<Rc<EndpointHandle>> {
+        match &*self.hosts.borrow() {
+            Some(hosts) => hosts.list.clone(),
+            None => self.before.borrow().clone(),
+        }
+    }
+
+    /// Calls with the endpoints as they are now.
+    fn with_hosts<T>(&self, call: impl FnOnce(&mut Hosts) -> T) -> T {
+        let mut slot = self.hosts.borrow_mut();
+        let health = self.health.as_ref();
+        match &mut *slot {
+            Some(hosts) if !hosts.is_stale(health) => call(hosts),
+            _ => {
+                let tables = self.breakers.tables();
+                let hosts = match slot.take() {
+                    Some(stale) => stale.refresh(&self.entry, health, tables),
+                    None => Hosts::new(&self.entry, health, tables, &self.before.take()),
+                };
+                if self.cluster().close_connections_on_health_failure {
+                    hosts.close_failed();
+                }
+                if let Some(gauges) = &*self.gauges.borrow() {
+                    gauges.membership(&hosts);
+                }
+                call(slot.insert(hosts))
             }
         }
-        picked.cloned()
+    }
+
+    /// An endpoint for a new request; `None`: none can serve.
+    pub(crate) fn pick(&self, key: &PickKey<'_>) -> Option<Rc<EndpointHandle>> {
+        self.with_hosts(|hosts| {
+            let Hosts { list, balancer, .. } = hosts;
+            let mut picked = None;
+            for round in 0..key.rounds() {
+                let recipe = || Recipe::new(&self.entry, self.breakers.tables());
+                let Some(index) = balancer.pick(recipe, list, key, round) else { break };
+                picked = list.get(index as usize);
+                if picked.is_none_or(|endpoint| !key.avoid.contains(&endpoint.endpoint.address)) {
+                    break;
+                }
+            }
+            balancer.count(&self.stats);
+            picked.cloned()
+        })
+    }
+
+    /// Counts what became of a request or a connection, for outlier detection.
+    pub(crate) fn report(&self, endpoint: &EndpointHandle, outcome: Outcome) {
+        if let (Some(health), Some(state)) = (&self.health, endpoint.state()) {
+            health.record(endpoint.endpoint.address, state, outcome);
+        }
     }
 
     /// Closes connections that were idle for too long; called about once a second.
     pub(crate) fn sweep(&self, now: tokio::time::Instant) {
-        for endpoint in &self.endpoints {
-            endpoint.sweep(&self.stats, self.cluster().http.idle_timeout, now);
+        if self.hosts.borrow().is_some() || !self.before.borrow().is_empty() {
+            let http = &self.cluster().http;
+            self.with_hosts(|hosts| hosts.list.iter().for_each(|endpoint| endpoint.sweep(&self.stats, http, now)));
+        }
+        if let Some(gauges) = &mut *self.gauges.borrow_mut() {
+            gauges.breakers(&self.breakers);
         }
     }
 
     /// How many endpoints there are, whatever their health.
     pub(crate) fn endpoint_count(&self) -> usize {
-        self.endpoints.len()
+        self.with_hosts(|hosts| hosts.list.len())
     }
 
     pub(crate) fn status(&self) -> ClusterStatus {
-        ClusterStatus {
-            name: self.cluster().name.clone(),
-            endpoints: self.endpoints.iter().map(|endpoint| endpoint.status()).collect(),
-        }
+        let endpoints = self.with_hosts(|hosts| hosts.list.iter().map(|endpoint| endpoint.status()).collect());
+        ClusterStatus { name: self.cluster().name.clone(), endpoints }
     }
+}
+
+/// Connections made under other settings are not kept.
+fn keeps_connections(before: &Cluster, now: &Cluster) -> bool {
+    before.http == now.http
+        && before.tcp_keepalive == now.tcp_keepalive
+        && before.transports == now.transports
+        && !now.lb_options.as_ref().is_some_and(|options| options.close_connections_on_change)
 }

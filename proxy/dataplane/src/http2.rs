@@ -10,8 +10,23 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
 use outrigger_http::{HeaderName, Headers};
+use rand::Rng;
 
 use crate::http1::BodyEvent;
+
+/// Pings the peer; done when it didn't answer in time.
+pub(crate) async fn keep_alive(options: outrigger_config::Http2Keepalive, mut pings: h2::PingPong) {
+    loop {
+        let jitter = f64::from(options.jitter_millis) / 100_000.0 * rand::rng().random::<f64>();
+        tokio::time::sleep(options.interval.mul_f64(1.0 + jitter)).await;
+        match tokio::time::timeout(options.timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Err(_) => return,
+            // The connection has ended, which its driver tells.
+            Ok(Err(_)) => std::future::pending().await,
+        }
+    }
+}
 
 /// The stream was reset, or its connection is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 //! `normalize`, the router and the `iteration` over its filters to `cluster` and `upstream`, and back.
 //!
 //! *Architecture invariants:* no proto type, no hyper and no tonic here. Nothing on the request path is shared between
-//! workers, but for the counts of circuit breakers. Names of HTTP versions end in `downstream`, `upstream` and `serve`.
+//! workers, but for the counts of circuit breakers and of outlier detection. Names of HTTP versions end in `downstream`, `upstream` and `serve`.
 
 mod access_log;
 mod bind;
@@ -35,6 +35,7 @@ mod normalize;
 mod overload;
 mod plugin;
 mod prepared;
+mod resolver;
 mod serve;
 mod socket;
 mod stats;
@@ -50,14 +51,14 @@ mod worker;
 mod workers;
 mod write_queue;
 
-pub use cluster::{ClusterStatus, EndpointStatus};
+pub use cluster::{ClusterStatus, EndpointStatus, HealthFlags};
 pub use inherited::Inherited;
 pub use overload::Overload;
 pub use plugin::{
     GivenUp, GivenUps, PreparedPlugin, RevisionFigures, RolloutRun, ShadowDifferences, Verdict as RolloutVerdict,
 };
-
 pub use prepared::{BoundListener, GenerationPlugins, ListenerFailure, Prepared, RoutePlugins, WorkerVms};
+pub use resolver::{Resolved, Resolvers};
 pub use tls::{connect_control, install_provider};
 pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
 pub use workers::{DrainOptions, Options, PublishError, Workers};

@@ -103,7 +103,7 @@ impl LiveConfig {
             let handle = if Arc::ptr_eq(entry, &handle.entry) {
                 handle.clone()
             } else {
-                ClusterHandle::build(entry, &cx.registry, &cx.breakers, Some(handle))
+                ClusterHandle::build(entry, cx, Some(handle))
             };
             clusters.insert(name.clone(), handle);
         }
@@ -125,7 +125,7 @@ impl LiveConfig {
             return Some(handle.clone());
         }
         let (name, entry) = self.snapshot().clusters.get_key_value(name)?;
-        let handle = ClusterHandle::build(entry, &cx.registry, &cx.breakers, None);
+        let handle = ClusterHandle::build(entry, cx, None);
         self.clusters.borrow_mut().insert(name.clone(), handle.clone());
         Some(handle)
     }

@@ -134,7 +134,8 @@ cells! {
             upstream_rq_retry upstream_rq_retry_success upstream_rq_retry_limit_exceeded upstream_rq_retry_overflow
             upstream_rq_retry_backoff_exponential upstream_rq_retry_backoff_ratelimited upstream_rq_per_try_timeout
             upstream_rq_per_try_idle_timeout retry_or_shadow_abandoned
-            membership_change;
+            upstream_cx_max_duration_reached upstream_cx_max_requests lb_healthy_panic lb_subsets_selected lb_subsets_fallback
+            lb_subsets_fallback_panic membership_change;
         gauges: upstream_cx_active upstream_rq_active ;
         histograms: upstream_cx_connect_ms upstream_rq_time;
     }
@@ -173,6 +174,11 @@ impl ClusterStats {
     pub(crate) fn retried(&self, status: u16) {
         self.retried.inc(&self.scope, "retry.upstream_rq", status);
         self.retried.inc_code(&self.scope, "retry.upstream_rq", status);
+    }
+
+    /// `http2.keepalive_timeout`: too rare for a cell of its own.
+    pub(crate) fn count_keepalive_timeout(&self) {
+        self.scope.registry.counter(&self.scope.name("http2.keepalive_timeout")).inc();
     }
 
     /// Counts a response by its status, as `upstream_rq_200`.

@@ -18,7 +18,7 @@ use rand::{RngCore, SeedableRng};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access_log::AccessLogWriter;
-use crate::cluster::{BreakerSet, ClusterStatus};
+use crate::cluster::{BreakerSet, ClusterStatus, HealthSet};
 use crate::listener::{self, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
@@ -54,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) breakers: BreakerSet,
     pub(crate) overload: Arc<Overload>,
     pub(crate) spans: SpanSink,
+    pub(crate) health: HealthSet,
     /// Open connections of each worker.
     pub(crate) connections: Arc<[AtomicUsize]>,
 }
@@ -70,6 +71,7 @@ pub(crate) struct WorkerCx {
     pub(crate) overload: Arc<Overload>,
     pub(crate) spans: Spans,
     drain: DrainOptions,
+    pub(crate) health: HealthSet,
     connections: Arc<[AtomicUsize]>,
     peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
     live: RefCell<Rc<LiveConfig>>,
@@ -99,6 +101,7 @@ impl WorkerCx {
             handshakes: Handshakes::default(),
             overload: shared.overload,
             drain: shared.drain,
+            health: shared.health,
             connections: shared.connections,
             peers: RefCell::new(peers),
             live: RefCell::new(LiveConfig::empty()),

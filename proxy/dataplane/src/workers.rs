@@ -15,7 +15,7 @@ use outrigger_wasm::Services;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access_log::AccessLogWriter;
-use crate::cluster::{BreakerSet, ClusterStatus, EndpointStatus};
+use crate::cluster::{self, BreakerSet, ClusterStatus, EndpointStatus, HealthSet};
 use crate::overload::Overload;
 use crate::prepared::{BoundListener, Prepared, WorkerVms};
 use crate::trace::SpanSink;
@@ -56,6 +56,8 @@ pub struct Workers {
     access_log: AccessLogWriter,
     overload: Arc<Overload>,
     published: Mutex<Option<Arc<Prepared>>>,
+    health: HealthSet,
+    registry: Arc<Registry>,
 }
 
 impl Workers {
@@ -64,6 +66,8 @@ impl Workers {
         let dispatcher_stats = options.dispatcher_stats;
         let access_log = AccessLogWriter::start()?;
         let overload = Arc::<Overload>::default();
+        let health = HealthSet::default();
+        let registry = options.stats.clone();
         let shared = Shared {
             registry: options.stats,
             services: options.services,
@@ -72,6 +76,7 @@ impl Workers {
             breakers: BreakerSet::default(),
             overload: overload.clone(),
             spans: options.spans,
+            health: health.clone(),
             connections: (0..concurrency).map(|_| AtomicUsize::new(0)).collect(),
         };
         let (commands, receivers): (Vec<_>, Vec<_>) = (0..concurrency).map(|_| mpsc::unbounded_channel()).unzip();
@@ -91,7 +96,7 @@ impl Workers {
             })?;
             threads.push(thread);
         }
-        Ok(Workers { commands, threads, access_log, overload, published: Mutex::new(None) })
+        Ok(Workers { commands, threads, access_log, overload, published: Mutex::new(None), health, registry })
     }
 
     #[must_use]
@@ -105,7 +110,11 @@ impl Workers {
         prepared: &Arc<Prepared>,
         vms: Vec<WorkerVms>,
     ) -> impl Future<Output = Result<(), PublishError>> + use<> {
-        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared.clone());
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let previous = published.replace(prepared.clone());
+        let before = previous.as_ref().map(|previous| &*previous.snapshot);
+        self.health.update(&prepared.snapshot, before, &self.registry);
+        drop(published);
         let mut vms = vms.into_iter();
         let confirmations: Vec<_> = self
             .commands
@@ -151,6 +160,7 @@ impl Workers {
             })
             .collect();
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let health = self.health.clone();
         async move {
             let mut seen: BTreeMap<(Arc<str>, SocketAddr), EndpointStatus> = BTreeMap::new();
             for answer in answers {
@@ -161,8 +171,14 @@ impl Workers {
                     }
                 }
             }
-            published.map(|prepared| all_clusters(&prepared, &mut seen)).unwrap_or_default()
+            published.map(|prepared| all_clusters(&prepared, &mut seen, &health)).unwrap_or_default()
         }
+    }
+
+    /// Watches the endpoints' health: checks them, judges outliers. To be polled on the control thread for as long as the
+    /// process serves, within a `LocalSet` or a local runtime.
+    pub fn watch_health(&self) -> impl Future<Output = ()> + use<> {
+        cluster::keep(self.health.clone())
     }
 
     /// Stops accepting; `graceful`: connections close with their next answer.
@@ -208,20 +224,27 @@ impl Workers {
 fn all_clusters(
     prepared: &Prepared,
     seen: &mut BTreeMap<(Arc<str>, SocketAddr), EndpointStatus>,
+    health: &HealthSet,
 ) -> Vec<ClusterStatus> {
     let mut all: Vec<ClusterStatus> = prepared
         .snapshot
         .clusters
         .iter()
         .map(|(name, entry)| {
-            let localities = entry.assignment.iter().flat_map(|assignment| assignment.localities.iter());
-            let endpoints = localities
-                .flat_map(|locality| locality.endpoints.iter().map(move |endpoint| (locality, endpoint)))
-                .map(|(locality, endpoint)| {
+            let health = health.get(name);
+            let mut endpoints = Vec::new();
+            for locality in entry.assignment.iter().flat_map(|assignment| assignment.localities.iter()) {
+                let place = Arc::new(locality.without_endpoints());
+                endpoints.extend(locality.endpoints.iter().map(|endpoint| {
                     seen.remove(&(name.clone(), endpoint.address))
-                        .unwrap_or_else(|| EndpointStatus::unused(endpoint, locality))
-                })
-                .collect();
+                        .unwrap_or_else(|| EndpointStatus::unused(endpoint, &place, health.as_ref()))
+                }));
+            }
+            if health.is_some() {
+                // Those that are kept though the configuration no longer names them.
+                let rest: Vec<_> = seen.keys().filter(|(cluster, _)| cluster == name).cloned().collect();
+                endpoints.extend(rest.iter().filter_map(|key| seen.remove(key)));
+            }
             ClusterStatus { name: name.clone(), endpoints }
         })
         .collect();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::{
-    Cluster, Listener, OverloadManager, Resource, ResourceKind, Secret, Source, StreamSource, Update,
+    Cluster, DnsResolver, Listener, OverloadManager, Resource, ResourceKind, Secret, Source, StreamSource, Update,
 };
 use outrigger_proto::audit::{self, audit};
 use outrigger_proto::{pb, type_url};
@@ -16,7 +16,9 @@ use pb::envoy::config::bootstrap::v3 as bootstrap;
 use pb::envoy::config::core::v3 as core;
 use prost::Message;
 
-use crate::decode::{XdsResource, config_source, duration, judge, socket_address, stream_source};
+use crate::decode::{
+    XdsResource, config_source, duration, judge, resolution_config, socket_address, stream_source, typed_resolver,
+};
 use crate::files::FileSource;
 use crate::{Diagnostics, Problem};
 
@@ -50,6 +52,8 @@ pub struct Bootstrap {
     pub stats_eviction_interval: Option<Duration>,
     /// `enable_dispatcher_stats`.
     pub dispatcher_stats: bool,
+    /// The resolver of clusters that name none; `None`: the system's.
+    pub dns_resolver: Option<DnsResolver>,
     /// Fields that are set and without effect.
     pub warnings: Vec<Problem>,
     /// Folders to watch, by file: for [`Status`](crate::Status).
@@ -126,6 +130,7 @@ pub fn decode_bootstrap(bytes: &[u8], options: &BootstrapOptions) -> Result<Boot
 }
 
 fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagnostics) -> Bootstrap {
+    let dns_resolver = dns_resolver(&proto, d);
     let node = node(proto.node.unwrap_or_default(), options);
     let admin = proto.admin.as_ref().and_then(|admin| d.at("admin", |d| decode_admin(admin, d)));
     let static_resources =
@@ -158,12 +163,25 @@ fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagn
         ads,
         cds,
         lds,
+        dns_resolver,
         overload,
         stats_eviction_interval,
         dispatcher_stats: proto.enable_dispatcher_stats,
         warnings: Vec::new(),
         watched: Vec::new(),
     }
+}
+
+/// The resolver of clusters that name none, by the newest field that is set.
+#[expect(deprecated, reason = "the older fields are still in use")]
+fn dns_resolver(proto: &bootstrap::Bootstrap, d: &mut Diagnostics) -> Option<DnsResolver> {
+    if let Some(config) = &proto.typed_dns_resolver_config {
+        return typed_resolver(config, d);
+    }
+    if let Some(config) = &proto.dns_resolution_config {
+        return Some(d.at("dns_resolution_config", |d| resolution_config(config, d)));
+    }
+    proto.use_tcp_for_dns_lookups.then(|| DnsResolver { use_tcp: true, ..DnsResolver::default() })
 }
 
 fn node(mut node: core::Node, options: &BootstrapOptions) -> core::Node {
@@ -256,7 +274,7 @@ fn dynamic_source(
             let folder = d.watched.iter().rfind(|(file, _)| *file == path).map(|(_, folder)| Arc::clone(folder));
             Some(ResourceSource::File(FileSource { kind, path, watched_directory: folder }))
         }
-        Source::Static | Source::Stream(_) => None,
+        Source::Static | Source::Stream(_) | Source::Dns => None,
     })
 }
 

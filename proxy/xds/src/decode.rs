@@ -3,17 +3,21 @@
 
 mod access_log;
 mod action;
+mod balancing;
 mod cluster;
 mod common;
+mod dns;
 mod endpoint;
 mod filter_chain;
 mod forward;
+mod health_check;
 mod http;
 mod listener;
 mod listener_filter;
 mod matcher;
 mod mutation;
 mod native;
+mod outlier;
 mod retry;
 mod route;
 mod socket;
@@ -32,6 +36,7 @@ use prost::Message;
 
 pub(crate) use access_log::message;
 pub(crate) use common::{config_source, duration, socket_address, stream_source};
+pub(crate) use dns::{resolution_config, typed_resolver};
 pub(crate) use tls::certificate_files;
 
 use crate::{Diagnostics, Problem};

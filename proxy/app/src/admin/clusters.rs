@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use outrigger_config::{Address, CircuitBreakers, Cluster, ClusterEntry, Health, RoutingPriority, Snapshot, Source};
-use outrigger_dataplane::{BoundListener, ClusterStatus, EndpointStatus, Workers};
+use outrigger_dataplane::{BoundListener, ClusterStatus, EndpointStatus, HealthFlags, Workers};
 use serde_json::{Value, json};
 
 use super::reply::Reply;
@@ -101,15 +101,6 @@ fn numbers(endpoint: &EndpointStatus) -> [(&'static str, u64, bool); 8] {
     ]
 }
 
-const fn health_flags(health: Health) -> &'static str {
-    match health {
-        Health::Healthy => "healthy",
-        Health::Degraded => "/degraded_eds_health",
-        Health::Unhealthy => "/failed_eds_health",
-        Health::Draining => "/eds_status_draining",
-    }
-}
-
 fn cluster_text(text: &mut String, status: &ClusterStatus, snapshot: &Snapshot) {
     let name = &status.name;
     let ([default, high], added_via_api, observability) = configured(snapshot, name);
@@ -128,15 +119,15 @@ fn cluster_text(text: &mut String, status: &ClusterStatus, snapshot: &Snapshot) 
         }
         let facts = [
             ("hostname", endpoint.hostname.to_string()),
-            ("health_flags", health_flags(endpoint.health).to_owned()),
+            ("health_flags", endpoint.flags.to_string()),
             ("weight", endpoint.weight.to_string()),
             ("region", endpoint.locality.0.clone()),
             ("zone", endpoint.locality.1.clone()),
             ("sub_zone", endpoint.locality.2.clone()),
             ("canary", "false".to_owned()),
             ("priority", endpoint.priority.to_string()),
-            ("success_rate", "-1".to_owned()),
-            ("local_origin_success_rate", "-1".to_owned()),
+            ("success_rate", endpoint.success_rates.0.to_string()),
+            ("local_origin_success_rate", endpoint.success_rates.1.to_string()),
         ];
         for (what, value) in facts {
             _ = writeln!(text, "{name}::{at}::{what}::{value}");
@@ -162,6 +153,16 @@ fn cluster_json(status: &ClusterStatus, snapshot: &Snapshot) -> Value {
     })
 }
 
+/// The fields of `HostHealthStatus`.
+const JSON_FLAGS: [(HealthFlags, &str); 6] = [
+    (HealthFlags::FAILED_ACTIVE_HC, "failed_active_health_check"),
+    (HealthFlags::FAILED_OUTLIER_CHECK, "failed_outlier_check"),
+    (HealthFlags::DEGRADED_ACTIVE_HC, "failed_active_degraded_check"),
+    (HealthFlags::PENDING_DYNAMIC_REMOVAL, "pending_dynamic_removal"),
+    (HealthFlags::PENDING_ACTIVE_HC, "pending_active_hc"),
+    (HealthFlags::ACTIVE_HC_TIMEOUT, "active_hc_timeout"),
+];
+
 fn endpoint_json(endpoint: &EndpointStatus) -> Value {
     let stats: Vec<Value> = numbers(endpoint)
         .into_iter()
@@ -177,14 +178,19 @@ fn endpoint_json(endpoint: &EndpointStatus) -> Value {
             stat
         })
         .collect();
-    let health = match endpoint.health {
-        Health::Healthy => json!({"eds_health_status": "HEALTHY"}),
-        Health::Degraded => json!({"eds_health_status": "DEGRADED"}),
-        Health::Unhealthy => json!({"eds_health_status": "UNHEALTHY"}),
-        Health::Draining => json!({"eds_health_status": "DRAINING"}),
+    let mut health = serde_json::Map::new();
+    for (_, name) in JSON_FLAGS.iter().filter(|(flag, _)| endpoint.flags.contains(*flag)) {
+        health.insert((*name).to_owned(), true.into());
+    }
+    let eds = match endpoint.health {
+        Health::Healthy => "HEALTHY",
+        Health::Degraded => "DEGRADED",
+        Health::Unhealthy => "UNHEALTHY",
+        Health::Draining => "DRAINING",
     };
+    health.insert("eds_health_status".to_owned(), eds.into());
     let (region, zone, sub_zone) = &endpoint.locality;
-    json!({
+    let mut status = json!({
         "address": address(endpoint.address),
         "stats": stats,
         "health_status": health,
@@ -192,5 +198,13 @@ fn endpoint_json(endpoint: &EndpointStatus) -> Value {
         "hostname": *endpoint.hostname,
         "priority": endpoint.priority,
         "locality": {"region": region, "zone": zone, "sub_zone": sub_zone},
-    })
+    });
+    for (name, rate) in
+        [("success_rate", endpoint.success_rates.0), ("local_origin_success_rate", endpoint.success_rates.1)]
+    {
+        if rate >= 0.0 {
+            status[name] = json!({ "value": rate });
+        }
+    }
+    status
 }

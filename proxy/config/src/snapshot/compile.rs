@@ -9,7 +9,8 @@ use super::{ClusterEntry, Snapshot, Warming};
 use crate::refs::Refs;
 use crate::resources::{Entry, Slot};
 use crate::{
-    Assignment, Cluster, Dependency, Discovery, Resource, ResourceKind, ResourceSet, SecretRef, SharedMap, Source,
+    Assignment, Cluster, Dependency, Discovery, DnsTargets, Resource, ResourceKind, ResourceSet, SecretRef, SharedMap,
+    Source,
 };
 
 impl Snapshot {
@@ -100,13 +101,18 @@ impl Compiler<'_> {
     fn endpoints(&self, cluster: &Cluster) -> Endpoints {
         match &cluster.discovery {
             Discovery::Static(assignment) => Endpoints::Known(Some(Arc::clone(assignment))),
-            Discovery::Eds { service, .. } => match self.set.slots(ResourceKind::Endpoints).get(service) {
-                Some(Slot::Held(Entry { resource: Resource::Endpoints(assignment), .. })) => {
-                    Endpoints::Known(Some(Arc::clone(assignment)))
-                }
-                Some(_) => Endpoints::Known(None),
-                None => Endpoints::Awaited(Arc::clone(service)),
-            },
+            Discovery::Eds { service, .. } => self.assignment(service),
+            Discovery::Dns(targets) => self.assignment(&targets.name),
+        }
+    }
+
+    fn assignment(&self, service: &Arc<str>) -> Endpoints {
+        match self.set.slots(ResourceKind::Endpoints).get(service) {
+            Some(Slot::Held(Entry { resource: Resource::Endpoints(assignment), .. })) => {
+                Endpoints::Known(Some(Arc::clone(assignment)))
+            }
+            Some(_) => Endpoints::Known(None),
+            None => Endpoints::Awaited(Arc::clone(service)),
         }
     }
 
@@ -276,12 +282,13 @@ impl Compiler<'_> {
         let mut touched = BTreeSet::new();
         let mut of_files = false;
         for name in clusters {
+            self.names_to_resolve(name);
             let before = assignments_of(self.previous, name);
             let now = assignments_of(&self.next, name);
             if before == now {
                 continue;
             }
-            of_files |= before.iter().chain(&now).any(|assignment| assignment.from != Source::Ads);
+            of_files |= before.iter().chain(&now).any(|assignment| matches!(assignment.from, Source::File(_)));
             for assignment in before {
                 let mut users = self.next.assignment_users.get(&assignment.name).cloned().unwrap_or_default();
                 Arc::make_mut(&mut users).remove(name);
@@ -312,6 +319,19 @@ impl Compiler<'_> {
             files.retain(|(kind, _), _| *kind != ResourceKind::Endpoints);
             let users = self.next.assignment_users.values().flat_map(|users| users.values());
             users.for_each(|user| expect(files, ResourceKind::Endpoints, user));
+        }
+    }
+
+    /// What of a cluster is to be resolved through DNS.
+    fn names_to_resolve(&mut self, name: &Arc<str>) {
+        let (before, now) = (dns_of(self.previous, name), dns_of(&self.next, name));
+        for gone in before.iter().filter(|gone| !now.iter().any(|kept| kept.name == gone.name)) {
+            self.next.needed.dns.remove(&gone.name);
+        }
+        for targets in now {
+            if !self.next.needed.dns.contains_key(&targets.name) {
+                self.next.needed.dns.insert(Arc::clone(&targets.name), targets);
+            }
         }
     }
 
@@ -372,7 +392,7 @@ impl Compiler<'_> {
                 Source::Stream(_) => {
                     streams.entry(dependency.from.clone()).or_default().entry(name).or_default().push(dependency);
                 }
-                Source::File(_) | Source::Static => {}
+                Source::File(_) | Source::Static | Source::Dns => {}
             }
         }
         let secrets = over_ads(secrets, &self.previous.needed.secrets);
@@ -407,6 +427,20 @@ fn assignments_of(snapshot: &Snapshot, name: &Arc<str>) -> Vec<Dependency> {
         }
     }
     assignments
+}
+
+/// What the versions of a cluster resolve: the accepted one and the published one.
+fn dns_of(snapshot: &Snapshot, name: &Arc<str>) -> Vec<Arc<DnsTargets>> {
+    let accepted = snapshot.set.entry(ResourceKind::Cluster, name);
+    let published = snapshot.published(ResourceKind::Cluster, name);
+    let targets = accepted.into_iter().chain(published).filter_map(|entry| match &entry.resource {
+        Resource::Cluster(cluster) => match &cluster.discovery {
+            Discovery::Dns(targets) => Some(Arc::clone(targets)),
+            _ => None,
+        },
+        _ => None,
+    });
+    targets.collect()
 }
 
 type Files = BTreeMap<(ResourceKind, Arc<str>), BTreeSet<Arc<str>>>;

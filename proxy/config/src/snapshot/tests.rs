@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::dirty::Dirty;
 use super::{FilterConfig, Snapshot};
-use crate::testing::{assignment, cluster, eds, extension, listener, route, secret, tls_cluster};
+use crate::testing::{assignment, cluster, dns, eds, extension, listener, route, secret, tls_cluster};
 use crate::{HttpFilter, HttpFilterKind, Resource, ResourceKind, ResourceSet, Source, Update};
 
 /// A set, and what is served of it.
@@ -84,6 +84,42 @@ fn a_first_configuration_serves_when_it_is_complete() {
     assert!(world.warming().is_empty());
     assert_eq!(world.listeners(), ["l:1"]);
     assert!(world.snapshot.routes.contains_key("r") && world.snapshot.extensions.contains_key("x"));
+}
+
+#[test]
+fn names_are_resolved_as_assignments_are_fetched() {
+    let mut world = World::default();
+    let ((first, a), (second, b)) = (dns("c", "a.test"), dns("c", "b.test"));
+    let answer = |targets: &Arc<crate::DnsTargets>, last: u8| {
+        let assignment = targets.assignment(&[vec![std::net::IpAddr::from([10, 0, 0, last])]]);
+        upsert(Source::Dns, [Resource::Endpoints(Arc::new(assignment))])
+    };
+    let addresses = |world: &World| -> Option<Vec<String>> {
+        let assignment = world.snapshot.clusters.get("c")?.assignment.as_ref()?;
+        Some(assignment.endpoints().map(|endpoint| endpoint.address.to_string()).collect())
+    };
+    world.add(first);
+    assert_eq!(world.warming(), [format!("c<-{}", a.name)]);
+    assert!(world.snapshot.needed.dns.contains_key(&a.name) && world.snapshot.needed.endpoints.is_empty());
+    world.apply(answer(&a, 1));
+    assert_eq!((world.warming(), addresses(&world)), (vec![], Some(vec!["10.0.0.1:80".to_owned()])));
+    world.apply(answer(&a, 2));
+    assert_eq!(addresses(&world), Some(vec!["10.0.0.2:80".to_owned()]));
+    // Another name: the old one serves, and is resolved, until the new one is.
+    world.add(second);
+    assert_eq!(world.warming(), [format!("c<-{}", b.name)]);
+    assert!(world.snapshot.needed.dns.contains_key(&a.name) && world.snapshot.needed.dns.contains_key(&b.name));
+    world.apply(answer(&a, 3));
+    assert_eq!(addresses(&world), Some(vec!["10.0.0.3:80".to_owned()]));
+    // A name that cannot be resolved holds nobody up.
+    world.apply(Update { missing: vec![Arc::clone(&b.name)], ..empty(Source::Dns, ResourceKind::Endpoints) });
+    assert_eq!((world.warming(), addresses(&world)), (vec![], None));
+    assert!(!world.snapshot.needed.dns.contains_key(&a.name));
+    assert!(world.set.get(ResourceKind::Endpoints, &a.name).is_none(), "what nothing names is forgotten");
+    world.apply(answer(&b, 4));
+    assert_eq!(addresses(&world), Some(vec!["10.0.0.4:80".to_owned()]));
+    world.remove(ResourceKind::Cluster, "c");
+    assert!(world.snapshot.needed.dns.is_empty() && world.set.get(ResourceKind::Endpoints, &b.name).is_none());
 }
 
 #[test]

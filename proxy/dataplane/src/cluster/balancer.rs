@@ -1,119 +1,411 @@
-//! Which endpoint gets the next request.
+//! Which endpoint gets the next request: priority, locality and subset first, then the cluster's policy.
+//!
+//! Everything is worked out when endpoints or their health change; a pick walks what is there, in O(1) or O(log n), and
+//! allocates nothing.
+
+mod chooser;
+mod edf;
+mod priority;
+mod subset;
+mod table;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use outrigger_config::{Health, LbPolicy};
+use outrigger_config::{ClusterEntry, LbOptions, LbPolicy, SlowStart};
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, RngCore};
+use tokio::time::Instant;
 
-use super::EndpointHandle;
+use super::endpoint::Standing;
+use super::{EndpointHandle, PickKey};
+use crate::stats::ClusterStats;
+use chooser::{Chooser, Picking};
+use edf::Edf;
+use priority::{Level, Load};
+use subset::{Choice, SubsetIndex};
+pub(crate) use table::Tables;
 
-/// The state of a policy over the endpoints that may be chosen.
+/// What a balancer is made of, beside the endpoints.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Recipe<'a> {
+    policy: LbPolicy,
+    slow_start: Option<SlowStart>,
+    hash_by_hostname: bool,
+    hash_balance_percent: Option<u32>,
+    locality_weighted: bool,
+    panic_millis: u32,
+    fail_on_panic: bool,
+    ignore_new: bool,
+    overprovisioning_percent: u32,
+    weighted_health: bool,
+    tables: &'a Tables,
+}
+
+impl<'a> Recipe<'a> {
+    pub(super) fn new(entry: &ClusterEntry, tables: &'a Tables) -> Recipe<'a> {
+        let default = LbOptions::default();
+        let options = entry.cluster.lb_options.as_deref().unwrap_or(&default);
+        let assignment = entry.assignment.as_deref();
+        Recipe {
+            policy: entry.cluster.lb,
+            slow_start: options.slow_start,
+            hash_by_hostname: options.hash_by_hostname,
+            hash_balance_percent: options.hash_balance_percent,
+            locality_weighted: options.locality_weighted,
+            panic_millis: options.panic_millis,
+            fail_on_panic: options.fail_traffic_on_panic,
+            ignore_new: options.ignore_new_until_checked,
+            overprovisioning_percent: assignment.map_or(140, |assignment| assignment.overprovisioning_percent),
+            weighted_health: assignment.is_some_and(|assignment| assignment.weighted_priority_health),
+            tables,
+        }
+    }
+}
+
+/// The state of a cluster's policy over its endpoints.
 #[derive(Debug)]
 pub(super) struct Balancer {
-    policy: LbPolicy,
-    /// Indices of the endpoints of the best priority that has one that can serve.
-    eligible: Vec<usize>,
-    /// Round robin by smooth weights: what each has saved up, in the order of `eligible`.
-    credits: Vec<i64>,
-    weights: Vec<u32>,
-    uniform: bool,
-    next: usize,
+    all: Spread,
+    subsets: Option<Subsets>,
     random: SmallRng,
+    /// Until then some endpoint is new, and its weight grows.
+    slow_until: Option<Instant>,
+    /// How many picks went to priorities in panic.
+    panics: u64,
+    subset_stats: SubsetCounts,
+}
+
+/// What became of picks by subset.
+#[derive(Debug, Default, Clone, Copy)]
+struct SubsetCounts {
+    selected: u64,
+    fallback: u64,
+    fallback_panic: u64,
+}
+
+#[derive(Debug)]
+struct Subsets {
+    index: Rc<SubsetIndex>,
+    /// Made at first use.
+    spreads: Vec<Option<Spread>>,
 }
 
 impl Balancer {
-    pub(super) fn new(policy: LbPolicy, endpoints: &[Rc<EndpointHandle>]) -> Balancer {
-        let eligible = eligible(endpoints);
-        let weights: Vec<u32> = eligible.iter().map(|index| endpoints[*index].endpoint.weight.max(1)).collect();
-        let uniform = weights.windows(2).all(|pair| pair[0] == pair[1]);
-        let mut random = SmallRng::from_os_rng();
-        // Workers start at different places, so that few requests don't all meet the first endpoint.
-        let next = if eligible.is_empty() { 0 } else { random.random_range(0..eligible.len()) };
-        Balancer { policy, credits: vec![0; eligible.len()], weights, uniform, eligible, next, random }
-    }
-
-    /// The index of an endpoint. Allocates nothing.
-    pub(super) fn pick(&mut self, endpoints: &[Rc<EndpointHandle>]) -> Option<usize> {
-        match self.eligible.len() {
-            0 => None,
-            1 => Some(self.eligible[0]),
-            _ => Some(match self.policy {
-                LbPolicy::RoundRobin if self.uniform => {
-                    self.next = (self.next + 1) % self.eligible.len();
-                    self.eligible[self.next]
-                }
-                LbPolicy::RoundRobin => self.smooth(),
-                LbPolicy::Random if self.uniform => self.eligible[self.random.random_range(0..self.eligible.len())],
-                LbPolicy::Random => self.weighted(),
-                LbPolicy::LeastRequest { choices } => self.least(endpoints, choices),
-            }),
+    /// `previous`: its subsets are kept where the endpoints are the same ones.
+    pub(super) fn new(
+        recipe: &Recipe<'_>,
+        config: Option<&Arc<outrigger_config::Subsets>>,
+        hosts: &[Rc<EndpointHandle>],
+        previous: Option<Balancer>,
+        mut random: SmallRng,
+    ) -> Balancer {
+        let members: Vec<u32> = (0..hosts.len() as u32).collect();
+        let index = previous.and_then(|previous| previous.subsets).map(|subsets| subsets.index);
+        let subsets = config.map(|config| {
+            let index = index.filter(|index| index.config == *config);
+            let index = index.unwrap_or_else(|| Rc::new(SubsetIndex::new(config, hosts)));
+            Subsets { spreads: index.subsets.iter().map(|_| None).collect(), index }
+        });
+        let slow_until = recipe.slow_start.and_then(|slow| {
+            let now = Instant::now();
+            hosts.iter().map(|host| host.since.get() + slow.window).filter(|until| *until > now).max()
+        });
+        Balancer {
+            all: Spread::new(recipe, hosts, members, &mut random),
+            subsets,
+            random,
+            slow_until,
+            panics: 0,
+            subset_stats: SubsetCounts::default(),
         }
     }
 
-    /// Smooth weighted round robin: everybody saves up its weight, the richest pays all.
-    fn smooth(&mut self) -> usize {
-        let total: i64 = self.weights.iter().map(|weight| i64::from(*weight)).sum();
-        let mut best = 0;
-        for (at, weight) in self.weights.iter().enumerate() {
-            self.credits[at] += i64::from(*weight);
-            if self.credits[at] > self.credits[best] {
-                best = at;
+    /// Whether endpoints that were new aren't any more.
+    pub(super) fn is_stale(&self) -> bool {
+        self.slow_until.is_some_and(|until| Instant::now() >= until)
+    }
+
+    /// Writes what picks have counted.
+    pub(super) fn count(&mut self, stats: &ClusterStats) {
+        if self.panics > 0 {
+            stats.lb_healthy_panic().add(std::mem::take(&mut self.panics));
+        }
+        if self.subsets.is_some() {
+            let counts = std::mem::take(&mut self.subset_stats);
+            stats.lb_subsets_selected().add(counts.selected);
+            stats.lb_subsets_fallback().add(counts.fallback);
+            stats.lb_subsets_fallback_panic().add(counts.fallback_panic);
+        }
+    }
+
+    /// The place of an endpoint in the list.
+    pub(super) fn pick<'r>(
+        &mut self,
+        recipe: impl FnOnce() -> Recipe<'r>,
+        hosts: &[Rc<EndpointHandle>],
+        key: &PickKey<'_>,
+        round: u32,
+    ) -> Option<u32> {
+        let Balancer { all, subsets, random, panics, subset_stats, .. } = self;
+        let Some(subsets) = subsets else { return all.pick(hosts, key, round, random, panics) };
+        let choice = subsets.index.choose(key.metadata);
+        match choice {
+            Choice::Subset(subset) if Some(subset) != subsets.index.default_subset => subset_stats.selected += 1,
+            Choice::None => {}
+            _ => subset_stats.fallback += 1,
+        }
+        let picked = match choice {
+            Choice::None => None,
+            Choice::Any => all.pick(hosts, key, round, random, panics),
+            Choice::Subset(subset) => {
+                let spread = subsets.spreads[subset].get_or_insert_with(|| {
+                    let config = &subsets.index.config;
+                    let mut recipe = recipe();
+                    // A subset's localities have the weights of the whole only where that is asked for.
+                    recipe.locality_weighted &= config.locality_weight_aware;
+                    Spread::new(&recipe, hosts, subsets.index.subsets[subset].clone(), random)
+                });
+                spread.pick(hosts, key, round, random, panics)
+            }
+        };
+        if picked.is_none() && subsets.index.config.panic_mode_any {
+            subset_stats.fallback_panic += 1;
+            return all.pick(hosts, key, round, random, panics);
+        }
+        picked
+    }
+}
+
+/// Endpoints by priority and health.
+#[derive(Debug)]
+struct Spread {
+    slots: Box<[Slot]>,
+    fail_on_panic: bool,
+    hashed: bool,
+}
+
+/// The healthy, the degraded or (in panic) all endpoints of a priority.
+#[derive(Debug)]
+struct Slot {
+    priority: u32,
+    percent: u32,
+    panic: bool,
+    group: Group,
+}
+
+#[derive(Debug)]
+enum Group {
+    Flat(Chooser),
+    Localities { order: Edf, weights: Box<[f64]>, choosers: Box<[Chooser]> },
+}
+
+impl Spread {
+    fn new(recipe: &Recipe<'_>, hosts: &[Rc<EndpointHandle>], members: Vec<u32>, random: &mut SmallRng) -> Spread {
+        let mut priorities: Vec<u32> = members.iter().map(|member| hosts[*member as usize].priority()).collect();
+        priorities.sort_unstable();
+        priorities.dedup();
+        let mut levels = vec![Level::default(); priorities.len()];
+        let mut members_of: Vec<Vec<(u32, Standing)>> = vec![Vec::new(); priorities.len()];
+        for member in members {
+            let host = &hosts[member as usize];
+            let Ok(at) = priorities.binary_search(&host.priority()) else { continue };
+            let standing = host.standing(recipe.ignore_new);
+            count(&mut levels[at], standing, if recipe.weighted_health { u64::from(host.endpoint.weight) } else { 1 });
+            members_of[at].push((member, standing));
+        }
+        let loads = priority::spread(&levels, recipe.overprovisioning_percent, recipe.panic_millis);
+        let mut slots = Vec::new();
+        for ((priority, load), members) in priorities.iter().zip(loads).zip(&members_of) {
+            add_slots(&mut slots, recipe, hosts, *priority, load, members, random);
+        }
+        // Healthy endpoints of every priority come before degraded ones, as the shares were made.
+        slots.sort_by_key(|(degraded, _)| *degraded);
+        let slots = slots.into_iter().map(|(_, slot)| slot).collect();
+        Spread { slots, fail_on_panic: recipe.fail_on_panic, hashed: recipe.policy.hashes() }
+    }
+
+    fn pick(
+        &mut self,
+        hosts: &[Rc<EndpointHandle>],
+        key: &PickKey<'_>,
+        round: u32,
+        random: &mut SmallRng,
+        panics: &mut u64,
+    ) -> Option<u32> {
+        let several = self.slots.len() > 1;
+        let hash = match key.hash {
+            Some(hash) if self.hashed => salted(hash, round),
+            _ if several || self.hashed => random.next_u64(),
+            _ => 0,
+        };
+        let at = if several { self.slot(hash, key.avoid_priorities) } else { 0 };
+        let slot = self.slots.get_mut(at)?;
+        if slot.panic {
+            *panics += 1;
+            if self.fail_on_panic {
+                return None;
             }
         }
-        self.credits[best] -= total;
-        self.eligible[best]
+        slot.group.pick(&mut Picking { hosts, random, hash })
     }
 
-    fn weighted(&mut self) -> usize {
-        let total: u64 = self.weights.iter().map(|weight| u64::from(*weight)).sum();
-        let mut at = self.random.random_range(0..total);
-        for (index, weight) in self.eligible.iter().zip(&self.weights) {
-            match at.checked_sub(u64::from(*weight)) {
+    /// The slot that a hash falls into, by their percents.
+    fn slot(&self, hash: u64, avoid: &[u32]) -> usize {
+        let sum = |avoid: &[u32]| -> u32 {
+            self.slots.iter().filter(|slot| !avoid.contains(&slot.priority)).map(|slot| slot.percent).sum()
+        };
+        let (avoid, total) = match sum(avoid) {
+            // Everything was tried: it begins anew.
+            0 => (&[][..], sum(&[])),
+            total => (avoid, total),
+        };
+        let mut at = u32::try_from(hash % u64::from(total.max(1))).unwrap_or(0);
+        let candidates = self.slots.iter().enumerate().filter(|(_, slot)| !avoid.contains(&slot.priority));
+        for (index, slot) in candidates {
+            match at.checked_sub(slot.percent) {
                 Some(rest) => at = rest,
-                None => return *index,
+                None => return index,
             }
         }
-        self.eligible[0]
+        0
     }
+}
 
-    /// The power of choices: of some random ones that with the fewest active requests for its weight.
-    fn least(&mut self, endpoints: &[Rc<EndpointHandle>], choices: u32) -> usize {
-        let count = self.eligible.len();
-        let mut best: Option<usize> = None;
-        for _ in 0..choices.max(2) {
-            let candidate = self.eligible[self.random.random_range(0..count)];
-            best = Some(match best {
-                Some(best) if load(&endpoints[best]) <= load(&endpoints[candidate]) => best,
-                _ => candidate,
-            });
+/// Another hash for every further try, so that another endpoint turns up.
+fn salted(hash: u64, round: u32) -> u64 {
+    if round == 0 { hash } else { hash ^ !(u64::from(round).wrapping_mul(0x9e37_79b9_7f4a_7c15)) }
+}
+
+fn count(level: &mut Level, standing: Standing, weight: u64) {
+    level.hosts += 1;
+    match standing {
+        Standing::Excluded => {
+            level.hosts -= 1;
+            return;
         }
-        best.unwrap_or(self.eligible[0])
+        Standing::Healthy => (level.healthy, level.healthy_hosts) = (level.healthy + weight, level.healthy_hosts + 1),
+        Standing::Degraded => {
+            (level.degraded, level.degraded_hosts) = (level.degraded + weight, level.degraded_hosts + 1);
+        }
+        Standing::Unhealthy => {}
+    }
+    level.total += weight;
+}
+
+fn add_slots(
+    slots: &mut Vec<(bool, Slot)>,
+    recipe: &Recipe<'_>,
+    hosts: &[Rc<EndpointHandle>],
+    priority: u32,
+    load: Load,
+    members: &[(u32, Standing)],
+    random: &mut SmallRng,
+) {
+    let mut add = |percent, degraded, wanted: &dyn Fn(Standing) -> bool| {
+        if percent == 0 {
+            return;
+        }
+        let chosen: Vec<u32> =
+            members.iter().filter(|(_, standing)| wanted(*standing)).map(|(member, _)| *member).collect();
+        let group = Group::new(recipe, hosts, chosen, members, random);
+        slots.push((degraded, Slot { priority, percent, panic: load.panic, group }));
+    };
+    if load.panic {
+        add(load.healthy + load.degraded, false, &|_| true);
+    } else {
+        add(load.healthy, false, &|standing| standing == Standing::Healthy);
+        add(load.degraded, true, &|standing| standing == Standing::Degraded);
     }
 }
 
-fn load(endpoint: &EndpointHandle) -> u64 {
-    (u64::from(endpoint.active.get()) + 1) * 1_000_000 / u64::from(endpoint.endpoint.weight.max(1))
-}
+impl Group {
+    /// `of`: those that can serve; `all`: the priority's.
+    fn new(
+        recipe: &Recipe<'_>,
+        hosts: &[Rc<EndpointHandle>],
+        of: Vec<u32>,
+        all: &[(u32, Standing)],
+        random: &mut SmallRng,
+    ) -> Group {
+        if !recipe.locality_weighted {
+            return Group::Flat(Chooser::new(recipe, hosts, of, &[], random));
+        }
+        let localities = localities(recipe, hosts, &of, all);
+        if localities.iter().all(|locality| locality.weight == 0.0) {
+            // None has a weight: as if there were no localities.
+            return Group::Flat(Chooser::new(recipe, hosts, of, &[], random));
+        }
+        if recipe.policy.hashes() {
+            let weighted = localities.into_iter().filter(|locality| locality.given > 0.0);
+            let (mut members, mut shares) = (Vec::new(), Vec::new());
+            for locality in weighted {
+                let weight = |member: &u32| f64::from(hosts[*member as usize].endpoint.weight);
+                let sum: f64 = locality.members.iter().map(weight).sum();
+                shares.extend(locality.members.iter().map(|member| locality.given * weight(member) / sum));
+                members.extend(locality.members);
+            }
+            return Group::Flat(Chooser::new(recipe, hosts, members, &shares, random));
+        }
+        let weighted: Vec<Place> = localities.into_iter().filter(|locality| locality.weight > 0.0).collect();
+        let weights: Box<[f64]> = weighted.iter().map(|locality| locality.weight).collect();
+        let order = Edf::new((0..).zip(weights.iter().copied()), || random.random());
+        let choosers = weighted.into_iter().map(|locality| Chooser::new(recipe, hosts, locality.members, &[], random));
+        Group::Localities { order, weights, choosers: choosers.collect() }
+    }
 
-/// Healthy endpoints of the first priority that has any; else its degraded ones; else, in the same order, further
-/// priorities.
-fn eligible(endpoints: &[Rc<EndpointHandle>]) -> Vec<usize> {
-    let mut priorities: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.priority).collect();
-    priorities.sort_unstable();
-    priorities.dedup();
-    for health in [Health::Healthy, Health::Degraded] {
-        for priority in &priorities {
-            let found: Vec<usize> = (0..endpoints.len())
-                .filter(|index| {
-                    let endpoint = &endpoints[*index];
-                    endpoint.priority == *priority && endpoint.endpoint.health == health && !endpoint.excluded
-                })
-                .collect();
-            if !found.is_empty() {
-                return found;
+    fn pick(&mut self, cx: &mut Picking<'_>) -> Option<u32> {
+        match self {
+            Group::Flat(chooser) => chooser.pick(cx),
+            Group::Localities { order, weights, choosers } => {
+                let at = order.pick(|at| weights[at as usize])?;
+                choosers.get_mut(at as usize)?.pick(cx)
             }
         }
     }
-    Vec::new()
 }
+
+/// A locality of a priority, with its members that can serve.
+struct Place {
+    /// As configured.
+    given: f64,
+    /// Less where fewer can serve than overprovisioning makes up for.
+    weight: f64,
+    members: Vec<u32>,
+}
+
+fn localities(recipe: &Recipe<'_>, hosts: &[Rc<EndpointHandle>], of: &[u32], all: &[(u32, Standing)]) -> Vec<Place> {
+    let mut totals: Vec<(*const outrigger_config::Locality, u32, Place)> = Vec::new();
+    // Members come locality by locality.
+    for (member, standing) in all {
+        let locality = hosts[*member as usize].locality();
+        let same = totals.last_mut().filter(|(known, _, _)| std::ptr::eq(*known, Arc::as_ptr(locality)));
+        let entry = match same {
+            Some(entry) => entry,
+            None => {
+                let given = f64::from(locality.weight.unwrap_or(0));
+                totals.push((Arc::as_ptr(locality), 0, Place { given, weight: 0.0, members: Vec::new() }));
+                let last = totals.len() - 1;
+                &mut totals[last]
+            }
+        };
+        if *standing != Standing::Excluded {
+            entry.1 += 1;
+        }
+        if of.binary_search(member).is_ok() {
+            entry.2.members.push(*member);
+        }
+    }
+    let places = totals.into_iter().map(|(_, total, mut place)| {
+        #[expect(clippy::cast_precision_loss, reason = "a number of endpoints")]
+        let serving = place.members.len() as f64 / f64::from(total.max(1));
+        let share = (serving * f64::from(recipe.overprovisioning_percent) / 100.0).min(1.0);
+        place.weight = place.given * share;
+        place
+    });
+    places.filter(|place| !place.members.is_empty()).collect()
+}
+
+#[cfg(test)]
+#[path = "balancer/tests.rs"]
+mod tests;

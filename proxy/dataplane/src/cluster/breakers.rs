@@ -1,10 +1,12 @@
 //! Circuit breakers: how much of a cluster the whole process may use at a time, by routing priority.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use outrigger_config::{CircuitBreakers, Cluster, RoutingPriority};
+
+use super::balancer::Tables;
 
 /// The counts of one cluster, shared by the workers.
 #[derive(Debug)]
@@ -24,8 +26,15 @@ pub(crate) enum Breaker {
 
 const KINDS: usize = 4;
 
-/// By priority and kind.
-type Counts = [AtomicU32; 2 * KINDS];
+/// What the workers share of a cluster.
+#[derive(Debug, Default)]
+struct Counts {
+    /// By priority and kind.
+    uses: [AtomicU32; 2 * KINDS],
+    tables: Tables,
+    /// Some worker writes the gauges of the whole cluster.
+    has_gauges: AtomicBool,
+}
 
 /// One counted use; gives it back when dropped.
 #[derive(Debug)]
@@ -49,7 +58,6 @@ impl Breakers {
     }
 
     /// The same whatever the maximum: the use that keeps others from waiting for ever.
-    #[allow(dead_code, reason = "for pools that would wait")]
     pub(crate) fn force(&self, priority: RoutingPriority, breaker: Breaker) -> Permit {
         self.add(priority, breaker).0
     }
@@ -66,8 +74,19 @@ impl Breakers {
 
     fn add(&self, priority: RoutingPriority, breaker: Breaker) -> (Permit, u32) {
         let index = index(priority, breaker);
-        let before = self.counts[index].fetch_add(1, Ordering::Relaxed);
+        let before = self.counts.uses[index].fetch_add(1, Ordering::Relaxed);
         (Permit { counts: self.counts.clone(), index: index as u8 }, before)
+    }
+
+    /// Consistent hashing's tables, made once for all workers.
+    pub(super) fn tables(&self) -> &Tables {
+        &self.counts.tables
+    }
+
+    /// The right to write the cluster's gauges, for one worker at a time.
+    pub(super) fn claim_gauges(&self) -> Option<GaugeClaim> {
+        let taken = self.counts.has_gauges.swap(true, Ordering::Relaxed);
+        (!taken).then(|| GaugeClaim(self.counts.clone()))
     }
 
     fn retries_max(&self, priority: RoutingPriority) -> u32 {
@@ -78,13 +97,15 @@ impl Breakers {
         u32::try_from(share).unwrap_or(u32::MAX).max(budget.min_retry_concurrency)
     }
 
-    #[allow(dead_code, reason = "for gauges")]
+    pub(crate) fn tracks_remaining(&self, priority: RoutingPriority) -> bool {
+        self.max[priority as usize].track_remaining
+    }
+
     pub(crate) fn count(&self, priority: RoutingPriority, breaker: Breaker) -> u32 {
-        self.counts[index(priority, breaker)].load(Ordering::Relaxed)
+        self.counts.uses[index(priority, breaker)].load(Ordering::Relaxed)
     }
 
     /// The maximum as it is now: a budget's grows with what is active.
-    #[allow(dead_code, reason = "for gauges")]
     pub(crate) fn max(&self, priority: RoutingPriority, breaker: Breaker) -> u32 {
         let max = &self.max[priority as usize];
         match breaker {
@@ -98,7 +119,17 @@ impl Breakers {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.counts[usize::from(self.index)].fetch_sub(1, Ordering::Relaxed);
+        self.counts.uses[usize::from(self.index)].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Given back when dropped.
+#[derive(Debug)]
+pub(super) struct GaugeClaim(Arc<Counts>);
+
+impl Drop for GaugeClaim {
+    fn drop(&mut self) {
+        self.0.has_gauges.store(false, Ordering::Relaxed);
     }
 }
 

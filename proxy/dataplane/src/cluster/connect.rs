@@ -2,18 +2,18 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use outrigger_config::{Protocol, RoutingPriority, UpstreamHttpOptions};
+use outrigger_config::{LbPolicy, Protocol, RoutingPriority, UpstreamHttpOptions};
 use outrigger_http::{ResponseFlags, Version};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::ClusterHandle;
-use super::PickKey;
 use super::breakers::{Breaker, Permit, RetryGuard};
 use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection, Pools};
+use super::{ClusterHandle, Outcome, PickKey, eyeballs};
 use crate::error::{ErrorKind, StreamError};
 use crate::tls::Alpn;
 use crate::transport::Transport;
@@ -26,6 +26,8 @@ pub(crate) struct Picked {
     pub(crate) cluster: Rc<ClusterHandle>,
     pub(crate) endpoint: Rc<EndpointHandle>,
     connection: Option<ConnectionGuard>,
+    /// When it was chosen, where latency decides.
+    since: Option<Instant>,
     _request: RequestGuard,
     _shared: Option<StreamCount>,
 }
@@ -66,7 +68,7 @@ impl ClusterHandle {
             return Checkout::Failed(StreamError::upstream(ErrorKind::NoHealthyUpstream));
         };
         if let Some(told) = key.told {
-            told.set(Some((endpoint.endpoint.address, endpoint.priority)));
+            told.set(Some((endpoint.endpoint.address, endpoint.priority())));
         }
         let Some(permit) = self.breakers.acquire(key.priority, Breaker::Requests) else {
             self.stats.upstream_rq_pending_overflow().inc();
@@ -93,9 +95,15 @@ impl ClusterHandle {
             None => {
                 let cluster = self.clone();
                 Checkout::Connecting(Box::pin(async move {
-                    let (transport, guard) = cluster.connect(&endpoint, priority, Alpn::Http1).await?;
-                    cluster.stats.upstream_cx_http1_total().inc();
-                    let stream = Box::new(h1::Stream::new(transport, cluster.cluster().http.http1.enable_trailers));
+                    let (stream, guard) = match cluster.turn(&endpoint, priority, EndpointHandle::take_idle).await? {
+                        Turn::Connect(permit) => {
+                            let (transport, guard) = cluster.connect(&endpoint, permit, Alpn::Http1).await?;
+                            cluster.stats.upstream_cx_http1_total().inc();
+                            let trailers = cluster.cluster().http.http1.enable_trailers;
+                            (Box::new(h1::Stream::new(transport, trailers)), guard)
+                        }
+                        Turn::Reuse(idle) => idle,
+                    };
                     Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
                 }))
             }
@@ -119,7 +127,8 @@ impl ClusterHandle {
         request: RequestGuard,
         shared: Option<StreamCount>,
     ) -> Picked {
-        Picked { stream, cluster: self.clone(), endpoint, connection, _request: request, _shared: shared }
+        let since = matches!(self.cluster().lb, LbPolicy::PeakEwma(_)).then(Instant::now);
+        Picked { stream, cluster: self.clone(), endpoint, connection, since, _request: request, _shared: shared }
     }
 
     fn checkout_h2(
@@ -156,51 +165,90 @@ impl ClusterHandle {
                 return Ok((connection, true));
             }
             if pools.connecting.get() {
-                let _pending = self.breakers.acquire(priority, Breaker::Pending).ok_or_else(|| {
-                    self.stats.upstream_rq_pending_overflow().inc();
-                    StreamError::upstream(ErrorKind::Overflow)
-                })?;
-                pools.connected.notified().await;
+                let _pending = self.pending(priority)?;
+                pools.changed.notified().await;
                 continue;
             }
-            let _turn = Turn::take(&pools);
-            return Ok((self.connect_h2(endpoint, priority).await?, false));
+            let _alone = Alone::take(&pools);
+            let room = |endpoint: &EndpointHandle| {
+                endpoint.pools().h2.borrow().iter().find(|connection| usable(connection, &self.cluster().http)).cloned()
+            };
+            return match self.turn(endpoint, priority, room).await? {
+                Turn::Reuse(connection) => Ok((connection, true)),
+                Turn::Connect(permit) => Ok((self.connect_h2(endpoint, permit).await?, false)),
+            };
         }
     }
 
-    /// A TCP connection, within the cluster's timeout and limits.
+    /// A place among those that wait for a connection.
+    fn pending(&self, priority: RoutingPriority) -> Result<Permit, StreamError> {
+        self.breakers.acquire(priority, Breaker::Pending).ok_or_else(|| {
+            self.stats.upstream_rq_pending_overflow().inc();
+            StreamError::upstream(ErrorKind::Overflow)
+        })
+    }
+
+    /// The right to connect; at the maximum of connections the wait for one that gets free. An endpoint without any
+    /// connection may always have one, or its requests would wait for nobody.
+    async fn turn<T>(
+        &self,
+        endpoint: &Rc<EndpointHandle>,
+        priority: RoutingPriority,
+        free: impl Fn(&EndpointHandle) -> Option<T>,
+    ) -> Result<Turn<T>, StreamError> {
+        let pending = self.pending(priority)?;
+        self.stats.upstream_rq_pending_total().inc();
+        let mut overflown = false;
+        loop {
+            if let Some(permit) = self.breakers.acquire(priority, Breaker::Connections) {
+                return Ok(Turn::Connect(ConnectPermit { permit, _pending: pending }));
+            }
+            if !std::mem::replace(&mut overflown, true) {
+                self.stats.upstream_cx_overflow().inc();
+            }
+            if endpoint.counts.cx_active.get() + endpoint.counts.cx_connecting.get() == 0 {
+                let permit = self.breakers.force(priority, Breaker::Connections);
+                return Ok(Turn::Connect(ConnectPermit { permit, _pending: pending }));
+            }
+            // At the limit a pooled connection is better than none, even where a fresh one was asked for.
+            if let Some(found) = free(endpoint) {
+                // Somebody else may be waiting for what this one leaves.
+                endpoint.pools().changed.notify_one();
+                return Ok(Turn::Reuse(found));
+            }
+            endpoint.pools().changed.notified().await;
+        }
+    }
+
+    /// A connection, within the cluster's timeout.
     async fn connect(
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
-        priority: RoutingPriority,
+        permit: ConnectPermit,
         alpn: Alpn,
     ) -> Result<(Transport, ConnectionGuard), StreamError> {
         let stats = &self.stats;
-        let overflow = || {
-            stats.upstream_rq_pending_overflow().inc();
-            StreamError::upstream(ErrorKind::Overflow)
-        };
-        let _pending = self.breakers.acquire(priority, Breaker::Pending).ok_or_else(overflow)?;
-        let permit = self.breakers.acquire(priority, Breaker::Connections).ok_or_else(|| {
-            stats.upstream_cx_overflow().inc();
-            overflow()
-        })?;
-        stats.upstream_rq_pending_total().inc();
         stats.upstream_cx_total().inc();
         let counts = &endpoint.counts;
         counts.cx_total.set(counts.cx_total.get() + 1);
+        if let Some(health) = &self.health {
+            health.note_used();
+        }
+        let _connecting = Connecting::new(endpoint);
         let started = Instant::now();
         let connecting = async {
             let failure = |_| StreamError::upstream(ErrorKind::ConnectFailure);
-            let socket = TcpStream::connect(endpoint.endpoint.address).await.map_err(failure)?;
+            let socket = dial(endpoint).await.map_err(failure)?;
             keep_alive(&socket, self.cluster().tcp_keepalive);
             let mut transport = Transport::new(socket).map_err(failure)?;
             self.secure(&mut transport, endpoint, alpn).await?;
             Ok(transport)
         };
-        let failed = |error| {
+        let failed = |error: StreamError| {
             stats.upstream_cx_connect_fail().inc();
             counts.cx_connect_fail.set(counts.cx_connect_fail.get() + 1);
+            self.report(endpoint, Outcome::Broken);
+            self.observe(endpoint, started, true);
             error
         };
         let transport = match tokio::time::timeout(self.cluster().connect_timeout, connecting).await {
@@ -210,11 +258,26 @@ impl ClusterHandle {
                 return Err(failed(StreamError::upstream(ErrorKind::ConnectTimeout)));
             }
         };
+        self.report(endpoint, Outcome::Connected);
         stats.upstream_cx_connect_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
         stats.upstream_cx_active().inc();
         counts.cx_active.set(counts.cx_active.get() + 1);
-        let guard = ConnectionGuard { _permit: permit, stats: stats.clone(), active: counts.cx_active.clone() };
+        let guard = ConnectionGuard {
+            _permit: permit.permit,
+            stats: stats.clone(),
+            active: counts.cx_active.clone(),
+            pools: endpoint.pools().clone(),
+            opened: started,
+        };
         Ok((transport, guard))
+    }
+
+    /// Notes how long an endpoint took, where latency decides.
+    fn observe(&self, endpoint: &EndpointHandle, since: Instant, failed: bool) {
+        if let LbPolicy::PeakEwma(config) = &self.cluster().lb {
+            let now = Instant::now();
+            endpoint.latency.observe(config, now.duration_since(since), failed, now);
+        }
     }
 
     /// A raw connection for `tcp_proxy`.
@@ -226,16 +289,21 @@ impl ClusterHandle {
             self.stats.upstream_cx_none_healthy().inc();
             StreamError::upstream(ErrorKind::NoHealthyUpstream)
         })?;
-        let (transport, guard) = self.connect(&endpoint, key.priority, Alpn::None).await?;
+        let nothing = |_: &EndpointHandle| None::<std::convert::Infallible>;
+        let (transport, guard) = match self.turn(&endpoint, key.priority, nothing).await? {
+            Turn::Connect(permit) => self.connect(&endpoint, permit, Alpn::None).await?,
+            Turn::Reuse(never) => match never {},
+        };
+        self.report(&endpoint, Outcome::ConnectedFinally);
         Ok((transport, guard, endpoint))
     }
 
     async fn connect_h2(
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
-        priority: RoutingPriority,
+        permit: ConnectPermit,
     ) -> Result<Rc<H2Connection>, StreamError> {
-        let (transport, guard) = self.connect(endpoint, priority, Alpn::Http2).await?;
+        let (transport, guard) = self.connect(endpoint, permit, Alpn::Http2).await?;
         self.stats.upstream_cx_http2_total().inc();
         let (addresses, tls) = ((transport.remote, transport.local), transport.tls().cloned());
         let options = self.cluster().http.http2;
@@ -247,7 +315,7 @@ impl ClusterHandle {
             .max_header_list_size(60 * 1024)
             .handshake(transport.into_prefixed());
         let failed = |_| StreamError::upstream(ErrorKind::Protocol);
-        let (sender, driver) = tokio::time::timeout(self.cluster().connect_timeout, handshake)
+        let (sender, mut driver) = tokio::time::timeout(self.cluster().connect_timeout, handshake)
             .await
             .map_err(|_| StreamError::upstream(ErrorKind::ConnectTimeout))?
             .map_err(failed)?;
@@ -258,12 +326,22 @@ impl ClusterHandle {
             streams_total: Cell::new(0),
             closed: closed.clone(),
             idle_since: Cell::new(Instant::now()),
+            opened: guard.opened,
             addresses,
             tls,
+            pools: endpoint.pools().clone(),
         });
         // The task lives as long as the connection, which the pool and its streams hold.
+        let ping = options.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
+        let stats = self.stats.clone();
         tokio::task::spawn_local(async move {
-            _ = driver.await;
+            match ping {
+                None => _ = driver.await,
+                Some((keepalive, ping)) => tokio::select! {
+                    _ = driver => {}
+                    () = crate::http2::keep_alive(keepalive, ping) => stats.count_keepalive_timeout(),
+                },
+            }
             closed.set(true);
             drop(guard);
         });
@@ -288,6 +366,7 @@ fn usable(connection: &Rc<H2Connection>, options: &UpstreamHttpOptions) -> bool 
         .min(u32::try_from(connection.sender.current_max_send_streams()).unwrap_or(u32::MAX));
     !connection.closed.get()
         && connection.streams.get() < max
+        && options.max_connection_duration.is_none_or(|max| connection.opened.elapsed() < max)
         && options.max_requests_per_connection.is_none_or(|max| connection.streams_total.get() < max)
 }
 
@@ -307,35 +386,80 @@ impl Drop for StreamCount {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get().saturating_sub(1));
         self.0.idle_since.set(Instant::now());
+        self.0.pools.changed.notify_one();
     }
 }
 
-/// The right to connect; the others wait until it is given back.
-struct Turn(Rc<Pools>);
+/// The right of one to connect; the others wait until it is given back.
+struct Alone(Rc<Pools>);
 
-impl Turn {
-    fn take(pools: &Rc<Pools>) -> Turn {
+impl Alone {
+    fn take(pools: &Rc<Pools>) -> Alone {
         pools.connecting.set(true);
-        Turn(pools.clone())
+        Alone(pools.clone())
     }
 }
 
-impl Drop for Turn {
+impl Drop for Alone {
     fn drop(&mut self) {
         self.0.connecting.set(false);
-        self.0.connected.notify_waiters();
+        self.0.changed.notify_waiters();
     }
+}
+
+/// What a request that waited has got.
+enum Turn<T> {
+    Connect(ConnectPermit),
+    Reuse(T),
+}
+
+/// A connection within the limits, and a place among the waiting while it is made.
+struct ConnectPermit {
+    permit: Permit,
+    _pending: Permit,
+}
+
+/// A connection that is being made, as its endpoint counts it.
+struct Connecting(Rc<EndpointHandle>);
+
+impl Connecting {
+    fn new(endpoint: &Rc<EndpointHandle>) -> Connecting {
+        let connecting = &endpoint.counts.cx_connecting;
+        connecting.set(connecting.get() + 1);
+        Connecting(endpoint.clone())
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        let connecting = &self.0.counts.cx_connecting;
+        connecting.set(connecting.get().saturating_sub(1));
+        self.0.pools().changed.notify_one();
+    }
+}
+
+/// A socket to an endpoint, by the first of its addresses that answers.
+async fn dial(endpoint: &EndpointHandle) -> io::Result<TcpStream> {
+    if endpoint.endpoint.additional_addresses.is_empty() {
+        return TcpStream::connect(endpoint.endpoint.address).await;
+    }
+    eyeballs::race(&eyeballs::order(&endpoint.endpoint), TcpStream::connect).await
 }
 
 impl Picked {
     /// The exchange is complete: what can serve again goes back to its pool.
     pub(crate) fn finish(self) {
-        let max = self.cluster.cluster().http.max_requests_per_connection;
-        let Picked { stream, endpoint, connection, .. } = self;
-        if let (Upstream::H1(stream), Some(guard)) = (stream, connection)
-            && stream.reusable()
-            && max.is_none_or(|max| stream.requests < max)
-        {
+        let Picked { stream, endpoint, connection, cluster, .. } = self;
+        let (Upstream::H1(stream), Some(guard)) = (stream, connection) else { return };
+        let http = &cluster.cluster().http;
+        if !stream.reusable() {
+            return;
+        }
+        if http.max_requests_per_connection.is_some_and(|max| stream.requests >= max) {
+            cluster.stats.upstream_cx_max_requests().inc();
+        } else if http.max_connection_duration.is_some_and(|max| guard.opened.elapsed() >= max) {
+            cluster.stats.upstream_cx_max_duration_reached().inc();
+        } else {
             endpoint.put_idle(stream, guard);
         }
     }
@@ -353,6 +477,7 @@ impl Picked {
 
     /// Counts an answer that is dropped for a retry.
     pub(crate) fn count_retried(&self, status: u16) {
+        self.outcome(Outcome::Status(status), status >= 500);
         let errors = &self.endpoint.counts.rq_error;
         errors.set(errors.get() + 1);
         self.cluster.stats.retried(status);
@@ -360,6 +485,26 @@ impl Picked {
 
     /// Counts an answer by its status.
     pub(crate) fn count_status(&self, status: u16) {
+        self.outcome(Outcome::Status(status), status >= 500);
+        self.count_answer(status);
+    }
+
+    /// Counts that the endpoint gave no answer, and what the client is told instead.
+    pub(crate) fn count_failure(&self, status: u16) {
+        let outcome = if status == 504 { Outcome::TimedOut } else { Outcome::Broken };
+        self.outcome(outcome, true);
+        self.count_answer(status);
+    }
+
+    /// Tells outlier detection and latency what became of this try.
+    pub(crate) fn outcome(&self, outcome: Outcome, failed: bool) {
+        self.cluster.report(&self.endpoint, outcome);
+        if let Some(since) = self.since {
+            self.cluster.observe(&self.endpoint, since, failed);
+        }
+    }
+
+    fn count_answer(&self, status: u16) {
         self.cluster.stats.response(status);
         self.cluster.stats.response_code(status);
     }

@@ -6,15 +6,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use outrigger_config::{Endpoint, Health, Locality};
+use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, MetadataValue, UpstreamHttpOptions};
 use outrigger_http::TlsInfo;
 use tokio::time::Instant;
 
 use super::breakers::Permit;
+use super::health::{ClusterHealth, HealthFlags, HostState, Placed};
+use super::latency::Latency;
 use crate::stats::ClusterStats;
 use crate::upstream::h1;
 
@@ -25,15 +26,30 @@ const IDLE_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct EndpointHandle {
     pub(crate) endpoint: Endpoint,
-    pub(crate) priority: u32,
-    /// In a locality whose weight is 0.
-    pub(crate) excluded: bool,
-    locality: (String, String, String),
-    /// The same for properties; `None`: it has no name.
+    /// Without its endpoints.
+    locality: Arc<Locality>,
+    /// Region, zone and sub-zone for properties; `None`: it has no name.
     pub(crate) locality_names: Option<Arc<[String; 3]>>,
+    /// What the whole process knows; `None`: nothing watches the cluster's health.
+    state: Option<Arc<HostState>>,
+    /// Since when it takes requests: the beginning of its slow start.
+    pub(super) since: Cell<Instant>,
+    /// Whether it could serve when the balancer was last made.
+    served: Cell<bool>,
+    pub(super) latency: Latency,
     pub(crate) active: Cell<u32>,
     pub(crate) counts: Counts,
     pools: Rc<Pools>,
+}
+
+/// What an endpoint may be chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Healthy,
+    Degraded,
+    Unhealthy,
+    /// Not counted at all: it hasn't been checked yet.
+    Excluded,
 }
 
 /// The connections to an address: they outlive a change of the endpoint's weight or health.
@@ -43,13 +59,16 @@ pub(super) struct Pools {
     pub(super) h2: RefCell<Vec<Rc<H2Connection>>>,
     /// Somebody is making an HTTP/2 connection.
     pub(super) connecting: Cell<bool>,
-    pub(super) connected: tokio::sync::Notify,
+    /// A connection was made, got free or was closed.
+    pub(super) changed: tokio::sync::Notify,
 }
 
 /// Envoy's counters of a host.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) cx_active: Rc<Cell<u64>>,
+    /// Being made.
+    pub(super) cx_connecting: Cell<u64>,
     pub(crate) cx_total: Cell<u64>,
     pub(crate) cx_connect_fail: Cell<u64>,
     pub(crate) rq_total: Cell<u64>,
@@ -64,6 +83,8 @@ pub(crate) struct ConnectionGuard {
     pub(super) _permit: Permit,
     pub(super) stats: Rc<ClusterStats>,
     pub(super) active: Rc<Cell<u64>>,
+    pub(super) pools: Rc<Pools>,
+    pub(super) opened: Instant,
 }
 
 impl Drop for ConnectionGuard {
@@ -71,6 +92,7 @@ impl Drop for ConnectionGuard {
         self.stats.upstream_cx_active().dec();
         self.stats.upstream_cx_destroy().inc();
         self.active.set(self.active.get().saturating_sub(1));
+        self.pools.changed.notify_one();
     }
 }
 
@@ -90,39 +112,114 @@ pub(crate) struct H2Connection {
     pub(super) streams_total: Cell<u32>,
     pub(super) closed: Rc<Cell<bool>>,
     pub(super) idle_since: Cell<Instant>,
+    pub(super) opened: Instant,
+    pub(super) pools: Rc<Pools>,
     pub(super) addresses: (Option<SocketAddr>, Option<SocketAddr>),
     pub(super) tls: Option<Arc<TlsInfo>>,
 }
 
-fn locality_is_named((region, zone, sub_zone): &(String, String, String)) -> bool {
-    !(region.is_empty() && zone.is_empty() && sub_zone.is_empty())
+fn locality_names(locality: &Locality) -> Option<Arc<[String; 3]>> {
+    let Locality { region, zone, sub_zone, .. } = locality;
+    let is_named = !(region.is_empty() && zone.is_empty() && sub_zone.is_empty());
+    is_named.then(|| Arc::new([region.clone(), zone.clone(), sub_zone.clone()]))
 }
 
 impl EndpointHandle {
     pub(super) fn build(
-        endpoint: &Endpoint,
-        locality: &Locality,
+        placed: Placed,
+        state: Option<Arc<HostState>>,
         known: Option<&Rc<EndpointHandle>>,
+        now: Instant,
     ) -> Rc<EndpointHandle> {
-        let names = (locality.region.clone(), locality.zone.clone(), locality.sub_zone.clone());
-        let excluded = locality.weight == Some(0);
+        let Placed { endpoint, locality } = placed;
+        let same_state = |known: &EndpointHandle| match (&known.state, &state) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            _ => false,
+        };
         if let Some(known) = known
-            && known.endpoint == *endpoint
-            && (known.priority, known.excluded, &known.locality) == (locality.priority, excluded, &names)
+            && known.endpoint == endpoint
+            && known.locality == locality
+            && same_state(known)
         {
+            known.note_recovery(now);
             return known.clone();
         }
-        Rc::new(EndpointHandle {
-            endpoint: endpoint.clone(),
-            priority: locality.priority,
-            excluded,
-            locality_names: locality_is_named(&names)
-                .then(|| Arc::new([names.0.clone(), names.1.clone(), names.2.clone()])),
-            locality: names,
+        let since = known.map_or(now, |known| known.since.get());
+        let handle = EndpointHandle {
+            endpoint,
+            locality_names: locality_names(&locality),
+            locality,
+            state,
+            since: Cell::new(since),
+            served: Cell::new(known.is_none_or(|known| known.served.get())),
+            latency: Latency::default(),
             active: Cell::new(0),
             counts: Counts::default(),
             pools: known.map(|known| known.pools.clone()).unwrap_or_default(),
-        })
+        };
+        handle.note_recovery(now);
+        Rc::new(handle)
+    }
+
+    pub(crate) fn priority(&self) -> u32 {
+        self.locality.priority
+    }
+
+    pub(super) fn locality(&self) -> &Arc<Locality> {
+        &self.locality
+    }
+
+    pub(super) fn state(&self) -> Option<&Arc<HostState>> {
+        self.state.as_ref()
+    }
+
+    /// All that speaks against it.
+    pub(crate) fn flags(&self) -> HealthFlags {
+        let eds = match self.endpoint.health {
+            Health::Healthy => HealthFlags::default(),
+            Health::Degraded => HealthFlags::DEGRADED_EDS_HEALTH,
+            Health::Unhealthy => HealthFlags::FAILED_EDS_HEALTH,
+            Health::Draining => HealthFlags::EDS_STATUS_DRAINING,
+        };
+        self.state.as_ref().map_or(eds, |state| state.flags().with(eds))
+    }
+
+    pub(super) fn standing(&self, ignore_new: bool) -> Standing {
+        const FAILED: HealthFlags = HealthFlags::FAILED_ACTIVE_HC
+            .with(HealthFlags::FAILED_OUTLIER_CHECK)
+            .with(HealthFlags::FAILED_EDS_HEALTH)
+            .with(HealthFlags::EDS_STATUS_DRAINING);
+        const DEGRADED: HealthFlags = HealthFlags::DEGRADED_ACTIVE_HC.with(HealthFlags::DEGRADED_EDS_HEALTH);
+        let flags = self.flags();
+        match () {
+            () if flags.is_empty() => Standing::Healthy,
+            () if ignore_new && flags.contains(HealthFlags::PENDING_ACTIVE_HC) => Standing::Excluded,
+            () if flags.contains(FAILED) => Standing::Unhealthy,
+            () if flags.contains(DEGRADED) => Standing::Degraded,
+            () => Standing::Healthy,
+        }
+    }
+
+    /// An endpoint that comes back starts slowly again.
+    pub(super) fn note_recovery(&self, now: Instant) {
+        let serves = matches!(self.standing(true), Standing::Healthy | Standing::Degraded);
+        if serves && !self.served.get() {
+            self.since.set(now);
+        }
+        self.served.set(serves);
+    }
+
+    /// What consistent hashing knows it by.
+    pub(super) fn hash_key(&self, by_hostname: bool) -> Vec<u8> {
+        let own = self.endpoint.metadata.as_ref().and_then(|metadata| metadata.get(LB_NAMESPACE, "hash_key"));
+        if let Some(key) = own.and_then(MetadataValue::as_str) {
+            return key.into();
+        }
+        if by_hostname && !self.endpoint.hostname.is_empty() {
+            return self.endpoint.hostname.as_bytes().into();
+        }
+        self.endpoint.address.to_string().into_bytes()
     }
 
     pub(super) fn pools(&self) -> &Rc<Pools> {
@@ -149,18 +246,51 @@ impl EndpointHandle {
             idle.pop_front();
         }
         idle.push_back(Idle { stream, guard, since: Instant::now() });
+        drop(idle);
+        self.pools.changed.notify_one();
     }
 
-    pub(super) fn sweep(&self, stats: &ClusterStats, idle_timeout: Option<Duration>, now: Instant) {
-        let Some(timeout) = idle_timeout.filter(|timeout| !timeout.is_zero()) else { return };
+    /// Closes what isn't in use.
+    pub(super) fn close_idle(&self) {
+        let idle = std::mem::take(&mut *self.pools.idle.borrow_mut());
+        let shared = std::mem::take(&mut *self.pools.h2.borrow_mut());
+        // Dropping them notes it in the pools.
+        drop((idle, shared));
+    }
+
+    pub(super) fn sweep(&self, stats: &ClusterStats, options: &UpstreamHttpOptions, now: Instant) {
+        let idle_for = options.idle_timeout.filter(|timeout| !timeout.is_zero());
+        let old =
+            |opened: Instant| options.max_connection_duration.is_some_and(|max| now.duration_since(opened) >= max);
+        let mut closed = Vec::new();
         let mut idle = self.pools.idle.borrow_mut();
-        while idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= timeout) {
-            idle.pop_front();
+        while let Some(timeout) = idle_for
+            && idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= timeout)
+        {
+            closed.extend(idle.pop_front());
             stats.upstream_cx_idle_timeout().inc();
         }
+        if options.max_connection_duration.is_some() {
+            while let Some(at) = idle.iter().position(|idle| old(idle.guard.opened)) {
+                closed.extend(idle.remove(at));
+                stats.upstream_cx_max_duration_reached().inc();
+            }
+        }
+        drop(idle);
+        drop(closed);
+        let mut gone = Vec::new();
         self.pools.h2.borrow_mut().retain(|connection| {
-            let idle = connection.streams.get() == 0 && now.duration_since(connection.idle_since.get()) >= timeout;
-            !connection.closed.get() && !idle
+            let unused = connection.streams.get() == 0;
+            let idle = idle_for.is_some_and(|timeout| now.duration_since(connection.idle_since.get()) >= timeout);
+            let aged = old(connection.opened);
+            if unused && aged {
+                stats.upstream_cx_max_duration_reached().inc();
+            }
+            let keep = !connection.closed.get() && !(unused && (idle || aged));
+            if !keep {
+                gone.push(connection.clone());
+            }
+            keep
         });
     }
 
@@ -170,9 +300,14 @@ impl EndpointHandle {
             address: self.endpoint.address,
             hostname: self.endpoint.hostname.clone(),
             health: self.endpoint.health,
+            flags: self.flags(),
+            success_rates: self.state.as_ref().map_or((-1.0, -1.0), |state| state.outlier.success_rates()),
             weight: self.endpoint.weight,
-            priority: self.priority,
-            locality: self.locality.clone(),
+            priority: self.priority(),
+            locality: {
+                let Locality { region, zone, sub_zone, .. } = &*self.locality;
+                (region.clone(), zone.clone(), sub_zone.clone())
+            },
             cx_active: counts.cx_active.get(),
             cx_total: counts.cx_total.get(),
             cx_connect_fail: counts.cx_connect_fail.get(),
@@ -198,6 +333,9 @@ pub struct EndpointStatus {
     pub address: SocketAddr,
     pub hostname: Arc<str>,
     pub health: Health,
+    pub flags: HealthFlags,
+    /// In percent, of answers and of what happened on this side; -1: too few requests, or nobody counts.
+    pub success_rates: (f64, f64),
     pub weight: u32,
     pub priority: u32,
     /// Region, zone, sub-zone.
@@ -214,8 +352,14 @@ pub struct EndpointStatus {
 
 impl EndpointStatus {
     /// An endpoint that no worker has used.
-    pub(crate) fn unused(endpoint: &Endpoint, locality: &Locality) -> EndpointStatus {
-        EndpointHandle::build(endpoint, locality, None).status()
+    pub(crate) fn unused(
+        endpoint: &Endpoint,
+        locality: &Arc<Locality>,
+        health: Option<&Arc<ClusterHealth>>,
+    ) -> EndpointStatus {
+        let state = health.and_then(|health| health.state(endpoint.address));
+        let placed = Placed { endpoint: endpoint.clone(), locality: locality.clone() };
+        EndpointHandle::build(placed, state, None, Instant::now()).status()
     }
 
     /// Adds another worker's counts.

@@ -285,7 +285,7 @@ impl Exchange<'_> {
         if let Origin::Connected(picked) = &self.origin {
             picked.cluster.stats.upstream_rq_tx_reset().inc();
             if !was_answered {
-                picked.count_status(status);
+                picked.count_failure(status);
             }
             let state = self.stream.borrow();
             picked.record(504, state.info.flags);

@@ -11,7 +11,7 @@ use rand::RngCore;
 use tokio::time::Instant;
 
 use super::{Exchange, Origin, Sent};
-use crate::cluster::{Checkout, ClusterHandle, PickKey, RetryGuard};
+use crate::cluster::{Checkout, ClusterHandle, Outcome, PickKey, RetryGuard};
 use crate::error::{ErrorKind, StreamError};
 
 /// What of a request's body is kept where nothing else is configured: as much as a connection may buffer.
@@ -293,8 +293,9 @@ impl Exchange<'_> {
         let random = self.cx.random().next_u64();
         let Some(retry) = &mut self.retry else { return };
         if let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Waiting) {
-            if let Some(answer) = answer {
-                picked.count_retried(answer.status);
+            match answer {
+                Some(answer) => picked.count_retried(answer.status),
+                None => picked.outcome(Outcome::Broken, true),
             }
             picked.finish();
         }

@@ -144,6 +144,7 @@ impl Exchange<'_> {
         let mut key = PickKey { hash: self.hash, fresh, ..PickKey::default() };
         if let Some(forward) = self.filters.selection.forward() {
             key.priority = forward.priority;
+            key.metadata = self.filters.selection.metadata();
         }
         let Some(retry) = &mut self.retry else { return cluster.checkout(&key, version) };
         let told = Cell::new(None);

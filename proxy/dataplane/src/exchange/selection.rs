@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use outrigger_config::{
-    ClusterSpec, FilterOverride, Overrides, Route, RouteAction, RouteConfig, RouteForward, VirtualHost, WeightedCluster,
+    ClusterSpec, FilterOverride, MetadataMatch, Overrides, Route, RouteAction, RouteConfig, RouteForward, VirtualHost,
+    WeightedCluster,
 };
 use outrigger_http::{Headers, StreamState};
 
@@ -70,6 +71,14 @@ impl Selection {
         match &self.forward()?.cluster {
             ClusterSpec::Weighted { clusters, .. } => clusters.get(self.weighted?),
             _ => None,
+        }
+    }
+
+    /// What the chosen endpoint's metadata has to say.
+    pub(super) fn metadata(&self) -> Option<&MetadataMatch> {
+        match self.weighted_cluster() {
+            Some(cluster) => cluster.metadata.as_deref(),
+            None => self.forward()?.metadata.as_deref(),
         }
     }
 

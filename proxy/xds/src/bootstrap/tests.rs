@@ -49,7 +49,7 @@ fn every_problem_is_told_by_its_path() {
          type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy}}]}]}]}}",
         &[
             "static_resources.clusters[0].load_assignment: is required for a STATIC cluster",
-            "static_resources.clusters[1].type: LOGICAL_DNS is not supported, only STATIC and EDS",
+            "static_resources.clusters[1].load_assignment: is required for a cluster that is resolved through DNS",
             "static_resources.listeners[0].address: is required",
             "static_resources.listeners[0].filter_chains[0].filters[0].typed_config: type \
              envoy.extensions.filters.network.redis_proxy.v3.RedisProxy is not supported",

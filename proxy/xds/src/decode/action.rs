@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    ClusterSpec, DirectResponse, HostRewrite, Mirror, OverrideNames, Overrides, PathMatcher, PathRewrite, Redirect,
-    RedirectPath, RetryPolicy, RouteAction, RouteForward, UriTemplateRewrite, WeightedCluster, expected_timeout,
+    ClusterSpec, DirectResponse, HostRewrite, LB_NAMESPACE, MetadataMatch, Mirror, OverrideNames, Overrides,
+    PathMatcher, PathRewrite, Redirect, RedirectPath, RetryPolicy, RouteAction, RouteForward, UriTemplateRewrite,
+    WeightedCluster, expected_timeout,
 };
 use outrigger_http::Scheme;
 use outrigger_proto::pb;
@@ -16,7 +17,7 @@ use pb::envoy::config::route::v3 as route;
 use pb::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 
 use super::access_log::body_format;
-use super::common::{data_source, duration, flag, name, timeout_or, variant};
+use super::common::{data_source, duration, flag, metadata_struct, name, timeout_or, variant};
 use super::matcher::{extension, header_name, rewrite};
 use super::mutation::{Side, mutations, overrides};
 use super::{forward, retry};
@@ -65,7 +66,11 @@ pub(crate) fn action(
 
 fn decode_forward(proto: &route::RouteAction, around: &Around<'_>, d: &mut Diagnostics) -> Option<RouteForward> {
     use route::route_action::ClusterNotFoundResponseCode as NotFound;
-    let cluster = cluster(proto.cluster_specifier.as_ref(), around, d);
+    let metadata = metadata_match(proto.metadata_match.as_ref());
+    let mut cluster = cluster(proto.cluster_specifier.as_ref(), around, d);
+    if let Some(cluster) = &mut cluster {
+        inherit_metadata(cluster, metadata.as_ref());
+    }
     let code = variant::<NotFound>(proto.cluster_not_found_response_code, "cluster_not_found_response_code", d);
     let cluster_not_found_status = match code {
         Some(NotFound::NotFound) => 404,
@@ -102,6 +107,7 @@ fn decode_forward(proto: &route::RouteAction, around: &Around<'_>, d: &mut Diagn
             own => forward::mirrors(own, d),
         },
         hash: forward::hash_policies(&proto.hash_policy, d),
+        metadata,
         priority: forward::priority(proto.priority, d),
         append_x_forwarded_host: proto.append_x_forwarded_host,
         upgrades,
@@ -180,7 +186,25 @@ fn weighted_cluster(
             &proto.response_headers_to_remove,
             d,
         ),
+        metadata: metadata_match(proto.metadata_match.as_ref()),
         overrides: overrides(&proto.typed_per_filter_config, around.names, around.overrides, d),
+    }
+}
+
+/// The part of `metadata_match` that load balancing reads.
+fn metadata_match(proto: Option<&core::Metadata>) -> Option<Arc<MetadataMatch>> {
+    let fields = proto?.filter_metadata.get(LB_NAMESPACE)?;
+    Some(Arc::new(MetadataMatch::new(metadata_struct(fields))))
+}
+
+/// What a weighted cluster asks for, and what its route asks for beside that.
+fn inherit_metadata(cluster: &mut ClusterSpec, route: Option<&Arc<MetadataMatch>>) {
+    let (ClusterSpec::Weighted { clusters, .. }, Some(route)) = (cluster, route) else { return };
+    for cluster in clusters {
+        cluster.metadata = Some(match &cluster.metadata {
+            Some(own) => Arc::new(route.merged(own)),
+            None => Arc::clone(route),
+        });
     }
 }
 

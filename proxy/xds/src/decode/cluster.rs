@@ -4,21 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::{
-    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Options, LbPolicy, Protocol, Resource, RetryBudget,
-    TransportMatch, Transports, UpstreamHttpOptions,
+    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, LbOptions, Protocol, Resource,
+    RetryBudget, TransportMatch, Transports, UpstreamHttpOptions,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
 use pb::envoy::config::core::v3 as core;
-use pb::envoy::extensions::load_balancing_policies::least_request::v3 as least_request;
 use pb::envoy::extensions::upstreams::http::v3 as upstream;
-use pb::google::protobuf::Any;
 
 use super::access_log::message;
 use super::common::{
     config_source, duration, metadata_struct, name, number, origin, percent_millis, timeout_or, variant,
 };
-use super::{Rejection, XdsResource, endpoint, tls};
+use super::{Rejection, XdsResource, balancing, dns, endpoint, health_check, outlier, tls};
 use crate::Diagnostics;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -41,7 +39,10 @@ impl XdsResource for Cluster {
             d.at("connect_timeout", |d| d.error("is zero"));
         }
         let discovery = discovery(&proto, &name, d);
-        let lb = lb_policy(&proto, d);
+        let lb = balancing::decode(&proto, d);
+        let outlier =
+            proto.outlier_detection.as_ref().map(|proto| d.at("outlier_detection", |d| outlier::decode(proto, d)));
+        let health_check = health_check::decode(&proto, d);
         let [breakers, high] = breakers(proto.circuit_breakers.as_ref(), d);
         let http = http_options(&proto, d);
         let transport = tls::upstream_transport(proto.transport_socket.as_ref(), d);
@@ -59,7 +60,12 @@ impl XdsResource for Cluster {
             stat_name,
             origin,
             discovery: discovery.ok_or(Rejection)?,
-            lb: lb.ok_or(Rejection)?,
+            lb: lb.as_ref().ok_or(Rejection)?.0,
+            lb_options: lb.map(|(_, options)| options).filter(|options| *options != LbOptions::default()).map(Box::new),
+            outlier: outlier.map(Box::new),
+            health_check: health_check.map(Arc::new),
+            ignore_health_on_host_removal: proto.ignore_health_on_host_removal,
+            close_connections_on_health_failure: proto.close_connections_on_host_health_failure,
             connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(5)),
             breakers: breakers.unwrap_or_default(),
             breakers_high: high.map(Box::new),
@@ -80,10 +86,7 @@ fn discovery(proto: &cluster::Cluster, name: &Arc<str>, d: &mut Diagnostics) -> 
     let kind = match &proto.cluster_discovery_type {
         None => DiscoveryType::Static,
         Some(Type::Type(kind)) => variant(*kind, "type", d)?,
-        Some(Type::ClusterType(custom)) => {
-            d.at("cluster_type", |d| d.error(format!("{} is not supported", custom.name)));
-            return None;
-        }
+        Some(Type::ClusterType(custom)) => return custom_discovery(proto, custom, name, d),
     };
     match kind {
         DiscoveryType::Static => {
@@ -111,78 +114,34 @@ fn discovery(proto: &cluster::Cluster, name: &Arc<str>, d: &mut Diagnostics) -> 
             let (from, initial_fetch_timeout) = source?;
             Some(Discovery::Eds { service: Arc::clone(service), initial_fetch_timeout, from })
         }
-        other => {
-            d.at("type", |d| d.error(format!("{} is not supported, only STATIC and EDS", other.as_str_name())));
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            let targets = dns::legacy(proto, name, kind == DiscoveryType::LogicalDns, d);
+            targets.map(|targets| Discovery::Dns(Arc::new(targets)))
+        }
+        other @ DiscoveryType::OriginalDst => {
+            let text = "is not supported, only STATIC, EDS, STRICT_DNS and LOGICAL_DNS";
+            d.at("type", |d| d.error(format!("{} {text}", other.as_str_name())));
             None
         }
     }
 }
 
-fn lb_policy(proto: &cluster::Cluster, d: &mut Diagnostics) -> Option<LbPolicy> {
-    use cluster::cluster::{LbConfig, LbPolicy as Policy};
-    // Where both are set, the list of policies counts, as in Envoy.
-    if let Some(list) = &proto.load_balancing_policy {
-        return d.at("load_balancing_policy", |d| policy_list(list, d));
-    }
-    match variant::<Policy>(proto.lb_policy, "lb_policy", d)? {
-        Policy::RoundRobin => Some(LbPolicy::RoundRobin),
-        Policy::Random => Some(LbPolicy::Random),
-        Policy::LeastRequest => {
-            let count = match &proto.lb_config {
-                Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
-                _ => None,
-            };
-            let choices = d.at("least_request_lb_config", |d| number(count, 2, 2..=u32::MAX, "choice_count", d));
-            Some(LbPolicy::LeastRequest { choices })
-        }
-        other => {
-            d.at("lb_policy", |d| {
-                d.error(format!(
-                    "{} is not supported, only ROUND_ROBIN, LEAST_REQUEST and RANDOM",
-                    other.as_str_name()
-                ));
-            });
-            None
-        }
-    }
-}
-
-/// The first policy of the list that is known, as in Envoy.
-fn policy_list(list: &cluster::LoadBalancingPolicy, d: &mut Diagnostics) -> Option<LbPolicy> {
-    for (index, policy) in list.policies.iter().enumerate() {
-        let Some(config) = policy.typed_extension_config.as_ref().and_then(|config| config.typed_config.as_ref())
-        else {
-            d.at_index("policies", index, |d| d.error("has no typed_extension_config"));
-            return None;
-        };
-        let found = match type_url::message_name(&config.type_url) {
-            name if name == type_url::message_name(type_url::LB_ROUND_ROBIN) => LbPolicy::RoundRobin,
-            name if name == type_url::message_name(type_url::LB_RANDOM) => LbPolicy::Random,
-            name if name == type_url::message_name(type_url::LB_LEAST_REQUEST) => {
-                d.at_index("policies", index, |d| least_request(config, d))?
-            }
-            name => {
-                let text = format!("type {name} is not supported, the next policy is tried");
-                d.at_index("policies", index, |d| d.ignore(text));
-                continue;
-            }
-        };
-        for rest in index + 1..list.policies.len() {
-            d.at_index("policies", rest, |d| d.ignored_here());
-        }
-        return Some(found);
-    }
-    d.at("policies", |d| d.error("names no supported policy: round_robin, least_request or random"));
-    None
-}
-
-fn least_request(config: &Any, d: &mut Diagnostics) -> Option<LbPolicy> {
-    d.at("typed_extension_config", |d| {
-        d.at("typed_config", |d| {
-            let config: least_request::LeastRequest = message(config, d)?;
-            Some(LbPolicy::LeastRequest { choices: number(config.choice_count, 2, 2..=u32::MAX, "choice_count", d) })
-        })
-    })
+/// `cluster_type`: of the extensions only `envoy.clusters.dns`.
+fn custom_discovery(
+    proto: &cluster::Cluster,
+    custom: &cluster::cluster::CustomClusterType,
+    name: &Arc<str>,
+    d: &mut Diagnostics,
+) -> Option<Discovery> {
+    let config = custom.typed_config.as_ref();
+    let config = config
+        .filter(|config| type_url::message_name(&config.type_url) == type_url::message_name(type_url::DNS_CLUSTER));
+    let Some(config) = config else {
+        d.at("cluster_type", |d| d.error(format!("{} is not supported", custom.name)));
+        return None;
+    };
+    let config = d.at("cluster_type", |d| d.at("typed_config", |d| message(config, d)))?;
+    dns::typed(proto, &config, name, d).map(|targets| Discovery::Dns(Arc::new(targets)))
 }
 
 /// The thresholds of the priorities DEFAULT and HIGH.
@@ -336,6 +295,21 @@ pub(crate) fn http2_options(proto: Option<&core::Http2ProtocolOptions>, d: &mut 
             "initial_connection_window_size",
             d,
         ),
+        keepalive: proto.connection_keepalive.as_ref().and_then(|keepalive| {
+            d.at("connection_keepalive", |d| {
+                let timeout = duration(keepalive.timeout.as_ref(), "timeout", d);
+                if timeout.is_none_or(|timeout| timeout.is_zero()) {
+                    d.at("timeout", |d| d.error("is required, and not zero"));
+                }
+                let jitter_millis = percent_millis(keepalive.interval_jitter.as_ref(), 15.0, "interval_jitter", d);
+                let interval = duration(keepalive.interval.as_ref(), "interval", d).filter(|every| !every.is_zero())?;
+                Some(Http2Keepalive {
+                    interval: interval.max(Duration::from_millis(1)),
+                    timeout: timeout?,
+                    jitter_millis,
+                })
+            })
+        }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `ClusterLoadAssignment`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_config::{Assignment, Endpoint, Health, Locality, Resource};
@@ -8,7 +9,7 @@ use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::endpoint::v3 as endpoint;
 
 use super::common::{metadata, name, number, origin, socket_address, variant};
-use super::{Rejection, XdsResource};
+use super::{Rejection, XdsResource, health_check};
 use crate::Diagnostics;
 
 /// Priorities go up to this number, as in Envoy.
@@ -37,27 +38,26 @@ pub(crate) fn assignment(
     proto: &endpoint::ClusterLoadAssignment,
     diagnostics: &mut Diagnostics,
 ) -> Assignment {
-    let policy = proto.policy.as_ref();
-    let factor = policy.and_then(|policy| policy.overprovisioning_factor);
-    let overprovisioning_percent =
-        diagnostics.at("policy", |d| number(factor, 140, 100..=100_000, "overprovisioning_factor", d));
+    let (overprovisioning_percent, weighted_priority_health) = policy(proto, diagnostics);
     let localities = proto.endpoints.iter().enumerate();
     let mut localities: Vec<Locality> = localities
         .filter_map(|(index, locality)| diagnostics.at_index("endpoints", index, |d| decode(locality, d)))
         .collect();
     localities.sort_by_key(|locality| locality.priority);
     let origin = origin(&name, None, diagnostics);
-    Assignment { name, origin, localities, overprovisioning_percent }
+    Assignment { name, origin, localities, overprovisioning_percent, weighted_priority_health }
+}
+
+/// `policy`: the overprovisioning factor, and whether health goes by weight.
+pub(crate) fn policy(proto: &endpoint::ClusterLoadAssignment, diagnostics: &mut Diagnostics) -> (u32, bool) {
+    let policy = proto.policy.as_ref();
+    let factor = policy.and_then(|policy| policy.overprovisioning_factor);
+    let percent = diagnostics.at("policy", |d| number(factor, 140, 100..=100_000, "overprovisioning_factor", d));
+    (percent, policy.is_some_and(|policy| policy.weighted_priority_health))
 }
 
 fn decode(proto: &endpoint::LocalityLbEndpoints, diagnostics: &mut Diagnostics) -> Option<Locality> {
-    if proto.priority > PRIORITY_MAX {
-        diagnostics.at("priority", |d| d.error(format!("{} is more than {PRIORITY_MAX}", proto.priority)));
-    }
-    if proto.lb_config.is_some() {
-        diagnostics.error("endpoints by reference are not supported, only lb_endpoints");
-        return None;
-    }
+    let mut found = locality_of(proto, diagnostics)?;
     let endpoints = proto.lb_endpoints.iter().enumerate();
     let endpoints: Vec<Endpoint> = endpoints
         .filter_map(|(index, endpoint)| diagnostics.at_index("lb_endpoints", index, |d| lb_endpoint(endpoint, d)))
@@ -66,6 +66,19 @@ fn decode(proto: &endpoint::LocalityLbEndpoints, diagnostics: &mut Diagnostics) 
     if weight > u64::from(u32::MAX) {
         diagnostics.at("lb_endpoints", |d| d.error(format!("the weights sum up to {weight}, more than 32 bits")));
     }
+    found.endpoints = endpoints;
+    Some(found)
+}
+
+/// A locality without its endpoints.
+pub(crate) fn locality_of(proto: &endpoint::LocalityLbEndpoints, diagnostics: &mut Diagnostics) -> Option<Locality> {
+    if proto.priority > PRIORITY_MAX {
+        diagnostics.at("priority", |d| d.error(format!("{} is more than {PRIORITY_MAX}", proto.priority)));
+    }
+    if proto.lb_config.is_some() {
+        diagnostics.error("endpoints by reference are not supported, only lb_endpoints");
+        return None;
+    }
     let locality = proto.locality.clone().unwrap_or_default();
     Some(Locality {
         region: locality.region,
@@ -73,17 +86,26 @@ fn decode(proto: &endpoint::LocalityLbEndpoints, diagnostics: &mut Diagnostics) 
         sub_zone: locality.sub_zone,
         priority: proto.priority,
         weight: proto.load_balancing_weight.map(|weight| weight.value),
-        endpoints,
+        endpoints: Vec::new(),
     })
 }
 
 fn lb_endpoint(proto: &endpoint::LbEndpoint, diagnostics: &mut Diagnostics) -> Option<Endpoint> {
+    lb_endpoint_with(proto, diagnostics, |address, d| socket_address(address, d).map(|(address, _)| address))
+}
+
+/// An endpoint whose address is read by `address`.
+pub(crate) fn lb_endpoint_with(
+    proto: &endpoint::LbEndpoint,
+    diagnostics: &mut Diagnostics,
+    address: impl FnOnce(Option<&core::Address>, &mut Diagnostics) -> Option<SocketAddr>,
+) -> Option<Endpoint> {
     use core::HealthStatus as Status;
     let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(host)) = &proto.host_identifier else {
         diagnostics.at("endpoint", |d| d.error("is required"));
         return None;
     };
-    let address = diagnostics.at("endpoint", |d| d.at("address", |d| socket_address(host.address.as_ref(), d)));
+    let address = diagnostics.at("endpoint", |d| d.at("address", |d| address(host.address.as_ref(), d)));
     let weight = number(proto.load_balancing_weight, 1, 1..=u32::MAX, "load_balancing_weight", diagnostics);
     let health = match variant::<Status>(proto.health_status, "health_status", diagnostics)? {
         Status::Unknown | Status::Healthy => Health::Healthy,
@@ -91,10 +113,23 @@ fn lb_endpoint(proto: &endpoint::LbEndpoint, diagnostics: &mut Diagnostics) -> O
         Status::Unhealthy | Status::Timeout => Health::Unhealthy,
         Status::Draining => Health::Draining,
     };
-    let (address, _) = address?;
+    let address = address?;
     if address.port() == 0 {
         diagnostics.at("endpoint", |d| d.at("address", |d| d.error("port 0 cannot be connected to")));
     }
     let metadata = metadata(proto.metadata.as_ref());
-    Some(Endpoint { address, hostname: Arc::from(host.hostname.as_str()), weight, health, metadata })
+    let additional = host.additional_addresses.iter().enumerate();
+    let additional = additional.filter_map(|(index, more)| {
+        let more = diagnostics.at("endpoint", |d| {
+            d.at_index("additional_addresses", index, |d| d.at("address", |d| socket_address(more.address.as_ref(), d)))
+        });
+        more.map(|(address, _)| address)
+    });
+    let additional_addresses = additional.collect();
+    let check = host.health_check_config.as_ref();
+    let health_check = check.map(|check| {
+        Box::new(diagnostics.at("endpoint", |d| d.at("health_check_config", |d| health_check::of_endpoint(check, d))))
+    });
+    let hostname = Arc::from(host.hostname.as_str());
+    Some(Endpoint { address, hostname, weight, health, metadata, additional_addresses, health_check })
 }

@@ -13,7 +13,8 @@ use bytes::Bytes;
 use outrigger_config::{
     AccessLogFormat, AccessLogSink, Assignment, Cluster, CodeSource, CodecType, Discovery, ExtensionConfig,
     FailurePolicy, Guardrails, Health, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener, MetadataValue,
-    NetworkFilter, Protocol, Resource, ResourceKind, RetryBudget, RolloutShare, RouteSource, RoutingPriority, Source,
+    NetworkFilter, Protocol, Real, Resource, ResourceKind, RetryBudget, RolloutShare, RouteSource, RoutingPriority,
+    Source,
 };
 
 use crate::testing::{cluster_yaml, decode_yaml};
@@ -88,7 +89,7 @@ fn clusters() {
          {outrigger.dev: {kind: HTTPRoute, namespace: shop, name: api, file: a.yaml, line: 12}}}}",
     );
     assert_eq!((&*found.stat_name, found.connect_timeout), ("s", Duration::from_millis(250)));
-    assert_eq!(found.lb, LbPolicy::LeastRequest { choices: 3 });
+    assert!(matches!(found.lb, LbPolicy::LeastRequest { choices: 3, full_scan: false, .. }));
     assert_eq!((found.breakers.max_connections, found.breakers.max_retries), (5, 3));
     let high = found.breakers_of(RoutingPriority::High);
     assert_eq!((high.max_connections, high.max_requests), (1024, 7));
@@ -139,10 +140,11 @@ fn policies_of_load_balancing() {
     check(&policy("round_robin.v3.RoundRobin", ""), Some(LbPolicy::RoundRobin));
     check(&policy("random.v3.Random", ""), Some(LbPolicy::Random));
     let least = policy("least_request.v3.LeastRequest", ", choice_count: 4");
-    check(&least, Some(LbPolicy::LeastRequest { choices: 4 }));
-    let maglev = policy("maglev.v3.Maglev", "");
-    check(&format!("{maglev}, {least}, {maglev}"), Some(LbPolicy::LeastRequest { choices: 4 }));
-    check(&maglev, None);
+    let four = LbPolicy::LeastRequest { choices: 4, full_scan: false, active_request_bias: Real::new(1.0) };
+    check(&least, Some(four));
+    let unknown = policy("client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin", "");
+    check(&format!("{unknown}, {least}, {unknown}"), Some(four));
+    check(&unknown, None);
     check("", None);
 }
 
@@ -151,12 +153,11 @@ fn bad_clusters_name_the_field() {
     let check = |yaml: &str, expected: &str| assert_eq!(bad(ResourceKind::Cluster, yaml), expected, "{yaml}");
     check("{type: STATIC, load_assignment: {}}", "name: is required");
     check("{name: a}", "load_assignment: is required for a STATIC cluster");
-    check("{name: a, type: STRICT_DNS}", "type: STRICT_DNS is not supported, only STATIC and EDS");
+    check("{name: a, type: STRICT_DNS}", "load_assignment: is required for a cluster that is resolved through DNS");
     check(
-        "{name: a, lb_policy: MAGLEV, load_assignment: {}}",
-        "lb_policy: MAGLEV is not supported, only ROUND_ROBIN, LEAST_REQUEST and RANDOM",
+        "{name: a, lb_policy: CLUSTER_PROVIDED, load_assignment: {}}",
+        "lb_policy: CLUSTER_PROVIDED is not supported for this cluster",
     );
-    check("{name: a, load_assignment: {}, health_checks: [{}]}", "health_checks: is not supported");
     check(
         "{name: a, type: EDS, eds_cluster_config: {eds_config: {api_config_source: {api_type: GRPC}}}}",
         "eds_cluster_config.eds_config.api_config_source: streams of their own are not supported, use ads",
@@ -405,3 +406,5 @@ fn rollouts() {
         assert!(reason.contains(problem), "{problem}: {reason}");
     }
 }
+
+mod upstream;

@@ -152,7 +152,7 @@ fn the_good_resources_of_a_bad_response_are_taken() {
     assert_eq!(lines.len(), 6, "{message}");
     assert!(lines[0].starts_with("Cluster (unnamed): malformed message"), "{message}");
     assert_eq!(lines[1], "Cluster a: no module");
-    assert_eq!(lines[2], "Cluster b: type: LOGICAL_DNS is not supported, only STATIC and EDS");
+    assert_eq!(lines[2], "Cluster b: load_assignment: is required for a cluster that is resolved through DNS");
     assert_eq!(lines[3], "Cluster other: calls itself \"self\"");
     assert_eq!(lines[4], "Cluster twice: stands in the response more than once");
     assert!(lines[5].starts_with("Cluster wrong: is a envoy.config.endpoint.v3"), "{message}");

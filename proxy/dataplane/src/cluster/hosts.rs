@@ -1,0 +1,95 @@
+//! A worker's list of a cluster's endpoints with the balancer over it, made when it is needed: an update costs a worker
+//! nothing for what it doesn't use, and several updates between two requests cost it one.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::ClusterEntry;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::time::Instant;
+
+use super::EndpointHandle;
+use super::balancer::{Balancer, Recipe, Tables};
+use super::health::{ClusterHealth, HealthFlags, HostState, Placed};
+
+/// The endpoints of a cluster's version.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    pub(super) list: Vec<Rc<EndpointHandle>>,
+    pub(super) balancer: Balancer,
+    /// The states that the balancer was made of.
+    version: u64,
+    membership: u64,
+}
+
+impl Hosts {
+    /// `previous`: endpoints that are still there keep their connections and counts.
+    pub(super) fn new(
+        entry: &ClusterEntry,
+        health: Option<&Arc<ClusterHealth>>,
+        tables: &Tables,
+        previous: &[Rc<EndpointHandle>],
+    ) -> Hosts {
+        let (version, membership) = versions(health);
+        let (states, retained) = health.map(|health| health.states()).unwrap_or_default();
+        let known: HashMap<SocketAddr, &Rc<EndpointHandle>> =
+            previous.iter().map(|host| (host.endpoint.address, host)).collect();
+        let now = Instant::now();
+        let build = |placed: Placed| {
+            let address = placed.endpoint.address;
+            let state: Option<Arc<HostState>> = states.get(&address).cloned();
+            EndpointHandle::build(placed, state, known.get(&address).copied(), now)
+        };
+        let mut list =
+            Vec::with_capacity(entry.assignment.iter().map(|assignment| assignment.endpoints().count()).sum());
+        for locality in entry.assignment.iter().flat_map(|assignment| assignment.localities.iter()) {
+            let place = Arc::new(locality.without_endpoints());
+            list.extend(
+                locality
+                    .endpoints
+                    .iter()
+                    .map(|endpoint| build(Placed { endpoint: endpoint.clone(), locality: place.clone() })),
+            );
+        }
+        list.extend(retained.into_iter().map(build));
+        let recipe = Recipe::new(entry, tables);
+        let balancer = Balancer::new(&recipe, subsets(entry), &list, None, SmallRng::from_os_rng());
+        Hosts { list, balancer, version, membership }
+    }
+
+    /// Closes the idle connections of endpoints that have failed.
+    pub(super) fn close_failed(&self) {
+        const FAILED: HealthFlags = HealthFlags::FAILED_ACTIVE_HC.with(HealthFlags::FAILED_OUTLIER_CHECK);
+        self.list.iter().filter(|host| host.flags().contains(FAILED)).for_each(|host| host.close_idle());
+    }
+
+    /// Whether what it was made of has changed since.
+    pub(super) fn is_stale(&self, health: Option<&Arc<ClusterHealth>>) -> bool {
+        health.is_some_and(|health| health.version() != self.version) || self.balancer.is_stale()
+    }
+
+    /// Makes the balancer anew, and the list where it has changed.
+    pub(super) fn refresh(self, entry: &ClusterEntry, health: Option<&Arc<ClusterHealth>>, tables: &Tables) -> Hosts {
+        let (version, membership) = versions(health);
+        if membership != self.membership {
+            return Hosts::new(entry, health, tables, &self.list);
+        }
+        let now = Instant::now();
+        self.list.iter().for_each(|host| host.note_recovery(now));
+        let recipe = Recipe::new(entry, tables);
+        let balancer = Balancer::new(&recipe, subsets(entry), &self.list, Some(self.balancer), SmallRng::from_os_rng());
+        Hosts { list: self.list, balancer, version, membership }
+    }
+}
+
+/// Read before the states are: what changes meanwhile shows as a later version.
+fn versions(health: Option<&Arc<ClusterHealth>>) -> (u64, u64) {
+    health.map_or((0, 0), |health| (health.version(), health.membership()))
+}
+
+fn subsets(entry: &ClusterEntry) -> Option<&Arc<outrigger_config::Subsets>> {
+    entry.cluster.lb_options.as_ref()?.subsets.as_ref()
+}
