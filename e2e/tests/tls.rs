@@ -552,3 +552,32 @@ fn one_port_is_permissive() {
         assert!(Client::named("server.test").send(address, &Request::get("/")).is_err(), "{}", peer.name());
     }
 }
+
+#[test]
+fn servers_are_told_the_name_of_the_request() {
+    let pki = Pki::new();
+    let origin = Origin::start("o").expect("origin");
+    let named = pki.ours.issue("named.test", "spiffe://mesh/named").expect("a leaf");
+    let context = json!({"common_tls_context": {"tls_certificates": [pki.server.config(), named.config()]}});
+    let inner = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(secure("inner", &context));
+    let inner = DataPlane::start(Peer::Outrigger, &inner).expect("the server starts");
+    let client = json!({"sni": "other.test", "common_tls_context": {"validation_context": pki.trusted()}});
+    let (outer, mut told) = towards("outer", inner.listener("inner").expect("the listener"), &client);
+    told["typed_extension_protocol_options"] = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }});
+    let bootstrap = Bootstrap::new().cluster(told).listener(outer);
+    for peer in Peer::all() {
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let address = plane.listener("outer").expect("the listener");
+        // A connection that was verified for one name serves no other.
+        for (host, status) in
+            [("server.test", 200), ("x.test", 503), ("named.test", 200), ("named.test:80", 200), ("Server.test", 200)]
+        {
+            let response = Request::get("/").host(host).send(address).expect("an answer");
+            assert_eq!(response.status, status, "{}: {host}: {}", peer.name(), response.text());
+        }
+    }
+}

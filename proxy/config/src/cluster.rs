@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_http::HeaderName;
+
 use crate::{
     Assignment, DnsTargets, HealthCheck, LbOptions, LbPolicy, Metadata, MetadataStruct, MetadataValue, Origin,
     OutlierDetection, SecretRef, Source, TlsContext, UpstreamTransport,
@@ -160,6 +162,17 @@ pub struct UpstreamHttpOptions {
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
     pub max_requests_per_connection: Option<u32>,
+    /// `auto_sni`: servers are told the name that a request is for.
+    pub auto_sni: Option<AutoSni>,
+}
+
+/// `UpstreamHttpProtocolOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AutoSni {
+    /// `override_auto_sni_header`: says the name, in place of the authority.
+    pub header: Option<HeaderName>,
+    /// `auto_san_validation`: the name must be one of the server's certificate.
+    pub validates_san: bool,
 }
 
 impl Default for UpstreamHttpOptions {
@@ -171,6 +184,7 @@ impl Default for UpstreamHttpOptions {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
             max_requests_per_connection: None,
+            auto_sni: None,
         }
     }
 }

@@ -52,7 +52,7 @@ pub use balancing::{
 };
 pub use cidr::Cidr;
 pub use cluster::{
-    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, Protocol, RetryBudget,
+    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, Protocol, RetryBudget,
     RoutingPriority, TransportMatch, Transports, UpstreamHttpOptions,
 };
 pub use dns::{DNS_ADDRESSES_MAX, DnsEndpoint, DnsFamily, DnsLocality, DnsOptions, DnsResolver, DnsTargets};

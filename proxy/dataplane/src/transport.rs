@@ -26,6 +26,8 @@ pub(crate) struct Transport {
     socket: Socket,
     /// `None`: cleartext.
     tls: Option<Box<Session>>,
+    /// Whom it was made for, where servers are told (`auto_sni`).
+    pub(crate) made_for: Option<Arc<str>>,
     /// Bytes read and not taken yet. Holds no memory while it is empty: an idle connection costs next to nothing.
     pub(crate) input: BytesMut,
     pub(crate) output: WriteQueue,
@@ -50,6 +52,7 @@ impl Transport {
         Ok(Transport {
             socket,
             tls: None,
+            made_for: None,
             input: BytesMut::new(),
             output: WriteQueue::default(),
             eof: false,

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use outrigger_config::{LbPolicy, Protocol, RoutingPriority, UpstreamHttpOptions};
 use outrigger_http::{ResponseFlags, Version};
@@ -85,19 +86,21 @@ impl ClusterHandle {
             Protocol::Downstream => downstream == Version::Http2,
         };
         if http2 {
-            return self.checkout_h2(endpoint, request, key.priority);
+            return self.checkout_h2(endpoint, request, key);
         }
         let priority = key.priority;
-        match if key.fresh { None } else { endpoint.take_idle() } {
+        match if key.fresh { None } else { endpoint.take_idle(key.server_name) } {
             Some((stream, guard)) => {
                 Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
             }
             None => {
-                let cluster = self.clone();
+                let (cluster, made_for) = (self.clone(), key.server_name.cloned());
                 Checkout::Connecting(Box::pin(async move {
-                    let (stream, guard) = match cluster.turn(&endpoint, priority, EndpointHandle::take_idle).await? {
+                    let free = |endpoint: &EndpointHandle| endpoint.take_idle(made_for.as_ref());
+                    let (stream, guard) = match cluster.turn(&endpoint, priority, free).await? {
                         Turn::Connect(permit) => {
-                            let (transport, guard) = cluster.connect(&endpoint, permit, Alpn::Http1).await?;
+                            let (transport, guard) =
+                                cluster.connect(&endpoint, permit, Alpn::Http1, made_for.clone()).await?;
                             cluster.stats.upstream_cx_http1_total().inc();
                             let trailers = cluster.cluster().http.http1.enable_trailers;
                             (Box::new(h1::Stream::new(transport, trailers)), guard)
@@ -135,11 +138,11 @@ impl ClusterHandle {
         self: &Rc<Self>,
         endpoint: Rc<EndpointHandle>,
         request: RequestGuard,
-        priority: RoutingPriority,
+        key: &PickKey<'_>,
     ) -> Checkout {
-        let cluster = self.clone();
+        let (cluster, priority, made_for) = (self.clone(), key.priority, key.server_name.cloned());
         Checkout::Connecting(Box::pin(async move {
-            let (connection, reused) = cluster.shared_h2(&endpoint, priority).await?;
+            let (connection, reused) = cluster.shared_h2(&endpoint, priority, made_for.as_ref()).await?;
             let count = StreamCount::new(&connection);
             let sender = connection.sender.clone().ready().await.map_err(|_| {
                 connection.closed.set(true);
@@ -157,10 +160,17 @@ impl ClusterHandle {
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
         priority: RoutingPriority,
+        made_for: Option<&Arc<str>>,
     ) -> Result<(Rc<H2Connection>, bool), StreamError> {
         let pools = endpoint.pools().clone();
+        let room = |endpoint: &EndpointHandle| {
+            let fits = |connection: &&Rc<H2Connection>| {
+                usable(connection, &self.cluster().http) && connection.made_for.as_ref() == made_for
+            };
+            endpoint.pools().h2.borrow().iter().find(fits).cloned()
+        };
         loop {
-            let known = pools.h2.borrow().iter().find(|connection| usable(connection, &self.cluster().http)).cloned();
+            let known = room(endpoint);
             if let Some(connection) = known {
                 return Ok((connection, true));
             }
@@ -170,12 +180,9 @@ impl ClusterHandle {
                 continue;
             }
             let _alone = Alone::take(&pools);
-            let room = |endpoint: &EndpointHandle| {
-                endpoint.pools().h2.borrow().iter().find(|connection| usable(connection, &self.cluster().http)).cloned()
-            };
             return match self.turn(endpoint, priority, room).await? {
                 Turn::Reuse(connection) => Ok((connection, true)),
-                Turn::Connect(permit) => Ok((self.connect_h2(endpoint, permit).await?, false)),
+                Turn::Connect(permit) => Ok((self.connect_h2(endpoint, permit, made_for).await?, false)),
             };
         }
     }
@@ -226,6 +233,7 @@ impl ClusterHandle {
         endpoint: &Rc<EndpointHandle>,
         permit: ConnectPermit,
         alpn: Alpn,
+        made_for: Option<Arc<str>>,
     ) -> Result<(Transport, ConnectionGuard), StreamError> {
         let stats = &self.stats;
         stats.upstream_cx_total().inc();
@@ -241,6 +249,7 @@ impl ClusterHandle {
             let socket = dial(endpoint).await.map_err(failure)?;
             keep_alive(&socket, self.cluster().tcp_keepalive);
             let mut transport = Transport::new(socket).map_err(failure)?;
+            transport.made_for = made_for;
             self.secure(&mut transport, endpoint, alpn).await?;
             Ok(transport)
         };
@@ -291,7 +300,7 @@ impl ClusterHandle {
         })?;
         let nothing = |_: &EndpointHandle| None::<std::convert::Infallible>;
         let (transport, guard) = match self.turn(&endpoint, key.priority, nothing).await? {
-            Turn::Connect(permit) => self.connect(&endpoint, permit, Alpn::None).await?,
+            Turn::Connect(permit) => self.connect(&endpoint, permit, Alpn::None, None).await?,
             Turn::Reuse(never) => match never {},
         };
         self.report(&endpoint, Outcome::ConnectedFinally);
@@ -302,8 +311,9 @@ impl ClusterHandle {
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
         permit: ConnectPermit,
+        made_for: Option<&Arc<str>>,
     ) -> Result<Rc<H2Connection>, StreamError> {
-        let (transport, guard) = self.connect(endpoint, permit, Alpn::Http2).await?;
+        let (transport, guard) = self.connect(endpoint, permit, Alpn::Http2, made_for.cloned()).await?;
         self.stats.upstream_cx_http2_total().inc();
         let (addresses, tls) = ((transport.remote, transport.local), transport.tls().cloned());
         let options = self.cluster().http.http2;
@@ -329,6 +339,7 @@ impl ClusterHandle {
             opened: guard.opened,
             addresses,
             tls,
+            made_for: made_for.cloned(),
             pools: endpoint.pools().clone(),
         });
         // The task lives as long as the connection, which the pool and its streams hold.

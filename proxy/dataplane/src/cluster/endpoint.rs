@@ -116,6 +116,15 @@ pub(crate) struct H2Connection {
     pub(super) pools: Rc<Pools>,
     pub(super) addresses: (Option<SocketAddr>, Option<SocketAddr>),
     pub(super) tls: Option<Arc<TlsInfo>>,
+    pub(super) made_for: Option<Arc<str>>,
+}
+
+impl Pools {
+    fn last(&self, made_for: Option<&Arc<str>>) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        let at = idle.iter().rposition(|idle| idle.stream.transport.made_for.as_ref() == made_for)?;
+        idle.remove(at)
+    }
 }
 
 fn locality_names(locality: &Locality) -> Option<Arc<[String; 3]>> {
@@ -226,12 +235,12 @@ impl EndpointHandle {
         &self.pools
     }
 
-    /// The connection that was used last and is still open.
-    pub(super) fn take_idle(&self) -> Option<(Box<h1::Stream>, ConnectionGuard)> {
+    /// The connection that was used last, is still open and was made for this name, where names count.
+    pub(super) fn take_idle(&self, made_for: Option<&Arc<str>>) -> Option<(Box<h1::Stream>, ConnectionGuard)> {
         // An idle connection that the origin closed has an event waiting: asking needs no system call and no waker.
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
-            let mut idle = self.pools.idle.borrow_mut().pop_back()?;
+            let mut idle = self.pools.last(made_for)?;
             if idle.stream.is_open(&mut cx) {
                 idle.stream.reused = true;
                 return Some((idle.stream, idle.guard));

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use outrigger_config::{MetadataMatch, RoutingPriority};
 
@@ -22,6 +23,8 @@ pub(crate) struct PickKey<'a> {
     pub(crate) avoid_priorities: &'a [u32],
     /// Whose circuit breakers the request counts for.
     pub(crate) priority: RoutingPriority,
+    /// Whom servers are told, and connections are kept for (`auto_sni`).
+    pub(crate) server_name: Option<&'a Arc<str>>,
     /// Not on a pooled connection.
     pub(crate) fresh: bool,
     /// Where the address and the priority of the endpoint are told, for those who want to know it even if connecting fails.

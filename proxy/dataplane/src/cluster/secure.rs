@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{ClusterEntry, Secret, UpstreamTls, UpstreamTransport};
+use outrigger_http::RequestHead;
 use outrigger_stats::Registry;
 
 use super::ClusterHandle;
@@ -80,7 +82,15 @@ impl ClusterHandle {
         let Some(security) = &self.security else { return Ok(()) };
         let metadata = endpoint.endpoint.metadata.as_deref();
         let UpstreamTransport::Tls(tls) = self.cluster().transports.of(metadata) else { return Ok(()) };
-        let target = Target { server_name: None, san: None, host_name: &endpoint.endpoint.hostname, alpn };
+        let made_for = transport.made_for.clone();
+        let auto = self.cluster().http.auto_sni.as_ref();
+        let target = Target {
+            // An address is no name to be told.
+            server_name: made_for.as_deref().filter(|name| name.parse::<IpAddr>().is_err()),
+            san: made_for.as_deref().filter(|_| auto.is_some_and(|auto| auto.validates_san)),
+            host_name: &endpoint.endpoint.hostname,
+            alpn,
+        };
         let shaken = match security.connector(tls) {
             Ok(connector) => transport.connect_tls(&connector, &target, &security.stats).await,
             Err(error) => {
@@ -93,6 +103,18 @@ impl ClusterHandle {
             *security.failure.borrow_mut() = Some(Arc::from(format!("TLS_error: {error}")));
             StreamError::upstream(ErrorKind::ConnectFailure)
         })
+    }
+
+    /// Whom a request is for, where servers are told: a name or an address, without its port.
+    pub(crate) fn server_name(&self, head: &RequestHead) -> Option<Arc<str>> {
+        let auto = self.cluster().http.auto_sni.as_ref()?;
+        let value = auto.header.as_ref().and_then(|name| head.headers.get(name)).unwrap_or(&head.authority);
+        let text = std::str::from_utf8(value).ok()?.to_ascii_lowercase();
+        let host = match text.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => text.split(':').next().unwrap_or_default(),
+        };
+        Some(Arc::from(host))
     }
 
     /// Why the handshake failed that has just failed.

@@ -141,7 +141,9 @@ impl Exchange<'_> {
     /// An endpoint and a connection for the next attempt; `fresh`: not a pooled one.
     pub(super) fn checkout(&mut self, cluster: &Rc<ClusterHandle>, fresh: bool) -> Checkout {
         let version = self.stream.borrow().request.version;
-        let mut key = PickKey { hash: self.hash, fresh, ..PickKey::default() };
+        let server_name = cluster.server_name(&self.stream.borrow().request);
+        let server_name = server_name.as_ref();
+        let mut key = PickKey { hash: self.hash, fresh, server_name, ..PickKey::default() };
         if let Some(forward) = self.filters.selection.forward() {
             key.priority = forward.priority;
             key.metadata = self.filters.selection.metadata();

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 
 use bytes::BytesMut;
-use outrigger_http::{HeaderName, Headers, ResponseFlags, ResponseHead, Version};
+use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags, ResponseHead, Version};
 use outrigger_wasm::{CallFailure, CallResponse, HttpCall};
 use tokio::time::Instant;
 
@@ -64,9 +64,15 @@ struct Answer {
     trailers: Headers,
 }
 
-/// A stream to an endpoint of a cluster.
-pub(super) async fn checkout(cluster: &Rc<ClusterHandle>, version: Version) -> Result<Box<Picked>, StreamError> {
-    match cluster.checkout(&PickKey::default(), version) {
+/// A stream to an endpoint of a cluster, for a request with this head.
+pub(super) async fn checkout(
+    cluster: &Rc<ClusterHandle>,
+    version: Version,
+    head: &RequestHead,
+) -> Result<Box<Picked>, StreamError> {
+    let server_name = cluster.server_name(head);
+    let key = PickKey { server_name: server_name.as_ref(), ..PickKey::default() };
+    match cluster.checkout(&key, version) {
         Checkout::Ready(picked) => Ok(picked),
         Checkout::Connecting(connecting) => connecting.await,
         Checkout::Failed(error) => Err(error),
@@ -74,7 +80,7 @@ pub(super) async fn checkout(cluster: &Rc<ClusterHandle>, version: Version) -> R
 }
 
 async fn exchange(cluster: &Rc<ClusterHandle>, call: HttpCall, answer: &mut Answer) -> Result<(), StreamError> {
-    let mut picked = checkout(cluster, Version::Http11).await?;
+    let mut picked = checkout(cluster, Version::Http11, &call.head).await?;
     send(&mut picked.stream, call)?;
     let received = receive(&mut picked.stream, answer).await;
     let status = answer.head.as_ref().map_or(503, |head| head.status);

@@ -159,11 +159,11 @@ async fn exchange<F: Fn(GrpcEvent)>(
     let Some(cluster) = cx.live().cluster(cx, &open.cluster) else {
         return End::of_error(StreamError::upstream(ErrorKind::NoHealthyUpstream), false);
     };
-    let mut picked = match checkout(&cluster, Version::Http2).await {
+    let head = request_head(&open);
+    let mut picked = match checkout(&cluster, Version::Http2, &head).await {
         Ok(picked) => picked,
         Err(error) => return End::of_error(error, false),
     };
-    let head = request_head(&open);
     let sent = picked.stream.send_head(&head, false, None).and_then(|()| match open.message {
         Some(message) => picked.stream.send_data(frame(&message), true),
         None => Ok(()),

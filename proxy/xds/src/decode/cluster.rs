@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::{
-    CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, LbOptions, Protocol, Resource,
-    RetryBudget, TransportMatch, Transports, UpstreamHttpOptions,
+    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, LbOptions, Protocol,
+    Resource, RetryBudget, TransportMatch, Transports, UpstreamHttpOptions,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
@@ -16,6 +16,7 @@ use super::access_log::message;
 use super::common::{
     config_source, duration, metadata_struct, name, number, origin, percent_millis, timeout_or, variant,
 };
+use super::matcher::header_name;
 use super::{Rejection, XdsResource, balancing, dns, endpoint, health_check, outlier, tls};
 use crate::Diagnostics;
 
@@ -224,6 +225,8 @@ fn typed_http_options(proto: &upstream::HttpProtocolOptions, d: &mut Diagnostics
     if let Some(common) = &proto.common_http_protocol_options {
         d.at("common_http_protocol_options", |d| common_options(common, &mut options, d));
     }
+    let names = proto.upstream_http_protocol_options.as_ref();
+    options.auto_sni = d.at("upstream_http_protocol_options", |d| auto_sni(names, d));
     match &proto.upstream_protocol_options {
         Some(Options::ExplicitHttpConfig(explicit)) => {
             d.at("explicit_http_config", |d| match &explicit.protocol_config {
@@ -247,6 +250,22 @@ fn typed_http_options(proto: &upstream::HttpProtocolOptions, d: &mut Diagnostics
         None => d.error("names no protocol: explicit_http_config or use_downstream_protocol_config"),
     }
     Some(options)
+}
+
+fn auto_sni(proto: Option<&core::UpstreamHttpProtocolOptions>, d: &mut Diagnostics) -> Option<AutoSni> {
+    let proto = proto?;
+    let name = proto.override_auto_sni_header.as_str();
+    let header = match name {
+        "" => None,
+        name => d.at("override_auto_sni_header", |d| header_name(name, d)),
+    };
+    if !proto.auto_sni {
+        if proto.auto_san_validation {
+            d.at("auto_san_validation", |d| d.error("needs auto_sni"));
+        }
+        return None;
+    }
+    Some(AutoSni { header, validates_san: proto.auto_san_validation })
 }
 
 fn common_options(proto: &core::HttpProtocolOptions, options: &mut UpstreamHttpOptions, d: &mut Diagnostics) {
