@@ -48,6 +48,13 @@ fn bootstrap(talkers: &[Talker], names: &[&str], transparent: bool) -> Bootstrap
             "default_filter_chain": chain("own", json!({})),
         }),
     );
+    // From addresses that are not redirected, or the proxy would meet itself.
+    let passing = |name: &str, source: &str| {
+        json!({
+            "name": name, "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "2s",
+            "upstream_bind_config": {"source_address": address(socket(source))["socket_address"]},
+        })
+    };
     let clusters = names.iter().zip(talkers).map(|(name, talker)| cluster(name, &[talker.address()]));
     let bootstrap = clusters.fold(Bootstrap::new(), Bootstrap::cluster);
     bootstrap
@@ -57,6 +64,10 @@ fn bootstrap(talkers: &[Talker], names: &[&str], transparent: bool) -> Bootstrap
         .listener(unbound("exact6", "[fd09::1]:8080"))
         .listener(unbound("wild6", "[::]:8082"))
         .listener(by_port)
+        .cluster(passing("pass", "127.0.0.6:0"))
+        .cluster(passing("pass6", "[::6]:0"))
+        .listener(unbound("pass", "0.0.0.0:8085"))
+        .listener(unbound("pass6", "[::]:8086"))
 }
 
 fn chain(cluster: &str, criteria: Value) -> Value {
@@ -86,11 +97,19 @@ fn everybody_is_reached(transparent: bool) -> Result<()> {
     let names = ["own", "exact", "wild", "exact6", "wild6", "prefix"];
     let talkers: Result<Vec<Talker>> = names.iter().map(|name| Talker::start(name)).collect();
     let talkers = talkers?;
+    let there = Talker::on(socket("10.9.0.9:8085"), "there", false)?;
+    let there6 = Talker::on(socket("[fd09::9]:8086"), "there", false)?;
     for peer in Peer::all() {
         let plane = DataPlane::start(peer, &bootstrap(&talkers, &names, transparent))?;
         for (to, expected) in TABLE {
             let answer = ask(socket(to), b"hello").with_context(|| format!("{} for {to}", peer.name()))?;
             ensure!(name(&answer) == expected, "{}: {to} is answered by {answer:?}, not {expected}", peer.name());
+        }
+        // On to where the client wanted to.
+        for (there, source) in [(&there, "127.0.0.6"), (&there6, "[::6]")] {
+            let answer = ask(there.address(), b"hello").with_context(|| format!("{} for {there:?}", peer.name()))?;
+            let wanted = format!("there {source}:");
+            ensure!(answer.starts_with(&wanted), "{}: {answer:?}, not {wanted:?}", peer.name());
         }
         // Who comes straight is served by the listener itself.
         for straight in [format!("127.0.0.1:{PORT}"), format!("[::1]:{PORT}")] {
@@ -107,7 +126,12 @@ fn own_addresses() -> Result<()> {
     run("ip", &["address", "add", "10.8.0.1/32", "dev", "lo"])?;
     run("ip", &["-6", "address", "add", "fd08::1/128", "dev", "lo", "nodad"])?;
     run("ip", &["route", "add", "10.9.0.0/24", "dev", "lo", "src", "10.8.0.1"])?;
-    run("ip", &["-6", "route", "add", "fd09::/64", "dev", "lo", "src", "fd08::1"])
+    run("ip", &["-6", "route", "add", "fd09::/64", "dev", "lo", "src", "fd08::1"])?;
+    run("ip", &["address", "add", "10.9.0.9/32", "dev", "lo"])?;
+    for own in ["fd09::9/128", "::6/128"] {
+        run("ip", &["-6", "address", "add", own, "dev", "lo", "nodad"])?;
+    }
+    Ok(())
 }
 
 #[test]
@@ -116,6 +140,7 @@ fn redirected_connections_go_to_the_listener_of_their_destination() {
         own_addresses()?;
         nft(&format!(
             "table inet capture {{\n chain out {{\n type nat hook output priority -100\n \
+             ip saddr 127.0.0.6 return\n ip6 saddr ::6 return\n \
              ip daddr 10.9.0.0/24 meta l4proto tcp redirect to :{PORT}\n \
              ip6 daddr fd09::/64 meta l4proto tcp redirect to :{PORT}\n }}\n}}"
         ))?;
@@ -135,6 +160,7 @@ fn transparent_connections_go_to_the_listener_of_their_destination() {
         own_addresses()?;
         nft(&format!(
             "table inet capture {{\n chain out {{\n type route hook output priority -150\n \
+             ip saddr 127.0.0.6 return\n ip6 saddr ::6 return\n \
              ip daddr 10.9.0.0/24 meta l4proto tcp meta mark set 1\n \
              ip6 daddr fd09::/64 meta l4proto tcp meta mark set 1\n }}\n \
              chain pre {{\n type filter hook prerouting priority -150\n \

@@ -148,9 +148,9 @@ fn ours_is_audited_like_theirs() {
 fn unknown_types_and_fields_are_rejections_and_sinks_warnings() {
     check("no.such.Message", &[], &["type no.such.Message is not supported"]);
     check(
-        "envoy.extensions.filters.http.rbac.v3.RBAC",
+        "envoy.extensions.filters.http.lua.v3.Lua",
         &[],
-        &["type envoy.extensions.filters.http.rbac.v3.RBAC is not supported"],
+        &["type envoy.extensions.filters.http.lua.v3.Lua is not supported"],
     );
     let log = crate::pb::envoy::config::accesslog::v3::AccessLog {
         config_type: Some(crate::pb::envoy::config::accesslog::v3::access_log::ConfigType::TypedConfig(any(

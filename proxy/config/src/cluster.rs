@@ -1,5 +1,6 @@
 //! Clusters (`envoy.config.cluster.v3.Cluster`).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use outrigger_http::HeaderName;
 
 use crate::{
     Assignment, DnsTargets, HealthCheck, LbOptions, LbPolicy, Metadata, MetadataStruct, MetadataValue, Origin,
-    OutlierDetection, SecretRef, Source, TlsContext, UpstreamTransport,
+    OutlierDetection, SecretRef, SocketOption, Source, TlsContext, UpstreamTransport,
 };
 
 /// Where an endpoint's metadata says which transport socket it takes.
@@ -39,6 +40,8 @@ pub struct Cluster {
     pub per_connection_buffer_limit_bytes: u32,
     /// `upstream_connection_options.tcp_keepalive`: seconds idle, interval and probes.
     pub tcp_keepalive: Option<(u32, u32, u32)>,
+    /// `None`: nothing is said.
+    pub bind: Option<Box<UpstreamBind>>,
     pub transports: Transports,
 }
 
@@ -94,6 +97,26 @@ pub enum Discovery {
     },
     /// STRICT_DNS and LOGICAL_DNS.
     Dns(Arc<DnsTargets>),
+    /// ORIGINAL_DST: each connection goes where its client wanted to, before it was redirected to us.
+    OriginalDst(OriginalDst),
+}
+
+/// `original_dst_lb_config`, and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginalDst {
+    /// `upstream_port_override`.
+    pub port: Option<u16>,
+    /// `cleanup_interval`: 5 s unless set. An endpoint is forgotten when nobody has asked for it for so long.
+    pub cleanup_interval: Duration,
+}
+
+/// `upstream_bind_config` (`envoy.config.core.v3.BindConfig`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UpstreamBind {
+    /// Where connections come from: the first address of an endpoint's family. None: from any.
+    pub sources: Vec<SocketAddr>,
+    pub freebind: bool,
+    pub options: Vec<SocketOption>,
 }
 
 /// `circuit_breakers.thresholds` of one priority. Envoy counts for the whole process; these are shared by the workers

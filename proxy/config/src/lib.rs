@@ -52,8 +52,8 @@ pub use balancing::{
 };
 pub use cidr::Cidr;
 pub use cluster::{
-    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, Protocol, RetryBudget,
-    RoutingPriority, TransportMatch, Transports, UpstreamHttpOptions,
+    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, OriginalDst, Protocol,
+    RetryBudget, RoutingPriority, TransportMatch, Transports, UpstreamBind, UpstreamHttpOptions,
 };
 pub use dns::{DNS_ADDRESSES_MAX, DnsEndpoint, DnsFamily, DnsLocality, DnsOptions, DnsResolver, DnsTargets};
 pub use endpoint::{Assignment, Endpoint, Health, Locality};

@@ -57,6 +57,14 @@ impl Listener {
         filters.chain(self.access_logs.iter().chain(logs).filter_map(AccessLog::plugin))
     }
 
+    /// Whether it listens on an address.
+    #[must_use]
+    pub fn listens_on(&self, address: SocketAddr) -> bool {
+        self.socket_addresses().any(|own| {
+            own.port() == address.port() && (own.ip().is_unspecified() || own.ip().to_canonical() == address.ip())
+        })
+    }
+
     /// The addresses but for Unix sockets.
     pub fn socket_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().filter_map(|listen| listen.address.socket())

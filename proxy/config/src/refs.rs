@@ -42,7 +42,7 @@ impl Refs {
 
 fn of_cluster(cluster: &Cluster) -> Option<Refs> {
     let endpoints = match &cluster.discovery {
-        Discovery::Static(_) => None,
+        Discovery::Static(_) | Discovery::OriginalDst(_) => None,
         Discovery::Dns(targets) => {
             Some(Dependency { name: Arc::clone(&targets.name), from: Source::Dns, initial_fetch_timeout: None })
         }

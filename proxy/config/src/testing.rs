@@ -37,6 +37,7 @@ fn cluster_with(name: &str, discovery: Discovery, version: u32) -> Cluster {
         http: UpstreamHttpOptions::default(),
         per_connection_buffer_limit_bytes: version,
         tcp_keepalive: None,
+        bind: None,
         transports: crate::Transports::default(),
     }
 }

@@ -11,17 +11,19 @@ mod health;
 mod hosts;
 mod keeper;
 mod latency;
+mod original_dst;
 mod outlier;
 mod pick;
 mod probe;
 mod secure;
+mod source;
 mod stats;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::{Cluster, ClusterEntry};
+use outrigger_config::{Cluster, ClusterEntry, Discovery};
 
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use connect::{Checkout, Picked};
@@ -39,6 +41,7 @@ use balancer::Recipe;
 use gauges::Gauges;
 use health::ClusterHealth;
 use hosts::Hosts;
+use original_dst::Destinations;
 use secure::Security;
 use stats::GroupStats;
 
@@ -55,6 +58,8 @@ pub(crate) struct ClusterHandle {
     hosts: RefCell<Option<Hosts>>,
     /// The endpoints of the version before, until this one's are made.
     before: RefCell<Vec<Rc<EndpointHandle>>>,
+    /// In place of all that, where clients name the endpoints.
+    destinations: Option<Rc<Destinations>>,
     gauges: RefCell<Option<Gauges>>,
     /// `None`: connections are in cleartext.
     security: Option<Rc<Security>>,
@@ -90,6 +95,15 @@ impl ClusterHandle {
             health: cx.health.get(&cluster.name),
             hosts: RefCell::new(None),
             before: RefCell::new(before.map(|before| before.endpoints()).unwrap_or_default()),
+            destinations: match &cluster.discovery {
+                Discovery::OriginalDst(config) => Some(
+                    before
+                        .filter(|before| before.cluster().discovery == cluster.discovery)
+                        .and_then(|before| before.destinations.clone())
+                        .unwrap_or_else(|| Rc::new(Destinations::new(config))),
+                ),
+                _ => None,
+            },
             gauges: RefCell::new(gauges),
             breakers,
             security: Security::build(entry, &cx.registry, previous.map(|previous| &**previous)),
@@ -135,6 +149,9 @@ impl ClusterHandle {
 
     /// An endpoint for a new request; `None`: none can serve.
     pub(crate) fn pick(&self, key: &PickKey<'_>) -> Option<Rc<EndpointHandle>> {
+        if let Some(destinations) = &self.destinations {
+            return destinations.pick(key.destination);
+        }
         self.with_hosts(|hosts| {
             let Hosts { list, balancer, .. } = hosts;
             let mut picked = None;
@@ -164,6 +181,9 @@ impl ClusterHandle {
             let http = &self.cluster().http;
             self.with_hosts(|hosts| hosts.list.iter().for_each(|endpoint| endpoint.sweep(&self.stats, http, now)));
         }
+        if let Some(destinations) = &self.destinations {
+            destinations.sweep(&self.stats, &self.cluster().http, now);
+        }
         if let Some(gauges) = &mut *self.gauges.borrow_mut() {
             gauges.breakers(&self.breakers);
         }
@@ -175,7 +195,10 @@ impl ClusterHandle {
     }
 
     pub(crate) fn status(&self) -> ClusterStatus {
-        let endpoints = self.with_hosts(|hosts| hosts.list.iter().map(|endpoint| endpoint.status()).collect());
+        let endpoints = match &self.destinations {
+            Some(destinations) => destinations.list().iter().map(|endpoint| endpoint.status()).collect(),
+            None => self.with_hosts(|hosts| hosts.list.iter().map(|endpoint| endpoint.status()).collect()),
+        };
         ClusterStatus { name: self.cluster().name.clone(), endpoints }
     }
 }
@@ -184,6 +207,7 @@ impl ClusterHandle {
 fn keeps_connections(before: &Cluster, now: &Cluster) -> bool {
     before.http == now.http
         && before.tcp_keepalive == now.tcp_keepalive
+        && before.bind == now.bind
         && before.transports == now.transports
         && !now.lb_options.as_ref().is_some_and(|options| options.close_connections_on_change)
 }

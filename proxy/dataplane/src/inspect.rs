@@ -82,14 +82,20 @@ impl Found {
         }
     }
 
+    /// Where the client wanted to, if that isn't us.
+    pub(crate) fn original_dst(&self, transport: &Transport) -> Option<SocketAddr> {
+        transport.local.filter(|_| self.restored)
+    }
+
     /// For the connection's streams.
-    pub(crate) fn info(&self) -> Option<Arc<ConnectionInfo>> {
-        if self.direct_remote.is_none() && self.server_name.is_none() {
+    pub(crate) fn info(&self, transport: &Transport) -> Option<Arc<ConnectionInfo>> {
+        if self.direct_remote.is_none() && self.server_name.is_none() && !self.restored {
             return None;
         }
         Some(Arc::new(ConnectionInfo {
             direct_remote: self.direct_remote,
             requested_server_name: self.server_name.clone(),
+            original_dst: self.original_dst(transport),
         }))
     }
 }
@@ -112,7 +118,7 @@ impl Inspection {
             let port = transport.local.map(|local| local.port());
             if !filter.disabled.as_ref().is_some_and(|disabled| disabled.matches(port)) {
                 match &filter.kind {
-                    ListenerFilterKind::OriginalDst => original_dst(transport, found),
+                    ListenerFilterKind::OriginalDst => original_dst(&listener, transport, found),
                     kind => ready!(self.poll_bytes(kind, transport, found, stats, cx))?,
                 }
             }
@@ -254,9 +260,10 @@ fn take_header(header: &ProxyHeader, transport: &mut Transport, found: &mut Foun
     }
 }
 
-/// Takes the destination that a connection had before a NAT rule redirected it to us.
-fn original_dst(transport: &mut Transport, found: &mut Found) {
+/// Takes the destination that a connection had before a rule redirected it to us. By TPROXY its socket has it already.
+fn original_dst(listener: &Listener, transport: &mut Transport, found: &mut Found) {
     let Some(local) = transport.local else { return };
+    found.restored |= listener.transparent && !listener.listens_on(local);
     let socket = transport.socket_options();
     let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
     // Without connection tracking there is none: the connection came straight, or by TPROXY, to where it wanted.

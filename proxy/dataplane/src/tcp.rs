@@ -61,10 +61,10 @@ impl std::fmt::Debug for Early {
 
 impl Early {
     /// `None`: the chain doesn't pass bytes, or something is to be decided before it may.
-    pub(crate) fn begin(cx: &Rc<WorkerCx>, chain: Rc<ChainSlot>, down: &Transport) -> Option<Early> {
+    pub(crate) fn begin(cx: &Rc<WorkerCx>, chain: Rc<ChainSlot>, destination: Option<SocketAddr>) -> Option<Early> {
         let LiveChain::Tcp(tcp) = chain.live() else { return None };
         let plain = chain.config(|chain| chain.transport == DownstreamTransport::Raw && chain.filters.is_empty())?;
-        let upstream = EarlyUpstream::Connecting(connecting(cx, &tcp, down));
+        let upstream = EarlyUpstream::Connecting(connecting(cx, &tcp, destination));
         plain.then_some(Early { chain, tcp, upstream })
     }
 
@@ -151,7 +151,7 @@ async fn run(
     state: &mut StreamState,
     early: Option<Connecting>,
 ) -> Result<(), StreamError> {
-    let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, down));
+    let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, original_dst(&state.info)));
     state.info.cluster_name = cluster;
     let Connected { transport: mut up, _guard, attempts } = connected.await?;
     describe_upstream(&mut state.info, &up, attempts);
@@ -170,10 +170,10 @@ async fn run_filtered(
 ) -> (Result<(), StreamError>, StreamState) {
     let mut filters = NetworkFilters::new(factories, state);
     let state = filters.state.clone();
-    let addresses = Addresses::of(down);
+    let destination = original_dst(&state.borrow().info);
     let guard = RefCell::new(None);
     let connect = || {
-        let Connecting { cluster, connected } = connecting_to(cx, chain, addresses);
+        let Connecting { cluster, connected } = connecting(cx, chain, destination);
         state.borrow_mut().info.cluster_name = cluster;
         let (state, guard) = (&state, &guard);
         async move {
@@ -189,6 +189,10 @@ async fn run_filtered(
     let mut state = filters.close(by);
     let outcome = outcome.and_then(|(end, _)| ended(chain, end, down, up.as_ref(), &mut state.info));
     (outcome, state)
+}
+
+fn original_dst(info: &StreamInfo) -> Option<SocketAddr> {
+    info.connection.as_ref()?.original_dst
 }
 
 fn describe_upstream(info: &mut StreamInfo, up: &Transport, attempts: u32) {
@@ -236,25 +240,8 @@ fn ended(
     }
 }
 
-/// Where a client comes from and where it wanted to.
-#[derive(Debug, Clone, Copy)]
-struct Addresses {
-    _remote: Option<SocketAddr>,
-    _local: Option<SocketAddr>,
-}
-
-impl Addresses {
-    fn of(down: &Transport) -> Addresses {
-        Addresses { _remote: down.remote, _local: down.local }
-    }
-}
-
-fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, down: &Transport) -> Connecting {
-    connecting_to(cx, chain, Addresses::of(down))
-}
-
 /// Chooses a cluster and connects to one of its endpoints.
-fn connecting_to(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, _client: Addresses) -> Connecting {
+fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, destination: Option<SocketAddr>) -> Connecting {
     let name = choose(&chain.proxy, cx);
     let Some(cluster) = name.as_ref().and_then(|name| chain.live.cluster(cx, name)) else {
         chain.stats.downstream_cx_no_route().inc();
@@ -266,7 +253,7 @@ fn connecting_to(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, _client: Addresses) ->
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match cluster.connect_raw(&PickKey::default()).await {
+            match cluster.connect_raw(&PickKey { destination, ..PickKey::default() }).await {
                 Ok((transport, guard, _)) => return Ok(Connected { transport, _guard: guard, attempts }),
                 Err(error) if attempts >= attempts_max => return Err(error),
                 Err(_) => {}

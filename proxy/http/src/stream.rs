@@ -73,6 +73,8 @@ pub struct ConnectionInfo {
     pub direct_remote: Option<SocketAddr>,
     /// SNI, in lower case.
     pub requested_server_name: Option<Arc<str>>,
+    /// Where the client wanted to, if it was redirected to us, or a balancer says so.
+    pub original_dst: Option<SocketAddr>,
 }
 
 /// Facts of a stream for access logs, properties and metrics.

@@ -17,6 +17,7 @@ mod listener_filter;
 mod matcher;
 mod mutation;
 mod native;
+mod original_dst;
 mod outlier;
 mod retry;
 mod route;

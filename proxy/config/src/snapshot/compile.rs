@@ -103,6 +103,8 @@ impl Compiler<'_> {
             Discovery::Static(assignment) => Endpoints::Known(Some(Arc::clone(assignment))),
             Discovery::Eds { service, .. } => self.assignment(service),
             Discovery::Dns(targets) => self.assignment(&targets.name),
+            // Its clients name its endpoints.
+            Discovery::OriginalDst(_) => Endpoints::Known(None),
         }
     }
 

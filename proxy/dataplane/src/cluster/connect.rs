@@ -7,14 +7,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::{LbPolicy, Protocol, RoutingPriority, UpstreamHttpOptions};
+use outrigger_config::{LbPolicy, Protocol, RoutingPriority, UpstreamBind, UpstreamHttpOptions};
 use outrigger_http::{ResponseFlags, Version};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::breakers::{Breaker, Permit, RetryGuard};
 use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection, Pools};
-use super::{ClusterHandle, Outcome, PickKey, eyeballs};
+use super::{ClusterHandle, Outcome, PickKey, eyeballs, source};
 use crate::error::{ErrorKind, StreamError};
 use crate::tls::Alpn;
 use crate::transport::Transport;
@@ -246,7 +246,7 @@ impl ClusterHandle {
         let started = Instant::now();
         let connecting = async {
             let failure = |_| StreamError::upstream(ErrorKind::ConnectFailure);
-            let socket = dial(endpoint).await.map_err(failure)?;
+            let socket = dial(endpoint, self.cluster().bind.as_deref()).await.map_err(failure)?;
             keep_alive(&socket, self.cluster().tcp_keepalive);
             let mut transport = Transport::new(socket).map_err(failure)?;
             transport.made_for = made_for;
@@ -450,11 +450,11 @@ impl Drop for Connecting {
 }
 
 /// A socket to an endpoint, by the first of its addresses that answers.
-async fn dial(endpoint: &EndpointHandle) -> io::Result<TcpStream> {
+async fn dial(endpoint: &EndpointHandle, bind: Option<&UpstreamBind>) -> io::Result<TcpStream> {
     if endpoint.endpoint.additional_addresses.is_empty() {
-        return TcpStream::connect(endpoint.endpoint.address).await;
+        return source::connect(endpoint.endpoint.address, bind).await;
     }
-    eyeballs::race(&eyeballs::order(&endpoint.endpoint), TcpStream::connect).await
+    eyeballs::race(&eyeballs::order(&endpoint.endpoint), |address| source::connect(address, bind)).await
 }
 
 impl Picked {

@@ -25,6 +25,8 @@ pub(crate) struct PickKey<'a> {
     pub(crate) priority: RoutingPriority,
     /// Whom servers are told, and connections are kept for (`auto_sni`).
     pub(crate) server_name: Option<&'a Arc<str>>,
+    /// Where the client wanted to: the endpoint of an ORIGINAL_DST cluster.
+    pub(crate) destination: Option<SocketAddr>,
     /// Not on a pooled connection.
     pub(crate) fresh: bool,
     /// Where the address and the priority of the endpoint are told, for those who want to know it even if connecting fails.

@@ -140,10 +140,14 @@ impl Exchange<'_> {
 
     /// An endpoint and a connection for the next attempt; `fresh`: not a pooled one.
     pub(super) fn checkout(&mut self, cluster: &Rc<ClusterHandle>, fresh: bool) -> Checkout {
-        let version = self.stream.borrow().request.version;
-        let server_name = cluster.server_name(&self.stream.borrow().request);
+        let (version, destination, server_name) = {
+            let stream = self.stream.borrow();
+            let connection = stream.info.connection.as_ref();
+            let destination = connection.and_then(|connection| connection.original_dst);
+            (stream.request.version, destination, cluster.server_name(&stream.request))
+        };
         let server_name = server_name.as_ref();
-        let mut key = PickKey { hash: self.hash, fresh, server_name, ..PickKey::default() };
+        let mut key = PickKey { hash: self.hash, destination, fresh, server_name, ..PickKey::default() };
         if let Some(forward) = self.filters.selection.forward() {
             key.priority = forward.priority;
             key.metadata = self.filters.selection.metadata();

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_config::Listener;
 use outrigger_http::{ConnectionInfo, ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use tokio::time::Instant;
 
@@ -55,7 +54,7 @@ pub(super) async fn serve(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, transport:
         }
     }
     let Pending { transport, found, early } = pending;
-    let info = found.info();
+    let info = found.info(&transport);
     let mut record = Record::begin(cx, &slot, &transport, info.as_ref());
     match slot.find(&found.facts(&transport)) {
         Some(chain) => {
@@ -201,7 +200,8 @@ fn poll_server(
         // Another listener will look at the connection: it asks by itself.
         if pending.early.is_none() && slot.hand_off(cx, pending).is_none() {
             let chain = slot.find(&pending.found.facts(&pending.transport));
-            pending.early = chain.and_then(|chain| Early::begin(cx, chain, &pending.transport));
+            pending.early =
+                chain.and_then(|chain| Early::begin(cx, chain, pending.found.original_dst(&pending.transport)));
         }
     }
     match &mut pending.early {
@@ -218,21 +218,12 @@ impl ListenerSlot {
             return None;
         }
         let destination = pending.transport.local?;
-        // By TPROXY the socket itself has the original destination.
-        let redirected = pending.found.restored || (listener.transparent && !is_own(&listener, destination));
-        if !redirected {
+        if !pending.found.restored {
             return None;
         }
         let other = cx.listener_at(destination)?;
         (!std::ptr::eq(&*other, self)).then_some(other)
     }
-}
-
-/// Whether a listener listens on an address.
-fn is_own(listener: &Listener, address: SocketAddr) -> bool {
-    listener.socket_addresses().any(|own| {
-        own.port() == address.port() && (own.ip().is_unspecified() || own.ip().to_canonical() == address.ip())
-    })
 }
 
 /// The addresses that a listener for a destination may be configured with, the most exact first.

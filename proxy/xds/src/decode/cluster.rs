@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::{
-    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, LbOptions, Protocol,
-    Resource, RetryBudget, TransportMatch, Transports, UpstreamHttpOptions,
+    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, LbOptions, LbPolicy,
+    Protocol, Resource, RetryBudget, TransportMatch, Transports, UpstreamHttpOptions,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
@@ -17,7 +17,7 @@ use super::common::{
     config_source, duration, metadata_struct, name, number, origin, percent_millis, timeout_or, variant,
 };
 use super::matcher::header_name;
-use super::{Rejection, XdsResource, balancing, dns, endpoint, health_check, outlier, tls};
+use super::{Rejection, XdsResource, balancing, dns, endpoint, health_check, original_dst, outlier, tls};
 use crate::Diagnostics;
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -40,7 +40,12 @@ impl XdsResource for Cluster {
             d.at("connect_timeout", |d| d.error("is zero"));
         }
         let discovery = discovery(&proto, &name, d);
-        let lb = balancing::decode(&proto, d);
+        let lb = match &discovery {
+            Some(Discovery::OriginalDst(_)) => Some((LbPolicy::RoundRobin, LbOptions::default())),
+            _ => balancing::decode(&proto, d),
+        };
+        let bind = proto.upstream_bind_config.as_ref();
+        let bind = bind.map(|bind| d.at("upstream_bind_config", |d| Box::new(original_dst::bind(bind, d))));
         let outlier =
             proto.outlier_detection.as_ref().map(|proto| d.at("outlier_detection", |d| outlier::decode(proto, d)));
         let health_check = health_check::decode(&proto, d);
@@ -73,6 +78,7 @@ impl XdsResource for Cluster {
             http: http.ok_or(Rejection)?,
             per_connection_buffer_limit_bytes: buffer,
             tcp_keepalive: keepalive(proto.upstream_connection_options.as_ref()),
+            bind,
             transports: Transports { default: transport.ok_or(Rejection)?, matches: matches.ok_or(Rejection)? },
         })
     }
@@ -119,11 +125,7 @@ fn discovery(proto: &cluster::Cluster, name: &Arc<str>, d: &mut Diagnostics) -> 
             let targets = dns::legacy(proto, name, kind == DiscoveryType::LogicalDns, d);
             targets.map(|targets| Discovery::Dns(Arc::new(targets)))
         }
-        other @ DiscoveryType::OriginalDst => {
-            let text = "is not supported, only STATIC, EDS, STRICT_DNS and LOGICAL_DNS";
-            d.at("type", |d| d.error(format!("{} {text}", other.as_str_name())));
-            None
-        }
+        DiscoveryType::OriginalDst => Some(Discovery::OriginalDst(original_dst::original_dst(proto, d))),
     }
 }
 

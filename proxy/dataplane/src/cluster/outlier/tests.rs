@@ -52,6 +52,7 @@ fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Ar
         http: UpstreamHttpOptions::default(),
         per_connection_buffer_limit_bytes: 1 << 20,
         tcp_keepalive: None,
+        bind: None,
         transports: Transports::default(),
     };
     Arc::new(cluster)

@@ -190,6 +190,27 @@ fn clusters_that_are_resolved() {
     assert_eq!(reason, "load_assignment: has not exactly one endpoint, as LOGICAL_DNS asks for");
     let reason = bad(ResourceKind::Cluster, &dns("type: STRICT_DNS, dns_refresh_rate: 0s"));
     assert_eq!(reason, "dns_refresh_rate: is less than a millisecond");
-    let reason = bad(ResourceKind::Cluster, &dns("type: ORIGINAL_DST"));
-    assert!(reason.starts_with("type: ORIGINAL_DST is not supported"), "{reason}");
+}
+
+#[test]
+fn original_destinations_and_where_connections_come_from() {
+    use outrigger_config::{Discovery, OriginalDst, SocketOption};
+    let found = super::cluster(
+        "{name: a, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, cleanup_interval: 9s, original_dst_lb_config: \
+         {upstream_port_override: 81}, upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}, freebind: \
+         true, extra_source_addresses: [{address: {address: '::6', port_value: 0}}], socket_options: [{level: 1, name: 36, \
+         int_value: 1337}]}}",
+    );
+    let cleanup_interval = std::time::Duration::from_secs(9);
+    assert_eq!(found.discovery, Discovery::OriginalDst(OriginalDst { port: Some(81), cleanup_interval }));
+    let bind = found.bind.as_ref().unwrap();
+    assert_eq!(bind.sources, ["127.0.0.6:0".parse().unwrap(), "[::6]:0".parse().unwrap()]);
+    assert!(bind.freebind && bind.options == [SocketOption::Mark(1337)]);
+    let reason = super::bad(outrigger_config::ResourceKind::Cluster, "{name: a, type: ORIGINAL_DST}");
+    assert_eq!(reason, "lb_policy: is not CLUSTER_PROVIDED, as it must be for an ORIGINAL_DST cluster");
+    let reason = super::bad(
+        outrigger_config::ResourceKind::Cluster,
+        "{name: a, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, original_dst_lb_config: {use_http_header: true}}",
+    );
+    assert!(reason.starts_with("original_dst_lb_config"), "{reason}");
 }
