@@ -164,6 +164,7 @@ fn transparent_connections_go_to_the_listener_of_their_destination() {
              ip daddr 10.9.0.0/24 meta l4proto tcp meta mark set 1\n \
              ip6 daddr fd09::/64 meta l4proto tcp meta mark set 1\n }}\n \
              chain pre {{\n type filter hook prerouting priority -150\n \
+             ip saddr 127.0.0.6 return\n ip6 saddr ::6 return\n \
              ip daddr 10.9.0.0/24 meta l4proto tcp tproxy ip to :{PORT} meta mark set 1 accept\n \
              ip6 daddr fd09::/64 meta l4proto tcp tproxy ip6 to :{PORT} meta mark set 1 accept\n }}\n}}"
         ))?;

@@ -160,7 +160,9 @@ fn an_outlier_is_ejected() {
     for peer in Peer::all() {
         let (plane, main) = start(peer, of(three.clone(), detection.clone()));
         let counts = spread(main, 60);
-        assert_eq!(share(&counts, "503"), 3, "{peer:?}: {counts:?}");
+        // Envoy's workers go on until its main thread has ejected the endpoint.
+        let failed = share(&counts, "503");
+        assert!(if peer == Peer::Outrigger { failed == 3 } else { failed >= 3 }, "{peer:?}: {counts:?}");
         becomes(&plane, gone, "/failed_outlier_check");
         settles(main, &["a", "b"]);
         let stats = plane.admin.stats().expect("stats");
