@@ -358,6 +358,7 @@ async fn settle(server: Rc<Server>) {
         pause = (pause + pause / 8).min(SETTLE_PAUSE_MAX);
     }
     allocator::purge();
+    system::forget_startup_code();
 }
 
 /// Kinds whose first answer the start waits for.

@@ -170,6 +170,36 @@ pub(crate) fn end_with_parent(parent: u32) -> io::Result<()> {
     }
 }
 
+/// Unmaps this program's code. What runs is mapped again at its next instruction; what only starting needed (the command
+/// line, YAML, validation) isn't, and no longer counts as resident.
+pub(crate) fn forget_startup_code() {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let program = fs::read_link("/proc/self/exe").unwrap_or_default();
+    for (start, length) in code_ranges(&maps, &program) {
+        // SAFETY: the range is a private mapping of the program's file that may be read and executed and not written, so
+        // its pages are the file's: the kernel reads them again when they are touched.
+        let failed = unsafe { libc::madvise(std::ptr::without_provenance_mut(start), length, libc::MADV_DONTNEED) };
+        if failed != 0 {
+            tracing::debug!("start-up code stays mapped: {}", io::Error::last_os_error());
+        }
+    }
+}
+
+/// Start and length of the mappings of a program's code.
+fn code_ranges(maps: &str, program: &Path) -> Vec<(usize, usize)> {
+    let range = |line: &str| {
+        let mut parts = line.split_ascii_whitespace();
+        let (range, permissions) = (parts.next()?, parts.next()?);
+        if permissions != "r-xp" || parts.nth(3).map(Path::new) != Some(program) {
+            return None;
+        }
+        let (start, end) = range.split_once('-')?;
+        let start = usize::from_str_radix(start, 16).ok()?;
+        Some((start, usize::from_str_radix(end, 16).ok()?.checked_sub(start)?))
+    };
+    maps.lines().filter_map(range).collect()
+}
+
 /// Sends bytes over a Unix socket, and with them a descriptor.
 pub(crate) fn send_with_descriptor(
     socket: BorrowedFd<'_>,
@@ -297,6 +327,15 @@ mod tests {
         assert_eq!(cgroup_room("4:cpu:/\n7:memory:/box\n", root.path()), Some(0));
         write("memory/box/memory.limit_in_bytes", "9223372036854771712\n");
         assert_eq!(cgroup_room("7:memory:/box\n", root.path()), None);
+    }
+
+    #[test]
+    fn only_code_of_the_program_is_forgotten() {
+        let maps = "1000-3000 r-xp 00001000 fe:00 77 /bin/p\n3000-4000 r--p 0 fe:00 77 /bin/p\n\
+                    4000-5000 rw-p 0 fe:00 77 /bin/p\n7000-9000 r-xp 0 fe:00 78 /lib/p\nffff-1ffff r-xp 0 00:00 0 [vdso]\n";
+        assert_eq!(code_ranges(maps, Path::new("/bin/p")), [(0x1000, 0x2000)]);
+        // And this goes on all the same.
+        forget_startup_code();
     }
 
     #[test]
