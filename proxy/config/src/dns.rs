@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Assignment, Endpoint, Locality, Origin};
+use crate::{Assignment, AssignmentPolicy, Endpoint, Locality, Origin};
 
 /// Addresses that one name may have; more are left out.
 pub const DNS_ADDRESSES_MAX: usize = 256;
@@ -21,8 +21,7 @@ pub struct DnsTargets {
     pub name: Arc<str>,
     pub origin: Arc<Origin>,
     pub localities: Vec<DnsLocality>,
-    pub overprovisioning_percent: u32,
-    pub weighted_priority_health: bool,
+    pub policy: AssignmentPolicy,
     /// LOGICAL_DNS: all addresses of a name are one endpoint; the first one that answers counts.
     pub logical: bool,
     pub options: DnsOptions,
@@ -112,13 +111,7 @@ impl DnsTargets {
         });
         let mut localities: Vec<Locality> = localities.collect();
         forget_repeated(&mut localities);
-        Assignment {
-            name: Arc::clone(&self.name),
-            origin: Arc::clone(&self.origin),
-            localities,
-            overprovisioning_percent: self.overprovisioning_percent,
-            weighted_priority_health: self.weighted_priority_health,
-        }
+        Assignment { name: Arc::clone(&self.name), origin: Arc::clone(&self.origin), localities, policy: self.policy }
     }
 }
 
@@ -189,8 +182,7 @@ mod tests {
             name: "".into(),
             origin,
             localities: vec![DnsLocality { place, endpoints }],
-            overprovisioning_percent: 140,
-            weighted_priority_health: false,
+            policy: AssignmentPolicy::default(),
             logical,
             options,
         };

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{EndpointHealthCheck, Metadata, Origin};
+use crate::{EndpointHealthCheck, Fraction, Metadata, Origin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Assignment {
@@ -11,10 +11,24 @@ pub struct Assignment {
     pub origin: Arc<Origin>,
     /// Sorted by priority, as given otherwise.
     pub localities: Vec<Locality>,
-    /// `policy.overprovisioning_factor` in percent: 140 unless set.
+    pub policy: AssignmentPolicy,
+}
+
+/// `ClusterLoadAssignment.policy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AssignmentPolicy {
+    /// `overprovisioning_factor` in percent: 140 unless set.
     pub overprovisioning_percent: u32,
-    /// `policy.weighted_priority_health`: the healthy share of a priority goes by weight.
+    /// The healthy share of a priority goes by weight.
     pub weighted_priority_health: bool,
+    /// `drop_overloads`: the control plane wants so many requests refused, before an endpoint is asked.
+    pub drop_overload: Option<Fraction>,
+}
+
+impl Default for AssignmentPolicy {
+    fn default() -> AssignmentPolicy {
+        AssignmentPolicy { overprovisioning_percent: 140, weighted_priority_health: false, drop_overload: None }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -56,7 +56,7 @@ pub use cluster::{
     RetryBudget, RoutingPriority, TransportMatch, Transports, UpstreamBind, UpstreamHttpOptions,
 };
 pub use dns::{DNS_ADDRESSES_MAX, DnsEndpoint, DnsFamily, DnsLocality, DnsOptions, DnsResolver, DnsTargets};
-pub use endpoint::{Assignment, Endpoint, Health, Locality};
+pub use endpoint::{Assignment, AssignmentPolicy, Endpoint, Health, Locality};
 pub use filter::{
     Backoff, CodeSource, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind, Isolation, Limits,
     ModuleCode, Rollout, RolloutShare, WasmPlugin, WasmVm,

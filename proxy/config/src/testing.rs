@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    Assignment, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, DnsEndpoint, DnsFamily,
-    DnsLocality, DnsOptions, DnsTargets, Endpoint, ExtensionConfig, FailurePolicy, FilterChain, FilterChainTable,
-    HeaderMutations, Health, Http1Options, Http2Options, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits,
-    Isolation, LbPolicy, Limits, ListenAddress, Listener, Locality, ModuleCode, NetworkFilter, Origin, OverrideNames,
-    Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward, RouteSource,
-    RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
+    Assignment, AssignmentPolicy, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, DnsEndpoint,
+    DnsFamily, DnsLocality, DnsOptions, DnsTargets, Endpoint, ExtensionConfig, FailurePolicy, FilterChain,
+    FilterChainTable, HeaderMutations, Health, Http1Options, Http2Options, HttpConnectionManager, HttpFilter,
+    HttpFilterKind, HttpLimits, Isolation, LbPolicy, Limits, ListenAddress, Listener, Locality, ModuleCode,
+    NetworkFilter, Origin, OverrideNames, Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction,
+    RouteConfig, RouteForward, RouteSource, RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
 };
 
 pub(crate) fn origin(name: &str) -> Arc<Origin> {
@@ -109,8 +109,7 @@ pub(crate) fn dns(name: &str, host: &str) -> (Resource, Arc<DnsTargets>) {
         name: name.into(),
         origin: origin(name),
         localities: vec![DnsLocality { place, endpoints: vec![DnsEndpoint { host: host.into(), template }] }],
-        overprovisioning_percent: 140,
-        weighted_priority_health: false,
+        policy: AssignmentPolicy::default(),
         logical: false,
         options: DnsOptions {
             refresh: Duration::from_secs(5),
@@ -131,8 +130,7 @@ fn assignment_of(name: &str, version: u32) -> Assignment {
         name: name.into(),
         origin: origin(name),
         localities: Vec::new(),
-        overprovisioning_percent: version,
-        weighted_priority_health: false,
+        policy: AssignmentPolicy { overprovisioning_percent: version, ..AssignmentPolicy::default() },
     }
 }
 

@@ -23,7 +23,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::{Cluster, ClusterEntry, Discovery};
+use outrigger_config::{Cluster, ClusterEntry, Discovery, Fraction};
 
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use connect::{Checkout, Picked};
@@ -35,6 +35,7 @@ pub(crate) use keeper::keep;
 pub(crate) use outlier::Outcome;
 pub(crate) use pick::PickKey;
 
+use crate::error::{ErrorKind, StreamError};
 use crate::stats::ClusterStats;
 use crate::worker::WorkerCx;
 use balancer::Recipe;
@@ -63,6 +64,7 @@ pub(crate) struct ClusterHandle {
     gauges: RefCell<Option<Gauges>>,
     /// `None`: connections are in cleartext.
     security: Option<Rc<Security>>,
+    drop_overload: Option<Fraction>,
 }
 
 impl ClusterHandle {
@@ -107,6 +109,7 @@ impl ClusterHandle {
             gauges: RefCell::new(gauges),
             breakers,
             security: Security::build(entry, &cx.registry, previous.map(|previous| &**previous)),
+            drop_overload: entry.assignment.as_ref().and_then(|assignment| assignment.policy.drop_overload),
             entry: entry.clone(),
             stats,
         })
@@ -166,6 +169,15 @@ impl ClusterHandle {
             balancer.count(&self.stats);
             picked.cloned()
         })
+    }
+
+    /// Why a request with this random number is refused, where the control plane wants that (`drop_overloads`).
+    pub(crate) fn dropped(&self, random: impl FnOnce() -> u64) -> Option<StreamError> {
+        let share = self.drop_overload.filter(|share| share.holds(random()))?;
+        self.stats.response(503);
+        self.stats.response_code(503);
+        let all = share.numerator == share.denominator;
+        Some(StreamError::upstream(if all { ErrorKind::DropAll } else { ErrorKind::DropOverload }))
     }
 
     /// Counts what became of a request or a connection, for outlier detection.

@@ -32,6 +32,9 @@ pub(crate) enum ErrorKind {
     NoCluster(u16),
     NoHealthyUpstream,
     Overflow,
+    /// The control plane has a share of the cluster's requests refused, or all of them.
+    DropOverload,
+    DropAll,
     /// The overload manager sheds new streams.
     Overload,
     RouteTimeout,
@@ -93,6 +96,8 @@ impl StreamError {
             (ErrorKind::NoCluster(_), _) => ResponseFlags::NO_CLUSTER_FOUND,
             (ErrorKind::NoHealthyUpstream, _) => ResponseFlags::NO_HEALTHY_UPSTREAM,
             (ErrorKind::Overflow, _) => ResponseFlags::UPSTREAM_OVERFLOW,
+            (ErrorKind::DropOverload, _) => ResponseFlags::DROP_OVERLOAD,
+            (ErrorKind::DropAll, _) => ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
             (ErrorKind::Overload, _) => ResponseFlags::OVERLOAD_MANAGER,
             (ErrorKind::RemoteReset | ErrorKind::RefusedStream, _) => ResponseFlags::UPSTREAM_REMOTE_RESET,
             (ErrorKind::RouteTimeout | ErrorKind::PerTryTimeout | ErrorKind::PerTryIdleTimeout, _) => {
@@ -150,6 +155,8 @@ impl StreamError {
                 "upstream_reset_before_response_started{overflow}",
                 "upstream connect error or disconnect/reset before headers. reset reason: overflow",
             ),
+            ErrorKind::DropOverload => (503, "drop_overload", "drop overload"),
+            ErrorKind::DropAll => (503, "unconditional_drop_overload", "unconditional drop overload"),
             ErrorKind::Overload => (503, "overload", "envoy overloaded"),
             ErrorKind::RouteTimeout => (504, "response_timeout", "upstream request timeout"),
             ErrorKind::IdleTimeout => (504, "stream_idle_timeout", "stream timeout"),
@@ -166,11 +173,14 @@ impl StreamError {
             // DEADLINE_EXCEEDED.
             reply.grpc_status = Some(4);
         }
-        if self.kind == ErrorKind::Overflow {
-            let name = HeaderName::from_bytes(b"x-envoy-overloaded");
-            if let Ok(name) = name {
-                reply.headers.append(name, Bytes::from_static(b"true"));
-            }
+        let told: &[u8] = match self.kind {
+            ErrorKind::Overflow => b"x-envoy-overloaded",
+            ErrorKind::DropOverload => b"x-envoy-drop-overload",
+            ErrorKind::DropAll => b"x-envoy-unconditional-drop-overload",
+            _ => b"",
+        };
+        if let Ok(name) = HeaderName::from_bytes(told) {
+            reply.headers.append(name, Bytes::from_static(b"true"));
         }
         reply
     }

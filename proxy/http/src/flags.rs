@@ -72,6 +72,8 @@ flags! {
     DROP_OVERLOAD 27 "DO"
     /// The client reset the stream.
     DOWNSTREAM_REMOTE_RESET 28 "DR"
+    /// The drop overload of the endpoints' policy refuses everything.
+    UNCONDITIONAL_DROP_OVERLOAD 29 "UDO"
 }
 
 impl ResponseFlags {

@@ -53,7 +53,12 @@ impl World {
     }
 
     fn assignment_version(&self, cluster: &str) -> Option<u32> {
-        self.snapshot.clusters.get(cluster)?.assignment.as_ref().map(|assignment| assignment.overprovisioning_percent)
+        self.snapshot
+            .clusters
+            .get(cluster)?
+            .assignment
+            .as_ref()
+            .map(|assignment| assignment.policy.overprovisioning_percent)
     }
 }
 

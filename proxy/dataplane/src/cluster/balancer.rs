@@ -46,7 +46,7 @@ impl<'a> Recipe<'a> {
     pub(super) fn new(entry: &ClusterEntry, tables: &'a Tables) -> Recipe<'a> {
         let default = LbOptions::default();
         let options = entry.cluster.lb_options.as_deref().unwrap_or(&default);
-        let assignment = entry.assignment.as_deref();
+        let policy = entry.assignment.as_ref().map(|assignment| assignment.policy).unwrap_or_default();
         Recipe {
             policy: entry.cluster.lb,
             slow_start: options.slow_start,
@@ -56,8 +56,8 @@ impl<'a> Recipe<'a> {
             panic_millis: options.panic_millis,
             fail_on_panic: options.fail_traffic_on_panic,
             ignore_new: options.ignore_new_until_checked,
-            overprovisioning_percent: assignment.map_or(140, |assignment| assignment.overprovisioning_percent),
-            weighted_health: assignment.is_some_and(|assignment| assignment.weighted_priority_health),
+            overprovisioning_percent: policy.overprovisioning_percent,
+            weighted_health: policy.weighted_priority_health,
             tables,
         }
     }

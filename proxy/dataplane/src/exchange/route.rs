@@ -10,6 +10,7 @@ use outrigger_config::{
     RouteForward,
 };
 use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags};
+use rand::RngCore;
 
 use super::response::itoa;
 use super::{Exchange, Origin};
@@ -107,6 +108,9 @@ impl Exchange<'_> {
         };
         self.chain.stats.rq_total().inc();
         self.cluster = Some(cluster.clone());
+        if let Some(error) = cluster.dropped(|| self.cx.random().next_u64()) {
+            return self.fail(error);
+        }
         self.steered = (self.internal || self.filters.len() > 0) && self.has_envoy_headers();
         self.route_timeouts(forward);
         self.prepare_retries(forward);

@@ -125,13 +125,11 @@ fn targets(
         let mut localities: Vec<DnsLocality> =
             localities.filter_map(|(index, proto)| d.at_index("endpoints", index, |d| locality(proto, d))).collect();
         localities.sort_by_key(|locality| locality.place.priority);
-        let (overprovisioning_percent, weighted_priority_health) = super::endpoint::policy(assignment, d);
         DnsTargets {
             name: Arc::clone(name),
             origin: origin(name, None, d),
             localities,
-            overprovisioning_percent,
-            weighted_priority_health,
+            policy: super::endpoint::policy(assignment, d),
             logical,
             options,
         }

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_config::{Assignment, Endpoint, Health, Locality, Resource};
+use endpoint::cluster_load_assignment::policy::DropOverload;
+use outrigger_config::{Assignment, AssignmentPolicy, Endpoint, Fraction, Health, Locality, Resource};
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::endpoint::v3 as endpoint;
 
 use super::common::{metadata, name, number, origin, socket_address, variant};
-use super::{Rejection, XdsResource, health_check};
+use super::{Rejection, XdsResource, forward, health_check};
 use crate::Diagnostics;
 
 /// Priorities go up to this number, as in Envoy.
@@ -38,22 +39,47 @@ pub(crate) fn assignment(
     proto: &endpoint::ClusterLoadAssignment,
     diagnostics: &mut Diagnostics,
 ) -> Assignment {
-    let (overprovisioning_percent, weighted_priority_health) = policy(proto, diagnostics);
     let localities = proto.endpoints.iter().enumerate();
     let mut localities: Vec<Locality> = localities
         .filter_map(|(index, locality)| diagnostics.at_index("endpoints", index, |d| decode(locality, d)))
         .collect();
     localities.sort_by_key(|locality| locality.priority);
     let origin = origin(&name, None, diagnostics);
-    Assignment { name, origin, localities, overprovisioning_percent, weighted_priority_health }
+    Assignment { name, origin, localities, policy: policy(proto, diagnostics) }
 }
 
-/// `policy`: the overprovisioning factor, and whether health goes by weight.
-pub(crate) fn policy(proto: &endpoint::ClusterLoadAssignment, diagnostics: &mut Diagnostics) -> (u32, bool) {
-    let policy = proto.policy.as_ref();
-    let factor = policy.and_then(|policy| policy.overprovisioning_factor);
-    let percent = diagnostics.at("policy", |d| number(factor, 140, 100..=100_000, "overprovisioning_factor", d));
-    (percent, policy.is_some_and(|policy| policy.weighted_priority_health))
+pub(crate) fn policy(proto: &endpoint::ClusterLoadAssignment, diagnostics: &mut Diagnostics) -> AssignmentPolicy {
+    let Some(proto) = &proto.policy else { return AssignmentPolicy::default() };
+    diagnostics.at("policy", |d| AssignmentPolicy {
+        overprovisioning_percent: number(
+            proto.overprovisioning_factor,
+            AssignmentPolicy::default().overprovisioning_percent,
+            100..=100_000,
+            "overprovisioning_factor",
+            d,
+        ),
+        weighted_priority_health: proto.weighted_priority_health,
+        drop_overload: drop_overload(&proto.drop_overloads, d),
+    })
+}
+
+/// `drop_overloads`: one category at most, as in Envoy.
+fn drop_overload(protos: &[DropOverload], d: &mut Diagnostics) -> Option<Fraction> {
+    if protos.len() > 1 {
+        d.at("drop_overloads", |d| d.error(format!("{} categories are more than one", protos.len())));
+    }
+    d.at_index("drop_overloads", 0, |d| {
+        let proto = protos.first()?;
+        name(&proto.category, "category", d);
+        let percentage = proto.drop_percentage.unwrap_or_default();
+        d.at("drop_percentage", |d| {
+            let fraction = forward::fraction(&percentage, d)?;
+            if fraction.numerator > fraction.denominator {
+                d.error(format!("{} of {} are more than all", fraction.numerator, fraction.denominator));
+            }
+            (fraction.numerator > 0).then_some(fraction)
+        })
+    })
 }
 
 fn decode(proto: &endpoint::LocalityLbEndpoints, diagnostics: &mut Diagnostics) -> Option<Locality> {

@@ -183,13 +183,14 @@ fn bad_clusters_name_the_field() {
 #[test]
 fn assignments() {
     let found = assignment(
-        "{cluster_name: a, policy: {overprovisioning_factor: 200}, endpoints: [\
+        "{cluster_name: a, policy: {overprovisioning_factor: 200, drop_overloads: [{category: c, drop_percentage: {numerator: 5, denominator: MILLION}}]}, endpoints: [\
          {priority: 1, lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.2, port_value: 80}}}}]},\
          {locality: {zone: z}, load_balancing_weight: 3, lb_endpoints: [\
          {health_status: DRAINING, load_balancing_weight: 7, metadata: {filter_metadata: {envoy.lb: {v: 2, c: true}}}, endpoint: {hostname: h, address: {socket_address: \
          {address: 'fd00::1', port_value: 80}}}}]}]}",
     );
-    assert_eq!(found.overprovisioning_percent, 200);
+    assert_eq!(found.policy.overprovisioning_percent, 200);
+    assert_eq!(found.policy.drop_overload, Some(outrigger_config::Fraction { numerator: 5, denominator: 1_000_000 }));
     let [first, second] = &found.localities[..] else { panic!() };
     assert_eq!((first.priority, &*first.zone, first.weight), (0, "z", Some(3)));
     assert_eq!((second.priority, second.endpoints.len()), (1, 1));

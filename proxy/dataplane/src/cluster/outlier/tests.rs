@@ -32,8 +32,7 @@ fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Ar
         name: "c".into(),
         origin: origin.clone(),
         localities: vec![locality],
-        overprovisioning_percent: 140,
-        weighted_priority_health: false,
+        policy: outrigger_config::AssignmentPolicy::default(),
     });
     let cluster = Cluster {
         name: "c".into(),
