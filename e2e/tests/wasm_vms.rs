@@ -3,10 +3,13 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
+use outrigger_e2e::guest::assemble;
+use outrigger_e2e::h2raw::{Frame, RawH2, get};
 use outrigger_e2e::modules::{Fault, faulty};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Connection, Origin, Request, Response, eventually, workspace};
@@ -119,6 +122,67 @@ fn a_stream_may_have_a_vm_of_its_own() {
         active => Err(active),
     })
     .expect("no VM is left");
+}
+
+/// A connection with streams that nobody answers.
+fn hold(address: SocketAddr, streams: u32) -> RawH2 {
+    let mut client = RawH2::open(address, &[]).expect("connect");
+    let frames: Vec<Frame> = (0..streams).map(|index| Frame::headers(2 * index + 1, get("/held", &[]), true)).collect();
+    client.send(&frames);
+    client
+}
+
+#[test]
+fn streams_beyond_the_pool_get_their_plugins_policy() {
+    if !ours() {
+        return;
+    }
+    // A module has half of the pool's 4096 instances where nobody else has any.
+    const HELD_MIN: usize = 2000;
+    const HELD_MAX: usize = 2048;
+    let origin = Origin::start("o").expect("origin");
+    let dir = tempfile::tempdir().expect("a folder");
+    let module = dir.path().join("holds.wasm");
+    let wasm = wat::parse_str(assemble("holds", "0_2_1", "request_headers:\n return 1")).expect("a module");
+    std::fs::write(&module, wasm).expect("its file");
+    let filter = |policy: &str| {
+        let filter = own(wasm_filter("holds", &module, &json!({})), &json!({"isolation": "ISOLATION_STREAM"}));
+        with(filter, json!({"typed_config": {"config": {"failure_policy": policy}}}))
+    };
+    let routes = json!([route("/", "o")]);
+    let bootstrap = Bootstrap::new()
+        .cluster(cluster("o", &[origin.address()]))
+        .listener(HttpListener::new("closed", &routes).filter(filter("FAIL_CLOSED")))
+        .listener(HttpListener::new("open", &routes).filter(filter("FAIL_OPEN")));
+    let mut plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+    let (closed, open) = (plane.listener("closed").expect("listener"), plane.listener("open").expect("listener"));
+    let held: Vec<RawH2> = (0..=HELD_MAX / 100).map(|_| hold(closed, 100)).collect();
+    eventually(DEADLINE, || match metric(&plane, "vm_stream_failure") {
+        0 => Err("not yet"),
+        _ => Ok(()),
+    })
+    .expect("the pool is exhausted");
+    let response = Request::get("/").send(closed).expect("an answer");
+    assert_eq!((response.status, response.text().contains("origin")), (503, false));
+    assert_eq!(Request::get("/").send(open).expect("an answer").status, 200, "on without the filter");
+    let active = metric(&plane, "vm_active");
+    assert!((HELD_MIN as u64..=HELD_MAX as u64).contains(&active), "{active}");
+    assert!(plane.process.log().matches("no VM for a stream").count() < 20, "one line a second");
+    drop(held);
+    eventually(DEADLINE, || match metric(&plane, "vm_active") {
+        0 => Ok(()),
+        active => Err(active),
+    })
+    .expect("streams that are over give their instances back");
+    let failures = metric(&plane, "vm_stream_failure");
+    let _one = hold(closed, 1);
+    eventually(DEADLINE, || match metric(&plane, "vm_active") {
+        1 => Ok(()),
+        active => Err(active),
+    })
+    .expect("the next one has one again");
+    assert_eq!(metric(&plane, "vm_stream_failure"), failures);
+    plane.process.must_run().expect("it goes on");
 }
 
 #[test]

@@ -182,6 +182,8 @@ impl Plugins {
     }
 }
 
+const _: () = assert!(Isolation::STREAM_MEMORY_BYTES_MAX == outrigger_wasm::STREAM_MEMORY_BYTES_MAX as u64);
+
 /// A canary, and then what serves.
 fn start_all(
     module: &CompiledModule,
@@ -190,6 +192,11 @@ fn start_all(
     vms_wanted: usize,
 ) -> Result<Waiting, String> {
     let text = |error: outrigger_wasm::StartError| error.to_string();
+    let pooled = match plugin.vm.isolation {
+        outrigger_wasm::Isolation::Stream => Some(module.pooled().map_err(|error| format!("the module {error}"))?),
+        outrigger_wasm::Isolation::Shared | outrigger_wasm::Isolation::Plugin(_) => None,
+    };
+    let module = pooled.as_ref().unwrap_or(module);
     let canary = outrigger_wasm::start(module, plugin, services, StartMode::Canary).map_err(text)?;
     let configured_in = canary.configured_in();
     drop(canary);

@@ -119,8 +119,13 @@ pub enum Isolation {
     Shared,
     /// One VM on each worker for the plugins of one name.
     Plugin,
-    /// One VM for each stream.
+    /// A fresh instance for each stream, from a bounded pool.
     Stream,
+}
+
+impl Isolation {
+    /// Linear memory that an instance of a stream has room for in its pool.
+    pub const STREAM_MEMORY_BYTES_MAX: u64 = 64 << 20;
 }
 
 /// A module, by the digest of its bytes where that is known.

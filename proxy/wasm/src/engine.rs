@@ -3,13 +3,14 @@
 use std::hash::{Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use aws_lc_rs::digest;
-use wasmtime::{Config, WasmBacktraceDetails};
+use wasmtime::{Config, InstanceAllocationStrategy, WasmBacktraceDetails};
 
 use crate::hostcall::HostcallTable;
-use crate::module::{CompiledModule, LoadError};
+use crate::module::{CompiledModule, LoadError, MappedCode};
+use crate::pool;
 use crate::ticker::Ticker;
 use crate::trap::Trap;
 
@@ -27,6 +28,10 @@ pub(crate) struct Shared {
     pub(crate) wasmtime: wasmtime::Engine,
     pub(crate) hostcalls: HostcallTable,
     pub(crate) ticker: Ticker,
+    /// Instances that are taken from the pool; `None`: this engine makes each as it is wanted.
+    pub(crate) pool: Option<Arc<pool::Pool>>,
+    /// The same engine with a pool, as long as some module needs it.
+    pooled: Mutex<Weak<Shared>>,
 }
 
 /// Machine code as [`Engine::compile`] made it.
@@ -57,11 +62,27 @@ pub enum CompileError {
 
 impl Engine {
     pub fn new() -> Result<Engine, EngineError> {
+        Engine::with(InstanceAllocationStrategy::OnDemand, None)
+    }
+
+    fn with(strategy: InstanceAllocationStrategy, pool: Option<Arc<pool::Pool>>) -> Result<Engine, EngineError> {
         let fail = |error: wasmtime::Error| EngineError { reason: format!("{error:#}") };
-        let wasmtime = wasmtime::Engine::new(&config()).map_err(fail)?;
+        let wasmtime = wasmtime::Engine::new(config().allocation_strategy(strategy)).map_err(fail)?;
         let hostcalls = HostcallTable::new(&wasmtime).map_err(fail)?;
         let ticker = Ticker::new(wasmtime.weak());
-        Ok(Engine { shared: Arc::new(Shared { wasmtime, hostcalls, ticker }) })
+        Ok(Engine { shared: Arc::new(Shared { wasmtime, hostcalls, ticker, pool, pooled: Mutex::default() }) })
+    }
+
+    /// The engine beside this one whose instances come from a pool: made for the first module that wants it, gone with the
+    /// last. What one has compiled the other loads, since how instances are allocated is no matter of machine code.
+    pub(crate) fn pooled(&self) -> Result<Engine, EngineError> {
+        let mut pooled = self.shared.pooled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = pooled.upgrade() {
+            return Ok(Engine { shared });
+        }
+        let engine = Engine::with(pool::strategy(), Some(Arc::default()))?;
+        *pooled = Arc::downgrade(&engine.shared);
+        Ok(engine)
     }
 
     /// Machine code of a module, for [`Engine::load`] of an engine with the same [`Engine::compatibility`].
@@ -103,19 +124,31 @@ impl Engine {
     /// The caller vouches that the code was made by [`Engine::compile`] and that nobody else could write to it since: it
     /// is run, not checked.
     pub fn load(&self, code: Code) -> Result<CompiledModule, LoadError> {
+        let code = match code {
+            Code::File(path) => std::fs::File::open(&path)
+                .map(MappedCode::File)
+                .map_err(|error| LoadError::Code { reason: format!("{}: {error}", path.display()) })?,
+            Code::Bytes(bytes) => MappedCode::Bytes(bytes),
+        };
+        self.load_mapped(Arc::new(code))
+    }
+
+    pub(crate) fn load_mapped(&self, code: Arc<MappedCode>) -> Result<CompiledModule, LoadError> {
         let module =
-            self.deserialize(code).map_err(|error| LoadError::Code { reason: bounded(&format!("{error:#}")) })?;
-        CompiledModule::new(self, &module)
+            self.deserialize(&code).map_err(|error| LoadError::Code { reason: bounded(&format!("{error:#}")) })?;
+        CompiledModule::new(self, &module, code)
     }
 
     #[expect(unsafe_code, reason = "machine code is loaded in this one place")]
-    fn deserialize(&self, code: Code) -> wasmtime::Result<wasmtime::Module> {
+    fn deserialize(&self, code: &MappedCode) -> wasmtime::Result<wasmtime::Module> {
         // SAFETY: `load` hands on its contract: the code comes from `precompile_module` through storage that only we can
         // write to, and a file stays as it is. wasmtime itself refuses code of another version, CPU or configuration.
         unsafe {
             match code {
-                Code::File(path) => wasmtime::Module::deserialize_file(&self.shared.wasmtime, path),
-                Code::Bytes(bytes) => wasmtime::Module::deserialize(&self.shared.wasmtime, bytes),
+                MappedCode::File(file) => {
+                    wasmtime::Module::deserialize_open_file(&self.shared.wasmtime, file.try_clone()?)
+                }
+                MappedCode::Bytes(bytes) => wasmtime::Module::deserialize(&self.shared.wasmtime, bytes),
             }
         }
     }
@@ -145,7 +178,10 @@ fn config() -> Config {
     config.wasm_backtrace_max_frames(NonZeroUsize::new(Trap::FRAMES_MAX));
     config.native_unwind_info(false);
     // Four pages of guard fold most bounds checks; a memory is reserved up to the default limit and moves beyond.
-    config.memory_reservation(64 << 20).memory_guard_size(64 << 10).memory_reservation_for_growth(16 << 20);
+    config
+        .memory_reservation(pool::MEMORY_BYTES_MAX as u64)
+        .memory_guard_size(64 << 10)
+        .memory_reservation_for_growth(16 << 20);
     // One table write at start instead of a check at each indirect call.
     config.table_lazy_init(false);
     config.max_wasm_stack(512 << 10);

@@ -97,6 +97,16 @@ impl Exports {
     }
 }
 
+/// An exported function of a type; `None` without an error, which would be costly to make for each export that is missing.
+pub(crate) fn typed<P: wasmtime::WasmParams, R: wasmtime::WasmResults>(
+    instance: &Instance,
+    store: &mut Store<Host>,
+    name: &str,
+) -> Function<P, R> {
+    let function = instance.get_func(&mut *store, name)?;
+    function.typed(&*store).ok()
+}
+
 struct Find<'a, F> {
     store: &'a mut Store<Host>,
     instance: &'a Instance,
@@ -109,13 +119,16 @@ impl<F: Fn(&str) -> bool> Find<'_, F> {
         if !(self.allowed)(name) {
             return None;
         }
-        self.instance.get_typed_func(&mut *self.store, name).ok()
+        typed(self.instance, self.store, name)
     }
 
     fn headers(&mut self, name: &str) -> HeadersCallback {
-        if let Some(function) = self.function(name) {
-            return HeadersCallback::Three(function);
+        // What doesn't fit is an error to wasmtime, which costs: it isn't asked for what the type says is no use.
+        let params =
+            self.instance.get_func(&mut *self.store, name).map(|function| function.ty(&*self.store).params().len());
+        match params {
+            Some(2) => self.function(name).map_or(HeadersCallback::None, HeadersCallback::Two),
+            _ => self.function(name).map_or(HeadersCallback::None, HeadersCallback::Three),
         }
-        self.function(name).map_or(HeadersCallback::None, HeadersCallback::Two)
     }
 }

@@ -196,6 +196,7 @@ const PLUGIN_METRICS: &[&str] = &[
     "vm_reload_success",
     "vm_reload_failure",
     "vm_reload_backoff",
+    "vm_stream_failure",
     "callbacks",
     "callback_time_ns",
     "log_lines_dropped",
@@ -271,6 +272,7 @@ pub fn count_vm_event(registry: &Registry, plugin: &Plugin, event: VmEvent) {
         VmEvent::Replaced => ("vm_reload_success", None),
         VmEvent::NotReplaced => ("vm_reload_failure", None),
         VmEvent::Waits => ("vm_reload_backoff", None),
+        VmEvent::NoneForStream => ("vm_stream_failure", None),
     };
     let name = plugin_metric(plugin, name);
     registry.counter(&cause.into_iter().fold(name, |name, cause| name.tag("cause", cause))).inc();
@@ -279,6 +281,8 @@ pub fn count_vm_event(registry: &Registry, plugin: &Plugin, event: VmEvent) {
 /// What happens to a VM on its worker; the last three have Envoy's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VmEvent {
+    /// A stream that should have had an instance of its own got none.
+    NoneForStream,
     /// Replaced between streams, for a cause.
     Recycled(&'static str),
     /// A new one is there after a trap.

@@ -1,12 +1,14 @@
 //! A loaded module: checked once, shared by all VMs that run it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use wasmtime::{ExternType, InstancePre};
 
 use crate::engine::Engine;
 use crate::host::Host;
+use crate::pool::{Exhausted, Place, Share};
 
 /// In the order of preference of the reference host.
 pub(crate) const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
@@ -73,12 +75,24 @@ pub struct CompiledModule {
     inner: Arc<Inner>,
 }
 
+/// Machine code, to be loaded once more by another engine.
+pub(crate) enum MappedCode {
+    /// Open as long as the module lives: whoever wrote it may have dropped its name since.
+    File(File),
+    Bytes(Vec<u8>),
+}
+
 struct Inner {
     engine: Engine,
     instance_pre: InstancePre<Host>,
     abi: Abi,
     warnings: Vec<String>,
     memory_bytes_min: u64,
+    code: Arc<MappedCode>,
+    /// What it has of the pool that its instances come from; `None`: they are made one by one.
+    share: Option<Arc<Share>>,
+    /// The same module with instances from the pool.
+    pooled: Mutex<Weak<Inner>>,
 }
 
 impl fmt::Debug for CompiledModule {
@@ -88,7 +102,11 @@ impl fmt::Debug for CompiledModule {
 }
 
 impl CompiledModule {
-    pub(crate) fn new(engine: &Engine, module: &wasmtime::Module) -> Result<CompiledModule, LoadError> {
+    pub(crate) fn new(
+        engine: &Engine,
+        module: &wasmtime::Module,
+        code: Arc<MappedCode>,
+    ) -> Result<CompiledModule, LoadError> {
         let abi = abi(module)?;
         for (name, expected) in EXPORTS {
             check_export(module, name, expected)?;
@@ -115,8 +133,30 @@ impl CompiledModule {
             abi,
             warnings: linked.warnings,
             memory_bytes_min,
+            code,
+            share: engine.shared.pool.as_ref().map(Share::new),
+            pooled: Mutex::default(),
         };
         Ok(CompiledModule { inner: Arc::new(inner) })
+    }
+
+    /// The same module, whose instances come from a pool: fresh each time, at a fraction of the cost. For
+    /// [`Isolation::Stream`](crate::Isolation::Stream). The pool holds guests of ordinary size: one memory of
+    /// [`STREAM_MEMORY_BYTES_MAX`](crate::STREAM_MEMORY_BYTES_MAX) at most, two tables.
+    pub fn pooled(&self) -> Result<CompiledModule, LoadError> {
+        let mut pooled = self.inner.pooled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inner) = pooled.upgrade() {
+            return Ok(CompiledModule { inner });
+        }
+        let engine = self.inner.engine.pooled().map_err(|error| LoadError::Code { reason: error.to_string() })?;
+        let module = engine.load_mapped(self.inner.code.clone())?;
+        *pooled = Arc::downgrade(&module.inner);
+        Ok(module)
+    }
+
+    /// A place in the pool, where instances come from one.
+    pub(crate) fn place(&self) -> Result<Option<Place>, Exhausted> {
+        self.inner.share.as_ref().map(Share::take).transpose()
     }
 
     #[must_use]

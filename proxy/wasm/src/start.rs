@@ -7,11 +7,12 @@ use wasmtime::{Instance, Store, TypedFunc, UpdateDeadline};
 
 use crate::action::RootId;
 use crate::engine::bounded;
-use crate::exports::Exports;
+use crate::exports::{Exports, typed};
 use crate::host::{Host, Phase, Target};
 use crate::metrics::{PluginStats, VmStats};
 use crate::module::{ALLOCATORS, CompiledModule};
 use crate::plugin::{Plugin, VmConfig};
+use crate::pool::{self, Exhausted};
 use crate::services::Services;
 use crate::ticker::thread_cpu_time;
 use crate::trap::{HostTrap, Trap, TrapKind};
@@ -30,6 +31,11 @@ pub enum StartMode {
 pub enum StartError {
     #[error("cannot instantiate: {reason}")]
     Instantiate { reason: String },
+    #[error(
+        "no instance is left: {live} streams of the module hold one, as many as it may have of {}",
+        pool::INSTANCES_MAX
+    )]
+    PoolExhausted { live: usize },
     #[error("needs more memory than its limit of {limit_bytes} bytes: {trap}")]
     OutOfMemory { limit_bytes: usize, trap: Trap },
     #[error("did not start within {budget:?} of CPU time: {trap}")]
@@ -53,6 +59,7 @@ pub fn start(
     services: &Arc<Services>,
     mode: StartMode,
 ) -> Result<ReadyVm, StartError> {
+    let place = module.place().map_err(|Exhausted { live }| StartError::PoolExhausted { live })?;
     let slot = module
         .engine()
         .shared
@@ -76,6 +83,7 @@ pub fn start(
         started_in: Duration::ZERO,
         configured_in: Duration::ZERO,
         stats,
+        _place: place,
     };
     let left = plugin.vm.limits.start_timeout.saturating_sub(thread_cpu_time().saturating_sub(began));
     configure(&mut guest, plugin, left)?;
@@ -123,7 +131,7 @@ fn vm_stats(store: &mut Store<Host>, mode: StartMode) -> Option<VmStats> {
 fn instantiate(module: &CompiledModule, vm: &VmConfig, store: &mut Store<Host>) -> Result<Exports, StartError> {
     let instance = module.instance_pre().instantiate(&mut *store).map_err(|error| instantiate_error(&error, store))?;
     let host_memory = instance.get_memory(&mut *store, "memory");
-    let allocator = ALLOCATORS.iter().find_map(|name| instance.get_typed_func(&mut *store, name).ok());
+    let allocator = ALLOCATORS.iter().find_map(|name| typed(&instance, store, name));
     let host = store.data_mut();
     host.memory = host_memory;
     host.allocator = allocator;
@@ -191,22 +199,22 @@ fn last_errors(store: &Store<Host>) -> Option<String> {
 }
 
 fn run_start_functions(instance: &Instance, store: &mut Store<Host>) -> Result<(), StartError> {
-    if let Ok(initialize) = instance.get_typed_func::<(), ()>(&mut *store, "_initialize") {
+    if let Some(initialize) = typed::<(), ()>(instance, store, "_initialize") {
         enter_start(store, |store| initialize.call(store, ()))?;
         // Toolchains that have both run the user's `main` from here.
-        let main: Option<TypedFunc<(u32, u32), u32>> = instance.get_typed_func(&mut *store, "main").ok();
+        let main: Option<TypedFunc<(u32, u32), u32>> = typed(instance, store, "main");
         if let Some(main) = main {
             return enter_start(store, |store| main.call(store, (0, 0)).map(|_| ()));
         }
-        if let Ok(main) = instance.get_typed_func::<(), u32>(&mut *store, "__main_void") {
+        if let Some(main) = typed::<(), u32>(instance, store, "__main_void") {
             return enter_start(store, |store| main.call(store, ()).map(|_| ()));
         }
         return Ok(());
     }
-    match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
-        Ok(start) => enter_start(store, |store| start.call(store, ())),
+    match typed::<(), ()>(instance, store, "_start") {
+        Some(start) => enter_start(store, |store| start.call(store, ())),
         // No start export at all is legal: the start section did the work.
-        Err(_) => Ok(()),
+        None => Ok(()),
     }
 }
 

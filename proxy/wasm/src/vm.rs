@@ -21,6 +21,7 @@ use crate::host::{Host, Phase, RootDone, Target, Worker, open};
 use crate::metrics::{PluginStats, VmStats};
 use crate::module::{Callbacks, CompiledModule};
 use crate::plugin::{Plugin, VmConfig};
+use crate::pool::Place;
 use crate::start::{StartError, configure};
 use crate::ticker::TickerSlot;
 use crate::trap::{HostTrap, Trap};
@@ -44,6 +45,8 @@ pub(crate) struct Guest {
     pub(crate) configured_in: Duration,
     /// `None`: a canary.
     pub(crate) stats: Option<VmStats>,
+    /// Given back last, when the instance is gone.
+    pub(crate) _place: Option<Place>,
 }
 
 impl Guest {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_wasm::{
-    CompiledModule, FailurePolicy, Plugin, ReadyVm, StartMode, Trap, VmConfig, VmEvent, count_vm_event,
+    CompiledModule, FailurePolicy, Isolation, Plugin, ReadyVm, StartMode, Trap, VmConfig, VmEvent, count_vm_event,
 };
 use rand::Rng;
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ use crate::worker::WorkerCx;
 const RECYCLED_AGE_MIN: Duration = Duration::from_secs(10);
 /// Plugins that a new instance is started with; further ones are configured as their streams come.
 const STARTED_TOGETHER_MAX: usize = 64;
+/// Failures of streams' own instances come as often as streams do: they are told this often.
+const TOLD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A VM that plugins of one configuration share.
 #[derive(Debug)]
@@ -33,6 +35,28 @@ pub(crate) struct VmHandle {
     breaker: RefCell<Breaker>,
     /// An instance is being started, or waited for.
     starting: Cell<bool>,
+    /// What failed of streams' own instances, for one line a second.
+    told: Told,
+}
+
+/// When something was said last, and how often it happened since.
+#[derive(Debug, Default)]
+struct Told {
+    at: Cell<Option<Instant>>,
+    since: Cell<u64>,
+}
+
+impl Told {
+    /// Whether it is to be said now: how often it happened without being said.
+    fn again(&self) -> Option<u64> {
+        let now = Instant::now();
+        if self.at.get().is_some_and(|at| now.duration_since(at) < TOLD_AGAIN) {
+            self.since.set(self.since.get() + 1);
+            return None;
+        }
+        self.at.set(Some(now));
+        Some(self.since.take())
+    }
 }
 
 impl VmHandle {
@@ -45,6 +69,7 @@ impl VmHandle {
             plugins: RefCell::default(),
             breaker: RefCell::default(),
             starting: Cell::new(false),
+            told: Told::default(),
         })
     }
 
@@ -93,7 +118,18 @@ impl VmHandle {
     /// An instance has trapped.
     pub(super) fn lost(self: &Rc<Self>, instance: &Rc<Instance>, trap: &Trap) {
         let revision = self.config.revision();
-        tracing::error!(plugin = %trap.plugin, revision = %revision, kind = trap.kind.label(), "{trap}");
+        match self.config.isolation {
+            Isolation::Stream => {
+                if let Some(more) = self.told.again() {
+                    let kind = trap.kind.label();
+                    tracing::error!(plugin = %trap.plugin, revision = %revision, kind, more, "{trap}");
+                }
+                return;
+            }
+            Isolation::Shared | Isolation::Plugin(_) => {
+                tracing::error!(plugin = %trap.plugin, revision = %revision, kind = trap.kind.label(), "{trap}");
+            }
+        }
         let plugins = self.live_plugins();
         plugins.iter().for_each(|plugin| plugin.forget_root(instance));
         let was_serving = self.instance.borrow_mut().take_if(|serving| Rc::ptr_eq(serving, instance)).is_some();
@@ -227,7 +263,11 @@ impl VmHandle {
                 Some(root)
             }
             Err(error) => {
-                tracing::error!(plugin = %config.name, revision = %self.config.revision(), "no VM for a stream: {error}");
+                count_vm_event(&cx.registry, config, VmEvent::NoneForStream);
+                if let Some(more) = self.told.again() {
+                    let revision = self.config.revision();
+                    tracing::error!(plugin = %config.name, revision = %revision, more, "no VM for a stream: {error}");
+                }
                 None
             }
         }

@@ -13,6 +13,7 @@ mod lifecycle;
 mod limits;
 mod loading;
 mod network;
+mod pool;
 mod properties;
 mod queues;
 mod root;

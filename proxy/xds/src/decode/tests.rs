@@ -334,6 +334,13 @@ fn extensions() {
         reason,
         "typed_config.config.vm_config.code.remote.sha256: is not a SHA-256 digest of 64 hexadecimal digits"
     );
+    let large = remote(&format!("sha256: {digest}")).replace("1048576", "67108865");
+    good(ResourceKind::Extension, &large);
+    let reason = bad(ResourceKind::Extension, &large.replace("limits:", "isolation: ISOLATION_STREAM, limits:"));
+    assert_eq!(
+        reason,
+        "typed_config.limits.memory_bytes: is more than 67108864, which a stream's own instance can have"
+    );
     let other = "{name: x, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}}";
     assert!(bad(ResourceKind::Extension, other).contains("rbac.v3.RBAC is not supported"));
 }

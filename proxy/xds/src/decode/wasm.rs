@@ -104,7 +104,7 @@ pub(crate) fn plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Op
 /// One revision of our own message.
 fn revision(filter: &Arc<str>, config: &own::Wasm, d: &mut Diagnostics) -> Option<WasmPlugin> {
     let isolation = isolation(config, d)?;
-    let limits = d.at("limits", |d| limits(config.limits.as_ref(), d));
+    let limits = d.at("limits", |d| limits(config.limits.as_ref(), isolation, d));
     let mut plugin = plugin_config(filter, config.config.as_ref(), (limits, isolation), d)?;
     let vm = Arc::make_mut(&mut plugin.vm);
     if config.revision.len() > REVISION_BYTES_MAX {
@@ -188,7 +188,7 @@ pub(super) fn plugin_of(
     plugin_config(filter, config, Default::default(), d)
 }
 
-fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
+fn limits(proto: Option<&own::Limits>, isolation: Isolation, d: &mut Diagnostics) -> Limits {
     /// Linear memory of a 32-bit guest.
     const MEMORY_BYTES_MAX: u64 = 4 << 30;
     const CALLBACK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
@@ -203,8 +203,15 @@ fn limits(proto: Option<&own::Limits>, d: &mut Diagnostics) -> Limits {
     };
     limits.callback_timeout = time(proto.callback_timeout.as_ref(), limits.callback_timeout, "callback_timeout", d);
     limits.start_timeout = time(proto.start_timeout.as_ref(), limits.start_timeout, "start_timeout", d);
-    if proto.memory_bytes > MEMORY_BYTES_MAX {
-        d.at("memory_bytes", |d| d.error(format!("is more than {MEMORY_BYTES_MAX}")));
+    match isolation {
+        Isolation::Stream if proto.memory_bytes > Isolation::STREAM_MEMORY_BYTES_MAX => {
+            let most = Isolation::STREAM_MEMORY_BYTES_MAX;
+            d.at("memory_bytes", |d| d.error(format!("is more than {most}, which a stream's own instance can have")));
+        }
+        _ if proto.memory_bytes > MEMORY_BYTES_MAX => {
+            d.at("memory_bytes", |d| d.error(format!("is more than {MEMORY_BYTES_MAX}")));
+        }
+        _ => {}
     }
     // Zero is unset.
     let or = |value: u64, default: u64| if value == 0 { default } else { value };
