@@ -153,6 +153,19 @@ pub struct LimitsSpec {
     /// Default 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostcalls_per_callback: Option<u32>,
+    /// Keys and values that plugins share; beyond it the entries that were used longest ago go. Default 16Mi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_data: Option<String>,
+    /// HTTP calls that may wait for their answer on one worker. Default 1024.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http_calls_pending: Option<u32>,
+    /// Memory from which an instance is recycled: a new one takes the next streams. At most `memory`, of which the
+    /// default is three quarters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recycle_memory: Option<String>,
+    /// Streams after which an instance is recycled. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recycle_streams: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

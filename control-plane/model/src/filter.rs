@@ -66,6 +66,10 @@ impl Revision {
             body_buffer_bytes,
             log_bytes_per_second,
             hostcalls_per_callback,
+            shared_data_bytes,
+            http_calls_pending,
+            recycle_memory_bytes,
+            recycle_streams,
         } = limits;
         let millis = |time: &Option<Duration>| time.map(|time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
         let mut hash = Sha256::new();
@@ -77,7 +81,9 @@ impl Revision {
         add(config);
         add(&[*failure_policy as u8, *isolation as u8]);
         let numbers = [millis(callback_timeout), millis(start_timeout), *memory_bytes, *body_buffer_bytes];
-        for number in numbers.into_iter().chain([*log_bytes_per_second, hostcalls_per_callback.map(u64::from)]) {
+        let counts = [hostcalls_per_callback, http_calls_pending].map(|count| count.map(u64::from));
+        let others = [*log_bytes_per_second, *shared_data_bytes, *recycle_memory_bytes, *recycle_streams];
+        for number in numbers.into_iter().chain(counts).chain(others) {
             add(&number.map_or_else(Vec::new, |number| number.to_le_bytes().to_vec()));
         }
         for (name, value) in env {
@@ -285,6 +291,12 @@ pub struct Limits {
     pub body_buffer_bytes: Option<u64>,
     pub log_bytes_per_second: Option<u64>,
     pub hostcalls_per_callback: Option<u32>,
+    pub shared_data_bytes: Option<u64>,
+    pub http_calls_pending: Option<u32>,
+    /// Linear memory from which an instance is recycled.
+    pub recycle_memory_bytes: Option<u64>,
+    /// Streams after which an instance is recycled.
+    pub recycle_streams: Option<u64>,
 }
 
 #[cfg(test)]

@@ -498,6 +498,8 @@ mod tests {
             name(|revision| revision.failure_policy = FailurePolicy::Open),
             name(|revision| revision.limits.memory_bytes = Some(1)),
             name(|revision| revision.limits.body_buffer_bytes = Some(1)),
+            name(|revision| revision.limits.recycle_memory_bytes = Some(1)),
+            name(|revision| revision.limits.recycle_streams = Some(1)),
             name(|revision| revision.env = vec![("A".into(), "B".into())]),
             name(|revision| revision.isolation = Isolation::Plugin),
         ];

@@ -165,17 +165,34 @@ fn config<'a>(cx: &Decoder<'a>, node: &'a Node) -> Bytes {
 fn limits<'a>(cx: &Decoder<'a>, node: &'a Node) -> Limits {
     const HOUR: Duration = Duration::from_secs(3600);
     const MILLISECOND: Duration = Duration::from_millis(1);
+    // What the proxy has where `memory` is not set.
+    const MEMORY: u64 = 64 << 20;
     let Some(mut fields) = cx.object(node) else { return Limits::default() };
+    // One page of Wasm's memory, and all that 32 bits can address.
+    let memory_range = 1 << 16..=1 << 32;
+    let memory_bytes = quantity(cx, fields.take("memory"), memory_range.clone());
+    let recycle_node = fields.take("recycleMemory");
+    let recycle_memory_bytes = quantity(cx, recycle_node, memory_range);
+    if let (Some(node), Some(mark)) = (recycle_node, recycle_memory_bytes)
+        && mark > memory_bytes.unwrap_or(MEMORY)
+    {
+        cx.error(
+            node,
+            format!("is more than memory ({} bytes): no instance gets there", memory_bytes.unwrap_or(MEMORY)),
+        );
+    }
+    let count = 1..=i64::from(u32::MAX);
     Limits {
         callback_timeout: duration(cx, fields.take("callbackTimeout"), MILLISECOND..=Duration::from_secs(60)),
         start_timeout: duration(cx, fields.take("startTimeout"), MILLISECOND..=HOUR),
-        // One page of Wasm's memory, and all that 32 bits can address.
-        memory_bytes: quantity(cx, fields.take("memory"), 1 << 16..=1 << 32),
+        memory_bytes,
         body_buffer_bytes: quantity(cx, fields.take("bodyBuffer"), 1..=1 << 30),
         log_bytes_per_second: quantity(cx, fields.take("logBytesPerSecond"), 0..=1 << 30),
-        hostcalls_per_callback: fields
-            .take("hostcallsPerCallback")
-            .and_then(|node| cx.integer(node, 1..=i64::from(u32::MAX))),
+        hostcalls_per_callback: fields.take("hostcallsPerCallback").and_then(|node| cx.integer(node, count.clone())),
+        shared_data_bytes: quantity(cx, fields.take("sharedData"), 1..=1 << 32),
+        http_calls_pending: fields.take("httpCallsPending").and_then(|node| cx.integer(node, count)),
+        recycle_memory_bytes,
+        recycle_streams: fields.take("recycleStreams").and_then(|node| cx.integer(node, 1..=i64::MAX)),
     }
 }
 

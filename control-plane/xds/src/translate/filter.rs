@@ -132,7 +132,10 @@ fn limits(limits: &Limits) -> Option<ours::Limits> {
         body_buffer_bytes: limits.body_buffer_bytes.unwrap_or_default(),
         log_bytes_per_second: limits.log_bytes_per_second.unwrap_or_default(),
         hostcalls_per_callback: limits.hostcalls_per_callback.unwrap_or_default().into(),
-        ..ours::Limits::default()
+        shared_data_bytes: limits.shared_data_bytes.unwrap_or_default(),
+        http_calls_pending: limits.http_calls_pending.unwrap_or_default().into(),
+        recycle_memory_bytes: limits.recycle_memory_bytes.unwrap_or_default(),
+        recycle_streams: limits.recycle_streams.unwrap_or_default(),
     })
 }
 
@@ -196,6 +199,10 @@ pub(super) fn limitations(filter: &WasmFilter, profile: Profile) -> Vec<Limitati
         body_buffer_bytes,
         log_bytes_per_second,
         hostcalls_per_callback,
+        shared_data_bytes,
+        http_calls_pending,
+        recycle_memory_bytes,
+        recycle_streams,
     } = filter.revision.limits;
     for (set, field) in [
         (callback_timeout.is_some(), "spec.limits.callbackTimeout"),
@@ -204,9 +211,19 @@ pub(super) fn limitations(filter: &WasmFilter, profile: Profile) -> Vec<Limitati
         (body_buffer_bytes.is_some(), "spec.limits.bodyBuffer"),
         (log_bytes_per_second.is_some(), "spec.limits.logBytesPerSecond"),
         (hostcalls_per_callback.is_some(), "spec.limits.hostcallsPerCallback"),
+        (shared_data_bytes.is_some(), "spec.limits.sharedData"),
+        (http_calls_pending.is_some(), "spec.limits.httpCallsPending"),
     ] {
         if set {
             add(field, "Envoy has no such limit: it is not enforced");
+        }
+    }
+    for (set, field) in [
+        (recycle_memory_bytes.is_some(), "spec.limits.recycleMemory"),
+        (recycle_streams.is_some(), "spec.limits.recycleStreams"),
+    ] {
+        if set {
+            add(field, "Envoy recycles no VMs: one lives until it traps or is replaced");
         }
     }
     if filter.revision.isolation == Isolation::Stream {
