@@ -9,8 +9,8 @@ use super::{ClusterEntry, Snapshot, Warming};
 use crate::refs::Refs;
 use crate::resources::{Entry, Slot};
 use crate::{
-    Assignment, Cluster, Dependency, Discovery, DnsTargets, Resource, ResourceKind, ResourceSet, SecretRef, SharedMap,
-    Source,
+    Assignment, Cluster, Dependency, Discovery, DnsTargets, Resource, ResourceKind, ResourceSet, RouteConfig,
+    SecretRef, SharedMap, Source,
 };
 
 impl Snapshot {
@@ -162,7 +162,13 @@ impl Compiler<'_> {
             self.previous.published(ResourceKind::Route, name).filter(|_| self.previous.routes.contains_key(name));
         let waiting_for = match old {
             Some(old) if old.resource.is_same(&entry.resource) => Vec::new(),
-            _ => self.clusters_awaited(entry.refs()),
+            old => {
+                let mut awaited = self.clusters_awaited(entry.refs());
+                if let (Some(_), Resource::Route(route)) = (old, &entry.resource) {
+                    awaited.extend(self.filters_awaited(route));
+                }
+                awaited
+            }
         };
         let published = if waiting_for.is_empty() { Some(entry) } else { old };
         match published.map(|entry| &entry.resource) {
@@ -180,6 +186,28 @@ impl Compiler<'_> {
         let kind = ResourceKind::Cluster;
         let awaited = |name: &&Arc<str>| !self.next.clusters.contains_key(name) && self.set.entry(kind, name).is_some();
         refs.clusters.iter().filter(awaited).map(|name| (kind, Arc::clone(name))).collect()
+    }
+
+    /// Filters that the scopes of a route configuration speak of and that its listeners wait for: the new version goes
+    /// live together with the chain that it means. Without that, a filter that takes the place of another one would leave
+    /// a gap in which neither runs.
+    fn filters_awaited(&self, route: &RouteConfig) -> Vec<(ResourceKind, Arc<str>)> {
+        if route.override_names.len() == 0 {
+            return Vec::new();
+        }
+        let listeners = self.set.slots(ResourceKind::Listener).values().filter_map(|slot| match slot {
+            Slot::Held(entry) => Some(entry.refs()),
+            Slot::Missing => None,
+        });
+        let listeners = listeners.filter(|refs| refs.routes.iter().any(|wanted| wanted.name == route.name));
+        let slots = self.set.slots(ResourceKind::Extension);
+        let awaited: BTreeSet<&Arc<str>> = listeners
+            .flat_map(|refs| &refs.extensions)
+            .filter(|extension| !extension.has_instant_default)
+            .map(|extension| &extension.dependency.name)
+            .filter(|name| !slots.contains_key(*name) && route.override_names.position(name).is_some())
+            .collect();
+        awaited.into_iter().map(|name| (ResourceKind::Extension, Arc::clone(name))).collect()
     }
 
     fn extension(&mut self, name: &Arc<str>) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::dirty::Dirty;
 use super::{FilterConfig, Snapshot};
 use crate::testing::{assignment, cluster, dns, eds, extension, listener, route, secret, tls_cluster};
-use crate::{HttpFilter, HttpFilterKind, Resource, ResourceKind, ResourceSet, Source, Update};
+use crate::{HttpFilter, HttpFilterKind, OverrideNames, Resource, ResourceKind, ResourceSet, Source, Update};
 
 /// A set, and what is served of it.
 #[derive(Default)]
@@ -197,6 +197,40 @@ fn a_held_listener_keeps_its_route_and_extension() {
     // Removed while in use: the last configuration stays.
     world.remove(ResourceKind::Extension, "y");
     assert!(matches!(world.snapshot.filter_config(&y), FilterConfig::Plugin(_)));
+}
+
+/// `route`, with a scope that turns filters on.
+fn route_with_filters(name: &str, filters: &[&str]) -> Resource {
+    let Resource::Route(mut made) = route(name, 1, &[]) else { panic!() };
+    Arc::get_mut(&mut made).unwrap().override_names = OverrideNames::new(filters.iter().map(|name| Arc::from(*name)));
+    Resource::Route(made)
+}
+
+#[test]
+fn routes_that_speak_of_a_new_filter_go_live_with_its_chain() {
+    let mut world = World::default();
+    world.add(route_with_filters("r", &["x"]));
+    world.add(route_with_filters("s", &[]));
+    world.add(listener("l", 1, "r", &["x"]));
+    world.add(listener("m", 1, "s", &["x"]));
+    world.add(extension("x", 1));
+    let before = Arc::clone(world.snapshot.routes.get("r").unwrap());
+    world.add(listener("l", 2, "r", &["x", "y"]));
+    world.add(listener("m", 2, "s", &["x", "y"]));
+    world.add(route_with_filters("r", &["y", "z"]));
+    world.add(route_with_filters("s", &["z"]));
+    // Not `s`: `y` is nothing to it, and no chain has `z`.
+    assert_eq!(world.warming(), ["l<-y", "m<-y", "r<-y"]);
+    assert!(Arc::ptr_eq(world.snapshot.routes.get("r").unwrap(), &before));
+    world.add(extension("y", 1));
+    assert!(world.warming().is_empty() && world.listeners() == ["l:2", "m:2"]);
+    assert!(!Arc::ptr_eq(world.snapshot.routes.get("r").unwrap(), &before));
+    // One that doesn't exist holds nobody up.
+    world.add(listener("l", 3, "r", &["x", "w"]));
+    world.add(route_with_filters("r", &["w"]));
+    assert_eq!(world.warming(), ["l<-w", "r<-w"]);
+    world.miss(ResourceKind::Extension, "w");
+    assert!(world.warming().is_empty());
 }
 
 fn discovered() -> HttpFilterKind {
