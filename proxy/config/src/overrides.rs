@@ -4,6 +4,7 @@
 //! virtual host holds is all that holds there. A filter's place is looked up by its name once for a generation; a request
 //! pays an index.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::{BufferLimit, CorsPolicy, Fault, HeaderMutationFilter, LocalRateLimit, RbacFilter, WasmOverride};
@@ -74,15 +75,35 @@ impl OverrideNames {
     }
 }
 
-/// What holds for filters in a scope, the scopes around it included.
+/// What holds for filters in a scope, the scopes around it included: those that are spoken of, by their places in
+/// [`OverrideNames`]. A thousand routes may each speak of a filter of their own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Overrides(Option<Arc<[Option<FilterOverride>]>>);
+pub struct Overrides(Option<Arc<[(usize, FilterOverride)]>>);
 
 impl Overrides {
     /// For the filter at a place of [`OverrideNames`].
     #[must_use]
     pub fn get(&self, position: usize) -> Option<&FilterOverride> {
-        self.0.as_ref()?.get(position)?.as_ref()
+        let said = self.0.as_ref()?;
+        let index = said.binary_search_by_key(&position, |(place, _)| *place).ok()?;
+        Some(&said[index].1)
+    }
+
+    /// Everything that is said, by place.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &FilterOverride)> {
+        self.0.iter().flat_map(|said| said.iter()).map(|(place, said)| (*place, said))
+    }
+
+    /// Nothing is said of any filter.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Where it lies, which clones share: scopes with the same address say the same.
+    #[must_use]
+    pub fn address(&self) -> Option<usize> {
+        self.0.as_ref().map(|said| said.as_ptr().addr())
     }
 
     /// What holds in a scope within this one that says `own`.
@@ -91,21 +112,19 @@ impl Overrides {
         if own.is_empty() {
             return self.clone();
         }
-        let mut merged: Vec<Option<FilterOverride>> = match &self.0 {
-            Some(outer) => outer.to_vec(),
-            None => vec![None; names.0.len()],
-        };
+        let mut merged: BTreeMap<usize, FilterOverride> =
+            self.iter().map(|(place, said)| (place, said.clone())).collect();
         for (name, FilterOverride { disabled, config }) in own {
-            let Some(place) = names.position(&name).and_then(|position| merged.get_mut(position)) else { continue };
-            let outer = place.take().and_then(|outer| outer.config);
+            let Some(place) = names.position(&name) else { continue };
+            let outer = merged.remove(&place).and_then(|outer| outer.config);
             // A scope that only switches the filter keeps the configuration that it has outside.
             let config = match config {
                 Some(own) => Some(own.within(outer.as_ref())),
                 None => outer,
             };
-            *place = Some(FilterOverride { disabled, config });
+            merged.insert(place, FilterOverride { disabled, config });
         }
-        Overrides(Some(merged.into()))
+        Overrides(Some(merged.into_iter().collect()))
     }
 }
 
@@ -140,5 +159,11 @@ mod tests {
         let both = OverrideConfig::HeaderMutation(vec![mutation("x-host"), mutation("x-cluster")]);
         assert_eq!(weighted.get(1).unwrap().config, Some(both));
         assert!(host.get(1).unwrap().disabled);
+        let both = route.with(&names, said("a", true, None));
+        assert_eq!(
+            both.iter().map(|(place, said)| (place, said.disabled)).collect::<Vec<_>>(),
+            [(0, true), (1, false)]
+        );
+        assert!(none.is_empty() && none.address().is_none() && both.address() != route.address());
     }
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    ClusterSpec, FailurePolicy, HttpFilter, OverrideConfig, Overrides, RouteAction, RouteConfig, WasmPlugin, WasmVm,
+    ClusterSpec, FailurePolicy, FilterOverride, HttpFilter, OverrideConfig, Overrides, RouteAction, RouteConfig,
+    WasmPlugin, WasmVm,
 };
 
 /// What is left out is the filter's own.
@@ -52,7 +53,7 @@ impl RouteConfig {
     #[must_use]
     pub fn wasm_overrides(&self, filter: &HttpFilter) -> Vec<&Arc<WasmOverride>> {
         match self.override_names.position(&filter.name) {
-            Some(position) => self.collect(|overrides| vec![overrides.get(position)]),
+            Some(position) => self.collect(move |overrides| overrides.get(position).into_iter()),
             None => Vec::new(),
         }
     }
@@ -60,13 +61,12 @@ impl RouteConfig {
     /// As [`RouteConfig::wasm_overrides`], of all filters.
     #[must_use]
     pub fn all_wasm_overrides(&self) -> Vec<&Arc<WasmOverride>> {
-        let places = 0..self.override_names.len();
-        self.collect(|overrides| places.clone().map(|position| overrides.get(position)).collect())
+        self.collect(|overrides| overrides.iter().map(|(_, said)| said))
     }
 
-    fn collect<'a>(
+    fn collect<'a, I: Iterator<Item = &'a FilterOverride>>(
         &'a self,
-        places: impl Fn(&'a Overrides) -> Vec<Option<&'a crate::FilterOverride>>,
+        of_scope: impl Fn(&'a Overrides) -> I,
     ) -> Vec<&'a Arc<WasmOverride>> {
         if self.override_names.len() == 0 {
             return Vec::new();
@@ -74,7 +74,7 @@ impl RouteConfig {
         let mut seen = BTreeSet::new();
         let mut found = Vec::new();
         for overrides in self.scopes() {
-            for config in places(overrides).into_iter().flatten().filter_map(|said| said.config.as_ref()) {
+            for config in of_scope(overrides).filter_map(|said| said.config.as_ref()) {
                 if let OverrideConfig::Wasm(config) = config
                     && seen.insert(Arc::as_ptr(config))
                 {
@@ -85,7 +85,8 @@ impl RouteConfig {
         found
     }
 
-    fn scopes(&self) -> impl Iterator<Item = &Overrides> {
+    /// What virtual hosts, routes and weighted clusters say about filters.
+    pub fn scopes(&self) -> impl Iterator<Item = &Overrides> {
         self.virtual_hosts.iter().flat_map(|host| {
             let routes = host.routes.iter().flat_map(|route| {
                 let weighted = match &route.action {

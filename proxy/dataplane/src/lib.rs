@@ -16,6 +16,7 @@ mod client_cert;
 mod cluster;
 mod date;
 mod downstream;
+mod enabled;
 mod error;
 mod exchange;
 mod filter;

@@ -14,6 +14,7 @@ use outrigger_config::{
 use outrigger_http::StreamState;
 
 use crate::cluster::{ClusterHandle, ClusterStatus};
+use crate::enabled::{Enabled, Place};
 use crate::error::{ErrorKind, StreamError};
 use crate::exchange::Exchange;
 use crate::filter::{self, FilterSlot};
@@ -57,14 +58,12 @@ pub(crate) struct HttpChain {
     pub(crate) stats: Rc<HttpStats>,
     pub(crate) live: Rc<LiveConfig>,
     filters: Vec<FilterFactory>,
-    buffer_bytes_max: usize,
+    enabled: Enabled,
 }
 
 #[derive(Debug)]
 struct FilterFactory {
-    /// Where the routes' overrides of it stand; `None`: no scope says anything about it.
-    position: Option<usize>,
-    disabled: bool,
+    place: Place,
     kind: FilterKind,
 }
 
@@ -190,20 +189,19 @@ impl LiveConfig {
             RouteSource::Rds { name, .. } => self.snapshot().routes.get(name).cloned(),
         };
         let mut filters = Vec::with_capacity(hcm.filters.len());
-        let mut buffer_bytes_max = usize::MAX;
         for filter in &hcm.filters {
+            let mut buffer_bytes_max = usize::MAX;
             let position = routes.as_ref().and_then(|routes| routes.override_names.position(&filter.name));
             let kind = match self.snapshot().filter_config(filter) {
                 FilterConfig::Missing => FilterKind::Failed(StreamError::internal(ErrorKind::FilterMissing)),
                 FilterConfig::Native(native) => {
                     if let NativeFilter::Buffer(limit) = native {
-                        buffer_bytes_max = buffer_bytes_max.min(limit.0 as usize);
+                        buffer_bytes_max = limit.0 as usize;
                     }
                     FilterKind::Native(NativeHandle::new(native, position, &cx.registry, &hcm.stat_prefix))
                 }
                 FilterConfig::Plugin(plugin) => {
-                    let limit = usize::try_from(plugin.vm.limits.body_buffer_bytes).unwrap_or(usize::MAX);
-                    buffer_bytes_max = buffer_bytes_max.min(limit);
+                    buffer_bytes_max = usize::try_from(plugin.vm.limits.body_buffer_bytes).unwrap_or(usize::MAX);
                     match self.plugins.get(plugin) {
                         stable if let Some(staged) = self.staged(filter, plugin, stable, routes.as_deref()) => {
                             FilterKind::Staged(Box::new(staged))
@@ -217,10 +215,13 @@ impl LiveConfig {
                     }
                 }
             };
-            filters.push(FilterFactory { position, disabled: filter.disabled, kind });
+            filters
+                .push(FilterFactory { place: Place { position, disabled: filter.disabled, buffer_bytes_max }, kind });
         }
+        let places: Vec<Place> = filters.iter().map(|factory| factory.place).collect();
+        let enabled = Enabled::new(&places, routes.iter().flat_map(|routes| routes.scopes()));
         let stats = HttpStats::new(&cx.registry, &hcm.stat_prefix);
-        HttpChain { hcm: hcm.clone(), routes, stats, live: self.clone(), filters, buffer_bytes_max }
+        HttpChain { hcm: hcm.clone(), routes, stats, live: self.clone(), filters, enabled }
     }
 }
 
@@ -296,17 +297,20 @@ impl ByRoute {
 impl HttpChain {
     /// Gives a stream its filters.
     pub(crate) fn start_filters(&self, exchange: &mut Exchange<'_>) {
-        if self.filters.is_empty() {
+        let walk = self.enabled.of(exchange.overrides());
+        if walk.filters.is_empty() {
             return;
         }
-        let enabled = |factory: &&FilterFactory| !exchange.filter_disabled(factory.position, factory.disabled);
         let mut list = filter::new_list();
-        list.extend(self.filters.iter().filter(enabled).filter_map(|factory| match &factory.kind {
-            FilterKind::Wasm(handle, by_route) => by_route.start(exchange, factory.position, handle),
-            FilterKind::Staged(staged) => staged.start(exchange, factory.position),
-            FilterKind::Native(handle) => Some(FilterSlot::Other(handle.start())),
-            FilterKind::Failed(error) => Some(FilterSlot::Other(Box::new(FailedFilter(*error)))),
+        list.extend(walk.filters.iter().map(|index| &self.filters[*index]).filter_map(|factory| {
+            let position = factory.place.position;
+            match &factory.kind {
+                FilterKind::Wasm(handle, by_route) => by_route.start(exchange, position, handle),
+                FilterKind::Staged(staged) => staged.start(exchange, position),
+                FilterKind::Native(handle) => Some(FilterSlot::Other(handle.start())),
+                FilterKind::Failed(error) => Some(FilterSlot::Other(Box::new(FailedFilter(*error)))),
+            }
         }));
-        exchange.set_filters(list, self.buffer_bytes_max);
+        exchange.set_filters(list, walk.buffer_bytes_max);
     }
 }

@@ -80,9 +80,9 @@ impl Exchange<'_> {
         self.filters.selection.filter_override(position)
     }
 
-    /// Whether a filter is off or on for this request, by the most specific scope that says so.
-    pub(crate) fn filter_disabled(&self, position: Option<usize>, default: bool) -> bool {
-        self.filters.selection.filter_override(position).map_or(default, |found| found.disabled)
+    /// What the scopes of the route say about filters; `None`: there is no route.
+    pub(crate) fn overrides(&self) -> Option<&outrigger_config::Overrides> {
+        self.filters.selection.overrides()
     }
 
     fn check_upgrade(&mut self) -> Result<(), Stop> {

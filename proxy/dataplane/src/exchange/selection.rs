@@ -88,12 +88,15 @@ impl Selection {
 
     /// What the scopes of the route say about the filter at a place of the configuration's names.
     pub(crate) fn filter_override(&self, position: Option<usize>) -> Option<&FilterOverride> {
-        let position = position?;
-        let scope: &Overrides = match self.weighted_cluster() {
+        self.overrides()?.get(position?)
+    }
+
+    /// What the most specific scope of the route says about filters, the scopes around it included.
+    pub(crate) fn overrides(&self) -> Option<&Overrides> {
+        Some(match self.weighted_cluster() {
             Some(cluster) => &cluster.overrides,
             None => &self.route.as_ref()?.overrides,
-        };
-        scope.get(position)
+        })
     }
 }
 

@@ -1,0 +1,172 @@
+//! Filters of HTTPRoutes from a folder, in both proxies: each route has its own configuration of the same code, and what
+//! becomes of one route's filter is no business of another's.
+
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
+use outrigger_e2e::closing::scaled;
+use outrigger_e2e::folder::{self, Folder};
+use outrigger_e2e::load::Verdict;
+use outrigger_e2e::rig::put_module;
+use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::{Load, Peer, Request, Response, Rig, eventually};
+use serde_json::{Value, json};
+
+/// The HTTPRoute `name` for paths below `/NAME`, with one rule that is called `all`.
+fn route(name: &str) -> Value {
+    let mut route = folder::route_with(&[json!({
+        "name": "all",
+        "matches": [{"path": {"type": "PathPrefix", "value": format!("/{name}")}}],
+        "backendRefs": [{"name": "api", "port": 80}],
+    })]);
+    route["metadata"]["name"] = json!(name);
+    route
+}
+
+/// header-policy as the filter `name` on some routes (`NAME` or `NAME#RULE`): it adds a stamp to the answer.
+fn stamping(name: &str, routes: &[&str], stamp: &str) -> Value {
+    let target = |route: &&str| {
+        let mut target = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute"});
+        let (route, rule) = route.split_once('#').map_or((*route, None), |(route, rule)| (route, Some(rule)));
+        target["name"] = json!(route);
+        if let Some(rule) = rule {
+            target["sectionName"] = json!(rule);
+        }
+        target
+    };
+    let config = json!({"response": {"add": [{"name": "x-stamp", "value": stamp}]}});
+    let targets: Vec<Value> = routes.iter().map(target).collect();
+    let module = "filters/header_policy.wasm";
+    folder::filter(name, module, "Unspecified", &config, json!({"targetRefs": targets}))
+}
+
+/// The routes `a`, `b` and `c`: `a` and `b` have a filter of their own between two that both have, `c` has the last.
+fn three_routes(folder: &Folder) -> anyhow::Result<()> {
+    put_module(folder, "header_policy")?;
+    folder.apply("routes.yaml", &[route("a"), route("b"), route("c")])?;
+    folder.apply("first.yaml", &[stamping("filter-0", &["a", "b#all"], "first")])?;
+    folder.apply("a.yaml", &[stamping("filter-1", &["a"], "a1")])?;
+    folder.apply("b.yaml", &[stamping("filter-2", &["b"], "b1")])?;
+    folder.apply("last.yaml", &[stamping("filter-3", &["a", "b", "c"], "last")])
+}
+
+/// The filters answer in the reverse order of the chain.
+fn stamps(rig: &Rig, path: &str) -> Vec<String> {
+    let response = rig.get(path).expect("an answer");
+    response.header_all("x-stamp").into_iter().rev().map(str::to_owned).collect()
+}
+
+fn stamps_become(rig: &Rig, path: &str, expected: &[&str]) {
+    eventually(DEADLINE, || match stamps(rig, path) {
+        seen if seen == expected => Ok(()),
+        seen => Err(seen),
+    })
+    .expect(path);
+}
+
+/// Requests of `b` that are not exactly as they were when the load began.
+fn as_ever(response: &Response) -> Verdict {
+    let stamps = response.header_all("x-stamp");
+    let is_same = response.status == 200 && stamps == ["last", "b1", "first"];
+    Verdict { failure: (!is_same).then(|| format!("{} {stamps:?}", response.status)), ..Verdict::default() }
+}
+
+/// One VM of the one worker runs, whatever its plugins; spare ones that an update brought go at once.
+fn one_vm_runs(rig: &Rig, when: &str) {
+    let is_count = |name: &str| name.starts_with("wasm.") && name.ends_with(".vm_active");
+    eventually(DEADLINE, || {
+        let stats = rig.plane.admin.stats().map_err(|error| format!("{error:#}"))?;
+        match stats.iter().filter(|(name, _)| is_count(name)).map(|(_, count)| count).sum::<u64>() {
+            1 => Ok(()),
+            count => Err(format!("{count} VMs")),
+        }
+    })
+    .expect(when);
+}
+
+#[test]
+fn routes_have_filters_of_their_own_and_leave_each_other_alone() {
+    for peer in Peer::all() {
+        let name = peer.name();
+        let rig = Rig::start_with(peer, "DELTA_GRPC", three_routes).expect("the mesh");
+        for (path, expected) in [
+            ("/a", &["first", "a1", "last"][..]),
+            ("/b", &["first", "b1", "last"]),
+            ("/c", &["last"]),
+            ("/elsewhere", &[]),
+        ] {
+            stamps_become(&rig, path, expected);
+        }
+        let one_vm = |when: &str| {
+            if peer == Peer::Outrigger {
+                one_vm_runs(&rig, when);
+            }
+        };
+        one_vm("four configurations of the same code");
+        let load = Load::new(rig.gateway, 200.0, Request::get("/b")).check(as_ever).start().expect("load");
+        // Another configuration.
+        rig.push(|folder| folder.apply("a.yaml", &[stamping("filter-1", &["a"], "a2")])).expect(name);
+        stamps_become(&rig, "/a", &["first", "a2", "last"]);
+        one_vm("an edit");
+        // One filter of a route goes: those around it stay, at every moment.
+        rig.push(|folder| folder.remove("a.yaml")).expect(name);
+        stamps_become(&rig, "/a", &["first", "last"]);
+        // And comes again, for another route too.
+        rig.push(|folder| folder.apply("a.yaml", &[stamping("filter-1", &["a", "c"], "a3")])).expect(name);
+        stamps_become(&rig, "/a", &["first", "a3", "last"]);
+        stamps_become(&rig, "/c", &["a3", "last"]);
+        // Away from one target.
+        rig.push(|folder| folder.apply("a.yaml", &[stamping("filter-1", &["c"], "a3")])).expect(name);
+        stamps_become(&rig, "/a", &["first", "last"]);
+        stamps_become(&rig, "/c", &["a3", "last"]);
+        one_vm("targets that come and go");
+        let report = load.stop().expect("the load");
+        report.must_be_clean().expect(name);
+    }
+}
+
+#[test]
+fn a_bad_configuration_of_one_route_holds_up_nobody_else() {
+    if !Peer::all().contains(&Peer::Outrigger) {
+        return;
+    }
+    let rig = Rig::start_with(Peer::Outrigger, "DELTA_GRPC", three_routes).expect("the mesh");
+    stamps_become(&rig, "/b", &["first", "b1", "last"]);
+    let load = Load::new(rig.gateway, 200.0, Request::get("/b")).check(as_ever).start().expect("load");
+    let mut bad = stamping("filter-1", &["a"], "a2");
+    bad["spec"]["config"] = json!({"nonsense": true});
+    rig.folder.apply("a.yaml", &[bad]).expect("the edit");
+    let proxy = rig.wait_nacked().expect("the rejection");
+    let rejected: Vec<&Value> =
+        proxy["filters"].as_array().into_iter().flatten().filter(|filter| filter["state"] == "nacked").collect();
+    assert!(rejected.len() == 1 && rejected[0]["name"] == "shop/filter-1", "{rejected:?}");
+    assert_eq!(stamps(&rig, "/a"), ["first", "a1", "last"], "what was there serves on");
+    // Others change as if nothing was, and where a new filter takes the place of another one, one of them always runs.
+    let moved = [stamping("filter-3", &["c"], "last"), stamping("filter-4", &["a", "b"], "last")];
+    rig.folder.apply("last.yaml", &moved).expect("the edit");
+    rig.folder.apply("new.yaml", &[stamping("filter-5", &["a", "c"], "new")]).expect("the edit");
+    stamps_become(&rig, "/c", &["last", "new"]);
+    stamps_become(&rig, "/a", &["first", "a1", "last", "new"]);
+    load.stop().expect("the load").must_be_clean().expect("nobody else notices");
+}
+
+#[test]
+fn many_routes_share_one_vm() {
+    if !Peer::all().contains(&Peer::Outrigger) {
+        return;
+    }
+    let count = scaled(100, 1000);
+    let name = |index: usize| format!("r{index}");
+    let rig = Rig::start_with(Peer::Outrigger, "DELTA_GRPC", |folder| {
+        put_module(folder, "header_policy")?;
+        let routes: Vec<Value> = (0..count).map(|index| route(&name(index))).collect();
+        let filters = (0..count).map(|index| stamping(&format!("f{index}"), &[&name(index)], &name(index)));
+        folder.apply("routes.yaml", &routes)?;
+        folder.apply("filters.yaml", &filters.collect::<Vec<_>>())
+    });
+    let rig = rig.expect("the mesh");
+    for index in (0..count).step_by(7) {
+        stamps_become(&rig, &format!("/{}", name(index)), &[&name(index)]);
+    }
+    stamps_become(&rig, "/elsewhere", &[]);
+    one_vm_runs(&rig, "many configurations");
+}
