@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use table::{FilterChainClash, FilterChainTable};
 
-use crate::{Cidr, DownstreamTransport, NetworkFilter, WasmPlugin};
+use crate::{Cidr, DownstreamTransport, NetworkFilter, NetworkRbac, WasmPlugin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct FilterChain {
@@ -24,11 +24,29 @@ pub struct FilterChain {
     pub filter: NetworkFilter,
 }
 
-/// A network filter that sees bytes and lets them pass: `envoy.filters.network.wasm`.
+/// A network filter that stands before the terminal one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionFilter {
     pub name: Arc<str>,
-    pub plugin: Arc<WasmPlugin>,
+    pub kind: ConnectionFilterKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionFilterKind {
+    /// `envoy.filters.network.wasm`.
+    Wasm(Arc<WasmPlugin>),
+    /// `envoy.filters.network.rbac`.
+    Rbac(Arc<NetworkRbac>),
+}
+
+impl ConnectionFilter {
+    #[must_use]
+    pub fn plugin(&self) -> Option<&Arc<WasmPlugin>> {
+        match &self.kind {
+            ConnectionFilterKind::Wasm(plugin) => Some(plugin),
+            ConnectionFilterKind::Rbac(_) => None,
+        }
+    }
 }
 
 /// `filter_chain_match`. What is empty matches every connection; lists are sorted, each entry once.

@@ -62,7 +62,8 @@ pub use filter::{
     ModuleCode, Rollout, RolloutShare, WasmPlugin, WasmVm,
 };
 pub use filter_chain::{
-    ConnectionFacts, ConnectionFilter, FilterChain, FilterChainClash, FilterChainMatch, FilterChainTable, SourceType,
+    ConnectionFacts, ConnectionFilter, ConnectionFilterKind, FilterChain, FilterChainClash, FilterChainMatch,
+    FilterChainTable, SourceType,
 };
 pub use format::{Format, FormatError, FormatValue, set_hostname};
 pub use fraction::Fraction;
@@ -83,8 +84,8 @@ pub use metadata::{LB_NAMESPACE, MetadataMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use native::{
     ActiveFaults, BufferLimit, CorsPolicy, Fault, FaultAbort, FaultDelay, HeaderChange, HeaderMutationFilter,
-    LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter, Permission, Principal, RbacAction,
-    RbacFilter, RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
+    LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter, NetworkRbac, Permission, Principal,
+    RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
 };
 pub use origin::{Origin, Source, StreamSource};
 pub use outlier::{FailurePercentage, OutlierDetection, Rule, SuccessRate};

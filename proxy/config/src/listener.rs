@@ -7,8 +7,9 @@ use std::time::Duration;
 use outrigger_http::Direction;
 
 use crate::{
-    AccessLog, Cidr, ClientCertDetails, FilterChain, FilterChainTable, ForwardClientCert, Http1Options, Http2Options,
-    HttpFilter, ListenAddress, ListenerFilter, Origin, RouteConfig, Source, Tracing, WasmPlugin,
+    AccessLog, Cidr, ClientCertDetails, ConnectionFilter, FilterChain, FilterChainTable, ForwardClientCert,
+    Http1Options, Http2Options, HttpFilter, ListenAddress, ListenerFilter, Origin, RouteConfig, Source, Tracing,
+    WasmPlugin,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Listener {
             NetworkFilter::Http(manager) => &manager.access_logs,
             NetworkFilter::Tcp(proxy) => &proxy.access_logs,
         });
-        let filters = self.chains.iter().flat_map(|chain| &chain.filters).map(|filter| &filter.plugin);
+        let filters = self.chains.iter().flat_map(|chain| &chain.filters).filter_map(ConnectionFilter::plugin);
         filters.chain(self.access_logs.iter().chain(logs).filter_map(AccessLog::plugin))
     }
 

@@ -13,7 +13,7 @@ pub use cors::CorsPolicy;
 pub use fault::{ActiveFaults, Fault, FaultAbort, FaultDelay};
 pub use header_mutation::{HeaderChange, HeaderMutationFilter};
 pub use rate_limit::{LimitAction, LimitActions, LimitDescriptor, LocalRateLimit};
-pub use rbac::{Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict};
+pub use rbac::{NetworkRbac, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict};
 pub use token_bucket::TokenBucket;
 
 /// A native filter with its configuration.

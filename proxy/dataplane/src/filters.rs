@@ -8,7 +8,7 @@ mod cors;
 mod fault;
 mod header_mutation;
 mod rate_limit;
-mod rbac;
+pub(crate) mod rbac;
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -7,9 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{
-    AccessLog, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter, NativeFilter,
-    NetworkFilter, OverrideConfig, RolloutShare, RouteConfig, RouteSource, Snapshot, TcpProxy, WasmOverride,
-    WasmPlugin,
+    AccessLog, ConnectionFilterKind, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter,
+    NativeFilter, NetworkFilter, OverrideConfig, RolloutShare, RouteConfig, RouteSource, Snapshot, TcpProxy,
+    WasmOverride, WasmPlugin,
 };
 use outrigger_http::StreamState;
 
@@ -19,7 +19,7 @@ use crate::error::{ErrorKind, StreamError};
 use crate::exchange::Exchange;
 use crate::filter::{self, FilterSlot};
 use crate::filters::NativeHandle;
-use crate::network::NetworkFactory;
+use crate::network::{NetworkFactory, RbacHandle};
 use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, Revision, Staged, WasmFilter};
 use crate::prepared::{Prepared, RoutePlugins, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
@@ -140,12 +140,15 @@ impl LiveConfig {
     }
 
     /// What makes the network filters of a chain's connections.
-    pub(crate) fn network_filters(&self, chain: &FilterChain) -> Rc<[NetworkFactory]> {
-        let factories = chain.filters.iter().filter_map(|filter| match self.plugins.get(&filter.plugin) {
-            Some(handle) => Some(NetworkFactory::Wasm(handle.clone())),
-            // It never started, and its policy lets connections pass.
-            None if filter.plugin.failure_policy == FailurePolicy::Open => None,
-            None => Some(NetworkFactory::Failed),
+    pub(crate) fn network_filters(&self, chain: &FilterChain, cx: &WorkerCx) -> Rc<[NetworkFactory]> {
+        let factories = chain.filters.iter().filter_map(|filter| match &filter.kind {
+            ConnectionFilterKind::Rbac(rbac) => Some(NetworkFactory::Rbac(RbacHandle::new(rbac, &cx.registry))),
+            ConnectionFilterKind::Wasm(plugin) => match self.plugins.get(plugin) {
+                Some(handle) => Some(NetworkFactory::Wasm(handle.clone())),
+                // It never started, and its policy lets connections pass.
+                None if plugin.failure_policy == FailurePolicy::Open => None,
+                None => Some(NetworkFactory::Failed),
+            },
         });
         factories.collect()
     }

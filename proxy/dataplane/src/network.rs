@@ -5,6 +5,7 @@
 //! as in Envoy; or, when it resumes, they go on behind it.
 
 mod http;
+mod rbac;
 mod tunnel;
 
 use std::cell::RefCell;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use outrigger_http::{BodyBuffer, StreamState};
 
 pub(crate) use http::serve as serve_http;
+pub(crate) use rbac::RbacHandle;
 pub(crate) use tunnel::run;
 
 use crate::filter::{FilterEvent, StreamSlot, Way};
@@ -55,12 +57,17 @@ pub(crate) trait NetworkFilter {
     fn on_upstream_data(&mut self, cx: &ConnectionCx<'_>, end: bool) -> NetworkAction;
     /// The connection is over; called once.
     fn on_close(&mut self, cx: &ConnectionCx<'_>, by: ClosedBy);
+    /// Whether it says what it has to say when the connection is new, and doesn't look at bytes.
+    fn decides_at_once(&self) -> bool {
+        false
+    }
 }
 
 /// What makes the filters of a connection.
 #[derive(Debug, Clone)]
 pub(crate) enum NetworkFactory {
     Wasm(Rc<PluginHandle>),
+    Rbac(Rc<RbacHandle>),
     /// It can't run, and its policy lets nothing pass.
     Failed,
 }
@@ -125,6 +132,7 @@ impl NetworkFilters {
     pub(crate) fn new(factories: &[NetworkFactory], state: StreamState) -> NetworkFilters {
         let make = |factory: &NetworkFactory| match factory {
             NetworkFactory::Wasm(handle) => Box::new(WasmConnection::new(handle)) as Box<dyn NetworkFilter>,
+            NetworkFactory::Rbac(handle) => Box::new(rbac::Filter::new(handle)),
             NetworkFactory::Failed => Box::new(Failed),
         };
         NetworkFilters::of(factories.iter().map(make).collect(), state)
@@ -138,6 +146,11 @@ impl NetworkFilters {
     /// Whether the terminal filter may begin.
     pub(crate) fn is_admitted(&self) -> bool {
         self.admitted
+    }
+
+    /// Whether no filter has anything to do once the connection has begun: its bytes need not pass them.
+    pub(crate) fn decide_at_once(&self) -> bool {
+        self.list.iter().all(|filter| filter.decides_at_once())
     }
 
     /// Bytes of a direction that wait before or between the filters.
@@ -233,6 +246,13 @@ impl NetworkFilters {
     ) -> NetworkAction {
         let cx = ConnectionCx { state: &self.state, slot: &self.slot, index };
         call(&mut *self.list[index], &cx)
+    }
+
+    /// Begins where nothing is to be done after that: the filters' verdict, and what they knew of the connection.
+    pub(crate) fn decide(mut self) -> (Result<(), Close>, StreamState) {
+        let verdict = self.begin().map(|_| ());
+        self.list.clear();
+        (verdict, self.state.take())
     }
 
     /// The connection is over: the filters are told, and what they knew of it.

@@ -18,7 +18,7 @@ use crate::cluster::{ConnectionGuard, PickKey};
 use crate::error::{ErrorKind, StreamError};
 use crate::listener::{Accepted, ChainSlot};
 use crate::live::{LiveChain, TcpChain};
-use crate::network::{self, ClosedBy, NetworkFactory, NetworkFilters};
+use crate::network::{self, Close, ClosedBy, NetworkFilters};
 use crate::stats::{ActiveGuard, TcpStats};
 use crate::transport::Transport;
 use crate::tunnel::{self, End};
@@ -124,7 +124,17 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
         let early = early.and_then(|early| early.into_connecting(&slot, chain));
         run(cx, chain, &mut down, &mut state, early).await
     } else {
-        let (outcome, seen) = Box::pin(run_filtered(cx, chain, &mut down, &filters, state)).await;
+        let filters = NetworkFilters::new(&filters, state);
+        let (outcome, seen) = if filters.decide_at_once() {
+            let (verdict, mut state) = filters.decide();
+            let outcome = match verdict {
+                Ok(()) => run(cx, chain, &mut down, &mut state, None).await,
+                Err(Close) => Ok(()),
+            };
+            (outcome, state)
+        } else {
+            Box::pin(run_filtered(cx, chain, &mut down, filters)).await
+        };
         state = seen;
         outcome
     };
@@ -165,10 +175,8 @@ async fn run_filtered(
     cx: &Rc<WorkerCx>,
     chain: &Rc<TcpChain>,
     down: &mut Transport,
-    factories: &[NetworkFactory],
-    state: StreamState,
+    mut filters: NetworkFilters,
 ) -> (Result<(), StreamError>, StreamState) {
-    let mut filters = NetworkFilters::new(factories, state);
     let state = filters.state.clone();
     let destination = original_dst(&state.borrow().info);
     let guard = RefCell::new(None);

@@ -171,6 +171,20 @@ impl Default for StreamInfo {
 }
 
 impl StreamInfo {
+    /// SNI, as an inspector or the handshake found it.
+    #[must_use]
+    pub fn requested_server_name(&self) -> Option<&str> {
+        let inspected = self.connection.as_ref().and_then(|connection| connection.requested_server_name.as_deref());
+        let agreed = self.downstream_tls.as_ref().map(|tls| &*tls.server_name);
+        inspected.or(agreed).filter(|name| !name.is_empty())
+    }
+
+    /// The peer of the socket.
+    #[must_use]
+    pub fn direct_remote(&self) -> Option<SocketAddr> {
+        self.connection.as_ref().and_then(|connection| connection.direct_remote).or(self.downstream_remote)
+    }
+
     /// Records that a point is reached now.
     pub fn mark(&mut self, point: TimingPoint) {
         self.timings.set(point, self.start.elapsed());

@@ -389,9 +389,7 @@ fn header_field<'a>(headers: Option<&'a Headers>, field: &Field) -> Option<Value
 fn address(info: &StreamInfo, of: Peer, part: Part) -> Value<'static> {
     let address = match of {
         Peer::DownstreamRemote => info.downstream_remote,
-        Peer::DownstreamDirect => {
-            info.connection.as_ref().and_then(|connection| connection.direct_remote).or(info.downstream_remote)
-        }
+        Peer::DownstreamDirect => info.direct_remote(),
         Peer::DownstreamLocal => info.downstream_local,
         Peer::UpstreamRemote => info.upstream_remote,
         Peer::UpstreamLocal => info.upstream_local,

@@ -92,7 +92,7 @@ impl TlsOperator {
     pub(crate) fn value<'a>(&'a self, info: &'a StreamInfo) -> Value<'a> {
         match self.fact {
             Fact::Failure => return text(&info.downstream_transport_failure_reason),
-            Fact::RequestedServerName => return requested(info),
+            Fact::RequestedServerName => return text(info.requested_server_name().unwrap_or_default()),
             _ => {}
         }
         let tls = match self.side {
@@ -149,12 +149,6 @@ fn of_connection(rest: &str) -> Option<Fact> {
 }
 
 /// As the inspector or the handshake saw it.
-fn requested(info: &StreamInfo) -> Value<'_> {
-    let inspected = info.connection.as_ref().and_then(|connection| connection.requested_server_name.as_deref());
-    let shaken = || info.downstream_tls.as_ref().map(|tls| &*tls.server_name);
-    text(inspected.or_else(shaken).unwrap_or_default())
-}
-
 fn text(text: &str) -> Value<'_> {
     if text.is_empty() { Value::Absent } else { Value::Bytes(text.as_bytes()) }
 }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_http::{StreamInfo, StreamState};
 
@@ -17,6 +18,16 @@ pub struct RbacFilter {
     pub stat_prefix: Arc<str>,
     /// Before those of the shadow rules, and before their keys in the metadata.
     pub shadow_stat_prefix: Arc<str>,
+}
+
+/// The network filter (`envoy.extensions.filters.network.rbac.v3.RBAC`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetworkRbac {
+    pub filter: RbacFilter,
+    /// `enforcement_type: CONTINUOUS`: judged whenever the client has sent something, not once.
+    pub continuous: bool,
+    /// `delay_deny`: what is refused stays open for so long.
+    pub delay_deny: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +80,12 @@ pub enum Principal {
     And(Vec<Principal>),
     Or(Vec<Principal>),
     Not(Box<Principal>),
-    /// By a URI or DNS name of the client's certificate, else its subject; `None`: any checked certificate.
+    /// By a URI or DNS name of the client's certificate, or its subject; `None`: any checked certificate.
     Authenticated(Option<StringMatcher>),
-    /// The connection's peer.
+    /// The peer of the socket.
     DirectRemoteIp(Cidr),
+    /// The connection's peer, as the PROXY protocol tells it.
+    SourceIp(Cidr),
     /// The client, as far as `x-forwarded-for` is trusted.
     RemoteIp(Cidr),
     Header(HeaderMatcher),
@@ -88,7 +101,33 @@ pub struct RbacVerdict<'r> {
     pub policy: Option<&'r Arc<str>>,
 }
 
+impl NetworkRbac {
+    /// Whether the rules depend on what filters note about a connection, which may come with its bytes.
+    #[must_use]
+    pub fn reads_metadata(&self) -> bool {
+        let both = [&self.filter.rules, &self.filter.shadow];
+        both.into_iter().flatten().any(RbacRules::reads_metadata)
+    }
+}
+
+impl RbacVerdict<'_> {
+    /// The details of what was refused. They go into logs that are split at spaces.
+    #[must_use]
+    pub fn details(&self) -> String {
+        let name = self.policy.map_or("none", |name| name);
+        let name: String = name.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
+        format!("rbac_access_denied_matched_policy[{name}]")
+    }
+}
+
 impl RbacRules {
+    fn reads_metadata(&self) -> bool {
+        self.policies.iter().any(|policy| {
+            policy.permissions.iter().any(Permission::reads_metadata)
+                || policy.principals.iter().any(Principal::reads_metadata)
+        })
+    }
+
     #[must_use]
     pub fn judge(&self, state: &StreamState) -> RbacVerdict<'_> {
         let matches = |policy: &&RbacPolicy| {
@@ -122,10 +161,17 @@ impl Permission {
                 local.is_some_and(|local| (*start..*end).contains(&u32::from(local.port())))
             }
             Permission::ServerName(matcher) => {
-                let tls = state.info.downstream_tls.as_ref();
-                matcher.matches(tls.map_or(b"", |tls| tls.server_name.as_bytes()))
+                matcher.matches(state.info.requested_server_name().unwrap_or_default().as_bytes())
             }
             Permission::Metadata(matcher) => matcher.matches(state.info.metadata.as_deref()),
+        }
+    }
+
+    fn reads_metadata(&self) -> bool {
+        match self {
+            Permission::And(rules) | Permission::Or(rules) => rules.iter().any(Permission::reads_metadata),
+            Permission::Not(not) => not.reads_metadata(),
+            other => matches!(other, Permission::Metadata(_)),
         }
     }
 }
@@ -139,18 +185,27 @@ impl Principal {
             Principal::Or(any) => any.iter().any(|one| one.matches(state)),
             Principal::Not(not) => !not.matches(state),
             Principal::Authenticated(matcher) => authenticated(info, matcher.as_ref()),
-            Principal::DirectRemoteIp(cidr) => direct_remote(info).is_some_and(|ip| cidr.contains(ip)),
+            Principal::DirectRemoteIp(cidr) => info.direct_remote().is_some_and(|direct| cidr.contains(direct.ip())),
+            Principal::SourceIp(cidr) => remote(info).is_some_and(|ip| cidr.contains(ip)),
             Principal::RemoteIp(cidr) => {
-                info.downstream_trusted_ip.or_else(|| direct_remote(info)).is_some_and(|ip| cidr.contains(ip))
+                info.downstream_trusted_ip.or_else(|| remote(info)).is_some_and(|ip| cidr.contains(ip))
             }
             Principal::Header(matcher) => matcher.matches(&state.request),
             Principal::UrlPath(matcher) => matcher.matches(url_path(state)),
             Principal::Metadata(matcher) => matcher.matches(info.metadata.as_deref()),
         }
     }
+
+    fn reads_metadata(&self) -> bool {
+        match self {
+            Principal::And(all) | Principal::Or(all) => all.iter().any(Principal::reads_metadata),
+            Principal::Not(not) => not.reads_metadata(),
+            other => matches!(other, Principal::Metadata(_)),
+        }
+    }
 }
 
-fn direct_remote(info: &StreamInfo) -> Option<IpAddr> {
+fn remote(info: &StreamInfo) -> Option<IpAddr> {
     info.downstream_remote.map(|address| address.ip())
 }
 
@@ -164,14 +219,8 @@ fn authenticated(info: &StreamInfo, matcher: Option<&StringMatcher>) -> bool {
     let Some(tls) = info.downstream_tls.as_ref().filter(|tls| tls.peer_validated) else { return false };
     let Some(peer) = &tls.peer else { return false };
     let Some(matcher) = matcher else { return true };
-    let named = |names: &[String]| names.iter().any(|name| matcher.matches(name.as_bytes()));
-    if !peer.uri_sans.is_empty() {
-        return named(&peer.uri_sans);
-    }
-    if !peer.dns_sans.is_empty() {
-        return named(&peer.dns_sans);
-    }
-    matcher.matches(peer.subject.as_bytes())
+    let names = peer.uri_sans.iter().chain(&peer.dns_sans).chain([&peer.subject]);
+    names.into_iter().any(|name| matcher.matches(name.as_bytes()))
 }
 
 #[cfg(test)]

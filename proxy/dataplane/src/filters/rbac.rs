@@ -37,35 +37,19 @@ impl StreamFilter for Filter {
             let verdict = shadow.judge(&state);
             self.count(&config.shadow_stat_prefix, if verdict.allowed { "shadow_allowed" } else { "shadow_denied" });
             let prefix = &config.shadow_stat_prefix;
-            note(
-                &mut state,
-                &format!("{prefix}shadow_engine_result"),
-                &format!("{prefix}shadow_effective_policy_id"),
-                verdict,
-            );
+            note(&mut state, NAMESPACE, &format!("{prefix}shadow"), verdict);
         }
         let Some(rules) = &config.rules else { return Action::Continue };
         let verdict = rules.judge(&state);
         self.count(&config.stat_prefix, if verdict.allowed { "allowed" } else { "denied" });
         let prefix = &config.stat_prefix;
-        note(
-            &mut state,
-            &format!("{prefix}enforced_engine_result"),
-            &format!("{prefix}enforced_effective_policy_id"),
-            verdict,
-        );
-        if rules.action == RbacAction::Log {
-            let hint = MetadataValue::Bool(verdict.policy.is_some());
-            set(&mut state, "envoy.common", "access_log_hint", hint);
-        }
+        note(&mut state, NAMESPACE, &format!("{prefix}enforced"), verdict);
+        hint(&mut state, rules.action, verdict);
         if verdict.allowed {
             return Action::Continue;
         }
         let mut reply = LocalReply::new(403, "", "RBAC: access denied");
-        let name = verdict.policy.map_or("none", |name| name);
-        // The details go into logs that are split at spaces.
-        let name: String = name.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
-        reply.details = format!("rbac_access_denied_matched_policy[{name}]").into();
+        reply.details = verdict.details().into();
         Action::Respond(reply)
     }
 }
@@ -80,11 +64,19 @@ impl Filter {
     }
 }
 
-fn note(state: &mut StreamState, result: &str, policy: &str, verdict: RbacVerdict<'_>) {
+/// Notes in a filter's namespace what rules said; `rules` is before the keys.
+pub(crate) fn note(state: &mut StreamState, namespace: &str, rules: &str, verdict: RbacVerdict<'_>) {
     let text = if verdict.allowed { "allowed" } else { "denied" };
-    set(state, NAMESPACE, result, MetadataValue::String(Arc::from(text)));
+    set(state, namespace, &format!("{rules}_engine_result"), MetadataValue::String(Arc::from(text)));
     if let Some(name) = verdict.policy {
-        set(state, NAMESPACE, policy, MetadataValue::String(name.clone()));
+        set(state, namespace, &format!("{rules}_effective_policy_id"), MetadataValue::String(name.clone()));
+    }
+}
+
+/// Tells the access log what rules that only log have found.
+pub(crate) fn hint(state: &mut StreamState, action: RbacAction, verdict: RbacVerdict<'_>) {
+    if action == RbacAction::Log {
+        set(state, "envoy.common", "access_log_hint", MetadataValue::Bool(verdict.policy.is_some()));
     }
 }
 

@@ -89,7 +89,10 @@ async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted, record: Option<&mut 
             if filters.is_empty() {
                 serve::http(cx, accepted).await;
             } else {
-                Box::pin(network::serve_http(cx, accepted, &filters)).await;
+                let state = Box::pin(network::serve_http(cx, accepted, &filters)).await;
+                if let Some(record) = record {
+                    record.0 = state;
+                }
             }
         }
         LiveChain::Tcp(chain) => {

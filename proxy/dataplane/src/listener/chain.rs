@@ -87,7 +87,7 @@ pub(super) fn build(
         }));
     }
     let chains = listener.chains.iter().enumerate().map(|(index, chain)| {
-        let filters = live.network_filters(chain);
+        let filters = live.network_filters(chain, cx);
         let current = Current { listener: listener.clone(), index, live: live.chain(&chain.filter, cx), filters };
         let key = (&chain.criteria, listener.table.default_chain() == Some(index));
         match known.remove(&key) {

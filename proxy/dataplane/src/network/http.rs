@@ -21,23 +21,40 @@ use crate::worker::WorkerCx;
 /// How long a client may take to read what the manager has answered last.
 const LINGER: Duration = Duration::from_secs(1);
 
-pub(crate) async fn serve(cx: &Rc<WorkerCx>, accepted: Accepted, factories: &[NetworkFactory]) {
-    let Accepted { chain, transport: mut down, info, .. } = accepted;
-    let Ok((near, far)) = UnixStream::pair() else { return };
-    let (Ok(near), Ok(mut far)) = (Transport::new(near), Transport::new(far)) else { return };
-    (far.remote, far.local, far.outer_tls) = (down.remote, down.local, down.tls().cloned());
-    let mut stream_info = StreamInfo {
+/// Serves a connection to its end; what there is to tell of it.
+pub(crate) async fn serve(cx: &Rc<WorkerCx>, accepted: Accepted, factories: &[NetworkFactory]) -> StreamState {
+    let filters = NetworkFilters::new(factories, describe(cx, &accepted));
+    if filters.decide_at_once() {
+        let (verdict, state) = filters.decide();
+        if verdict.is_ok() {
+            serve::http(cx, accepted).await;
+        }
+        return state;
+    }
+    serve_between(cx, accepted, filters).await
+}
+
+fn describe(cx: &WorkerCx, accepted: &Accepted) -> StreamState {
+    let down = &accepted.transport;
+    let mut info = StreamInfo {
         connection_id: cx.connection_id(),
         downstream_remote: down.remote,
         downstream_local: down.local,
-        connection: info.clone(),
+        connection: accepted.info.clone(),
         downstream_tls: down.tls().cloned(),
         ..StreamInfo::default()
     };
-    chain.describe(&mut stream_info);
-    let mut state = StreamState { info: stream_info, ..StreamState::default() };
+    accepted.chain.describe(&mut info);
+    let mut state = StreamState { info, ..StreamState::default() };
     state.request.path = Bytes::new();
-    let mut filters = NetworkFilters::new(factories, state);
+    state
+}
+
+async fn serve_between(cx: &Rc<WorkerCx>, accepted: Accepted, mut filters: NetworkFilters) -> StreamState {
+    let Accepted { chain, transport: mut down, info, .. } = accepted;
+    let ends = UnixStream::pair().and_then(|(near, far)| Ok((Transport::new(near)?, Transport::new(far)?)));
+    let Ok((near, mut far)) = ends else { return filters.close(ClosedBy::Proxy) };
+    (far.remote, far.local, far.outer_tls) = (down.remote, down.local, down.tls().cloned());
     let mut up = None;
     let served = Box::pin(serve::http(cx, Accepted { chain, transport: far, info, early: None }));
     let by = {
@@ -58,5 +75,5 @@ pub(crate) async fn serve(cx: &Rc<WorkerCx>, accepted: Accepted, factories: &[Ne
         }
     };
     drop(up);
-    filters.close(by);
+    filters.close(by)
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::{Address, ConnectionFilter, Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy};
+use outrigger_config::{
+    Address, ConnectionFilter, ConnectionFilterKind, Listener, NetworkFilter, Resource, Source, TcpCluster, TcpProxy,
+};
 use outrigger_http::Direction;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
@@ -16,6 +18,7 @@ use super::access_log::{access_logs, message};
 use super::common::{flag, name, number, origin, timeout_or, variant};
 use super::filter_chain::chains;
 use super::listener_filter::listener_filters;
+use super::native::rbac;
 use super::socket::addresses;
 use super::{Rejection, XdsResource, http, wasm};
 use crate::Diagnostics;
@@ -129,8 +132,13 @@ pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> O
         return d.at("typed_config", |d| {
             let proto: network_wasm::Wasm = message(config, d)?;
             let plugin = Arc::new(wasm::plugin_of(&name, proto.config.as_ref(), d)?);
-            Some(FoundFilter::Before(ConnectionFilter { name, plugin }))
+            Some(FoundFilter::Before(ConnectionFilter { name, kind: ConnectionFilterKind::Wasm(plugin) }))
         });
+    }
+    if kind == type_url::message_name(type_url::NETWORK_RBAC) {
+        let name = name(&proto.name, "name", d);
+        let rbac = d.at("typed_config", |d| rbac::network_filter(&message(config, d)?, d))?;
+        return Some(FoundFilter::Before(ConnectionFilter { name, kind: ConnectionFilterKind::Rbac(Arc::new(rbac)) }));
     }
     let kind = http::inner_type(config);
     if OBSERVERS.contains(&kind.as_str()) {

@@ -87,7 +87,9 @@ fn principals() {
     let peer = with_peer(&["spiffe://td/a"], true);
     check(&peer, Principal::Authenticated(None), true);
     check(&peer, Principal::Authenticated(Some(exact("spiffe://td/a"))), true);
-    check(&peer, Principal::Authenticated(Some(exact("a.test"))), false);
+    check(&peer, Principal::Authenticated(Some(exact("a.test"))), true);
+    check(&peer, Principal::Authenticated(Some(exact("CN=a"))), true);
+    check(&peer, Principal::Authenticated(Some(exact("spiffe://td/b"))), false);
     check(&with_peer(&[], true), Principal::Authenticated(Some(exact("a.test"))), true);
     check(&with_peer(&["spiffe://td/a"], false), Principal::Authenticated(None), false);
     check(&with_peer(&["spiffe://td/a"], false), Principal::Not(Box::new(Principal::Authenticated(None))), true);

@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_config::{
-    MetadataMatcher, OverrideConfig, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules,
+    MetadataMatcher, NetworkRbac, OverrideConfig, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules,
     StringMatcher, UriTemplate, ValueMatcher,
 };
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::rbac::v3 as rbac;
 use pb::envoy::extensions::filters::http::rbac::v3 as proto;
+use pb::envoy::extensions::filters::network::rbac::v3 as network;
 use pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use pb::envoy::r#type::matcher::v3 as matcher;
 
-use super::super::common::{cidr, variant};
+use super::super::common::{cidr, duration, name, variant};
 use super::super::matcher::{extension, header, string};
 use crate::Diagnostics;
 
@@ -24,9 +25,49 @@ use crate::Diagnostics;
 const DEPTH_MAX: usize = 32;
 const POLICIES_MAX: usize = 10_000;
 
+/// Where a rule stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Whether there is a request that it may look at.
+    http: bool,
+    depth: usize,
+}
+
+impl Place {
+    fn within(self) -> Place {
+        Place { depth: self.depth + 1, ..self }
+    }
+
+    /// Whether a rule may stand here that looks at a request.
+    fn has_request(self, field: &'static str, d: &mut Diagnostics) -> bool {
+        if !self.http {
+            d.at(field, |d| d.error("looks at a request, and a network filter sees none"));
+        }
+        self.http
+    }
+}
+
+pub(crate) fn network_filter(proto: &network::Rbac, d: &mut Diagnostics) -> Option<NetworkRbac> {
+    use network::rbac::EnforcementType;
+    let rules = side(proto.rules.as_ref(), "rules", false, d);
+    let shadow = side(proto.shadow_rules.as_ref(), "shadow_rules", false, d);
+    let enforcement = variant::<EnforcementType>(proto.enforcement_type, "enforcement_type", d);
+    let filter = RbacFilter {
+        rules: rules?,
+        shadow: shadow?,
+        stat_prefix: name(&proto.stat_prefix, "stat_prefix", d),
+        shadow_stat_prefix: Arc::from(proto.shadow_rules_stat_prefix.as_str()),
+    };
+    Some(NetworkRbac {
+        filter,
+        continuous: enforcement? == EnforcementType::Continuous,
+        delay_deny: duration(proto.delay_deny.as_ref(), "delay_deny", d).filter(|delay| !delay.is_zero()),
+    })
+}
+
 pub(super) fn filter(proto: &proto::Rbac, d: &mut Diagnostics) -> Option<Arc<RbacFilter>> {
-    let rules = side(proto.rules.as_ref(), "rules", d);
-    let shadow = side(proto.shadow_rules.as_ref(), "shadow_rules", d);
+    let rules = side(proto.rules.as_ref(), "rules", true, d);
+    let shadow = side(proto.shadow_rules.as_ref(), "shadow_rules", true, d);
     Some(Arc::new(RbacFilter {
         rules: rules?,
         shadow: shadow?,
@@ -45,14 +86,15 @@ pub(super) fn per_route(proto: &proto::RbacPerRoute, d: &mut Diagnostics) -> Opt
 }
 
 /// The outer `None`: not valid.
-fn side(proto: Option<&rbac::Rbac>, field: &'static str, d: &mut Diagnostics) -> Option<Option<RbacRules>> {
+fn side(proto: Option<&rbac::Rbac>, field: &'static str, http: bool, d: &mut Diagnostics) -> Option<Option<RbacRules>> {
     match proto {
-        Some(proto) => d.at(field, |d| rules(proto, d)).map(Some),
+        Some(proto) => d.at(field, |d| rules(proto, http, d)).map(Some),
         None => Some(None),
     }
 }
 
-pub(crate) fn rules(proto: &rbac::Rbac, d: &mut Diagnostics) -> Option<RbacRules> {
+fn rules(proto: &rbac::Rbac, http: bool, d: &mut Diagnostics) -> Option<RbacRules> {
+    let place = Place { http, depth: 0 };
     let action = match variant::<rbac::rbac::Action>(proto.action, "action", d)? {
         rbac::rbac::Action::Allow => RbacAction::Allow,
         rbac::rbac::Action::Deny => RbacAction::Deny,
@@ -67,14 +109,14 @@ pub(crate) fn rules(proto: &rbac::Rbac, d: &mut Diagnostics) -> Option<RbacRules
     let mut policies = Vec::with_capacity(names.len());
     for name in names {
         let Some(proto) = proto.policies.get(name) else { continue };
-        policies.push(d.at_key("policies", name, |d| policy(name, proto, d)));
+        policies.push(d.at_key("policies", name, |d| policy(name, proto, place, d)));
     }
     Some(RbacRules { action, policies: policies.into_iter().collect::<Option<_>>()? })
 }
 
-fn policy(name: &str, proto: &rbac::Policy, d: &mut Diagnostics) -> Option<RbacPolicy> {
-    let permissions = list(&proto.permissions, "permissions", d, |proto, d| permission(proto, 0, d));
-    let principals = list(&proto.principals, "principals", d, |proto, d| principal(proto, 0, d));
+fn policy(name: &str, proto: &rbac::Policy, place: Place, d: &mut Diagnostics) -> Option<RbacPolicy> {
+    let permissions = list(&proto.permissions, "permissions", d, |proto, d| permission(proto, place, d));
+    let principals = list(&proto.principals, "principals", d, |proto, d| principal(proto, place, d));
     Some(RbacPolicy { name: Arc::from(name), permissions: permissions?, principals: principals? })
 }
 
@@ -100,24 +142,30 @@ fn too_deep<T>(d: &mut Diagnostics) -> Option<T> {
 }
 
 #[expect(deprecated, reason = "the older forms are still in use")]
-fn permission(proto: &rbac::Permission, depth: usize, d: &mut Diagnostics) -> Option<Permission> {
+fn permission(proto: &rbac::Permission, place: Place, d: &mut Diagnostics) -> Option<Permission> {
     use rbac::permission::Rule;
-    if depth > DEPTH_MAX {
+    if place.depth > DEPTH_MAX {
         return too_deep(d);
     }
     let mut set = |set: &rbac::permission::Set, field: &'static str| {
-        d.at(field, |d| list(&set.rules, "rules", d, |proto, d| permission(proto, depth + 1, d)))
+        d.at(field, |d| list(&set.rules, "rules", d, |proto, d| permission(proto, place.within(), d)))
     };
     match &proto.rule {
         Some(Rule::AndRules(rules)) => set(rules, "and_rules").map(Permission::And),
         Some(Rule::OrRules(rules)) => set(rules, "or_rules").map(Permission::Or),
         Some(Rule::NotRule(not)) => {
-            d.at("not_rule", |d| permission(not, depth + 1, d)).map(|not| Permission::Not(Box::new(not)))
+            d.at("not_rule", |d| permission(not, place.within(), d)).map(|not| Permission::Not(Box::new(not)))
         }
         Some(Rule::Any(true)) => Some(Permission::Any),
-        Some(Rule::Header(matcher)) => d.at("header", |d| header(matcher, d)).map(Permission::Header),
-        Some(Rule::UrlPath(path)) => d.at("url_path", |d| url_path(path, d)).map(Permission::UrlPath),
-        Some(Rule::UriTemplate(policy)) => d.at("uri_template", |d| template(policy, d)).map(Permission::UriTemplate),
+        Some(Rule::Header(matcher)) if place.has_request("header", d) => {
+            d.at("header", |d| header(matcher, d)).map(Permission::Header)
+        }
+        Some(Rule::UrlPath(path)) if place.has_request("url_path", d) => {
+            d.at("url_path", |d| url_path(path, d)).map(Permission::UrlPath)
+        }
+        Some(Rule::UriTemplate(policy)) if place.has_request("uri_template", d) => {
+            d.at("uri_template", |d| template(policy, d)).map(Permission::UriTemplate)
+        }
         Some(Rule::DestinationIp(range)) => d.at("destination_ip", |d| cidr(range, d)).map(Permission::DestinationIp),
         Some(Rule::DestinationPort(port)) => {
             let port = u16::try_from(*port).map_err(|_| d.at("destination_port", |d| d.error("is no port number")));
@@ -136,6 +184,7 @@ fn permission(proto: &rbac::Permission, depth: usize, d: &mut Diagnostics) -> Op
         }
         Some(Rule::Metadata(proto)) => d.at("metadata", |d| metadata(proto, d)).map(Permission::Metadata),
         Some(Rule::SourcedMetadata(proto)) => d.at("sourced_metadata", |d| sourced(proto, d)).map(Permission::Metadata),
+        Some(Rule::Header(_) | Rule::UrlPath(_) | Rule::UriTemplate(_)) => None,
         Some(Rule::Any(false) | Rule::Matcher(_)) | None => {
             d.error("is no rule that is supported");
             None
@@ -144,19 +193,19 @@ fn permission(proto: &rbac::Permission, depth: usize, d: &mut Diagnostics) -> Op
 }
 
 #[expect(deprecated, reason = "the older forms are still in use")]
-fn principal(proto: &rbac::Principal, depth: usize, d: &mut Diagnostics) -> Option<Principal> {
+fn principal(proto: &rbac::Principal, place: Place, d: &mut Diagnostics) -> Option<Principal> {
     use rbac::principal::Identifier;
-    if depth > DEPTH_MAX {
+    if place.depth > DEPTH_MAX {
         return too_deep(d);
     }
     let mut set = |set: &rbac::principal::Set, field: &'static str| {
-        d.at(field, |d| list(&set.ids, "ids", d, |proto, d| principal(proto, depth + 1, d)))
+        d.at(field, |d| list(&set.ids, "ids", d, |proto, d| principal(proto, place.within(), d)))
     };
     match &proto.identifier {
         Some(Identifier::AndIds(ids)) => set(ids, "and_ids").map(Principal::And),
         Some(Identifier::OrIds(ids)) => set(ids, "or_ids").map(Principal::Or),
         Some(Identifier::NotId(not)) => {
-            d.at("not_id", |d| principal(not, depth + 1, d)).map(|not| Principal::Not(Box::new(not)))
+            d.at("not_id", |d| principal(not, place.within(), d)).map(|not| Principal::Not(Box::new(not)))
         }
         Some(Identifier::Any(true)) => Some(Principal::Any),
         Some(Identifier::Authenticated(authenticated)) => {
@@ -166,17 +215,22 @@ fn principal(proto: &rbac::Principal, depth: usize, d: &mut Diagnostics) -> Opti
             };
             Some(Principal::Authenticated(name))
         }
-        Some(Identifier::SourceIp(range)) => d.at("source_ip", |d| cidr(range, d)).map(Principal::DirectRemoteIp),
+        Some(Identifier::SourceIp(range)) => d.at("source_ip", |d| cidr(range, d)).map(Principal::SourceIp),
         Some(Identifier::DirectRemoteIp(range)) => {
             d.at("direct_remote_ip", |d| cidr(range, d)).map(Principal::DirectRemoteIp)
         }
         Some(Identifier::RemoteIp(range)) => d.at("remote_ip", |d| cidr(range, d)).map(Principal::RemoteIp),
-        Some(Identifier::Header(matcher)) => d.at("header", |d| header(matcher, d)).map(Principal::Header),
-        Some(Identifier::UrlPath(path)) => d.at("url_path", |d| url_path(path, d)).map(Principal::UrlPath),
+        Some(Identifier::Header(matcher)) if place.has_request("header", d) => {
+            d.at("header", |d| header(matcher, d)).map(Principal::Header)
+        }
+        Some(Identifier::UrlPath(path)) if place.has_request("url_path", d) => {
+            d.at("url_path", |d| url_path(path, d)).map(Principal::UrlPath)
+        }
         Some(Identifier::Metadata(proto)) => d.at("metadata", |d| metadata(proto, d)).map(Principal::Metadata),
         Some(Identifier::SourcedMetadata(proto)) => {
             d.at("sourced_metadata", |d| sourced(proto, d)).map(Principal::Metadata)
         }
+        Some(Identifier::Header(_) | Identifier::UrlPath(_)) => None,
         Some(Identifier::Any(false) | Identifier::FilterState(_) | Identifier::Custom(_)) | None => {
             d.error("is no principal that is supported");
             None

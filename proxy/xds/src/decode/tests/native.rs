@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use outrigger_config::{HttpFilterKind, NativeFilter, OverrideConfig, RbacAction, Resource, ResourceKind};
+use outrigger_config::{
+    ConnectionFilterKind, HttpFilterKind, NativeFilter, OverrideConfig, RbacAction, Resource, ResourceKind,
+};
 
 use super::{ROUTER, bad, bad_manager, good, manager};
 
@@ -143,4 +145,34 @@ fn header_mutations_by_scope() {
     assert!(
         bad_filter("header_mutation.v3.HeaderMutation", host).contains("the host is changed by a host rewrite only")
     );
+}
+
+#[test]
+fn network_filters_see_no_request() {
+    let listener = |fields: &str| {
+        format!(
+            "{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}, filter_chains: [{{filters: \
+             [{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, \
+             {fields}}}}}, {{name: t, typed_config: {{'@type': \
+             type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: c}}}}]}}]}}"
+        )
+    };
+    let rules = |permission: &str, principal: &str| {
+        let policy = format!("p: {{permissions: [{permission}], principals: [{principal}]}}");
+        listener(&format!("stat_prefix: s, delay_deny: 1s, shadow_rules: {{policies: {{{policy}}}}}"))
+    };
+    let found = good(ResourceKind::Listener, &rules("{destination_port: 1}", "{any: true}")).resource;
+    let Resource::Listener(found) = found else { panic!() };
+    let ConnectionFilterKind::Rbac(rbac) = &found.chains[0].filters[0].kind else { panic!() };
+    assert!(rbac.filter.rules.is_none() && rbac.filter.shadow.is_some() && !rbac.continuous && !rbac.reads_metadata());
+    assert_eq!(rbac.delay_deny, Some(Duration::from_secs(1)));
+    let check = |permission: &str, principal: &str, place: &str| {
+        let place = format!("filter_chains[0].filters[0].typed_config.shadow_rules.policies[\"p\"].{place}");
+        let expected = format!("{place}: looks at a request, and a network filter sees none");
+        assert_eq!(bad(ResourceKind::Listener, &rules(permission, principal)), expected);
+    };
+    check("{not_rule: {url_path: {path: {exact: /}}}}", "{any: true}", "permissions[0].not_rule.url_path");
+    check("{any: true}", "{header: {name: a, present_match: true}}", "principals[0].header");
+    let expected = "filter_chains[0].filters[0].typed_config.stat_prefix: is required";
+    assert_eq!(bad(ResourceKind::Listener, &listener("rules: {}")), expected);
 }
