@@ -12,6 +12,13 @@ pub fn scaled<T>(short: T, full: T) -> T {
     if is_full() { full } else { short }
 }
 
+/// Says how far a long form has come, past what a test runner captures: a run of many minutes shows that it moves.
+pub fn progress(words: &str) {
+    if is_full() {
+        let _ = writeln!(std::io::stderr(), "{words}");
+    }
+}
+
 /// Says what a test did; `cargo xtask test` shows it after the runners' own lines.
 pub fn closing_line(words: &str) {
     eprintln!("{words}");

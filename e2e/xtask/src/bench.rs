@@ -79,7 +79,7 @@ pub(crate) struct Args {
     /// Write the result, with every round, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure this proxy instead of building ours for release.
+    /// Measure this proxy (and `examples/hotpath` beside it) instead of building ours for release.
     #[arg(long, value_name = "PROGRAM")]
     proxy: Option<PathBuf>,
 }
@@ -91,7 +91,7 @@ struct Bench {
     /// Configurations and logs of this run.
     dir: PathBuf,
     outrigger: PathBuf,
-    /// The program that times the host without a network; not there with `--proxy`.
+    /// The program that times the host without a network; with `--proxy` only if it lies beside that, in `examples/`.
     hotpath: Option<PathBuf>,
     header_policy: PathBuf,
     /// The bench guest (`e2e/peers/bench`).
@@ -135,7 +135,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let header_policy = header_policy.context("header_policy.wasm is not among the filters")?;
     let guest = progress.step("build the bench guest", || filters::compile("wasm32-wasip1", &["bench-guest"]))?;
     let (outrigger, hotpath) = match &args.proxy {
-        Some(program) => (program.clone(), None),
+        Some(program) => {
+            let beside = program.with_file_name("examples").join("hotpath");
+            (program.clone(), beside.is_file().then_some(beside))
+        }
         None => release_build(&progress, args)?,
     };
     let dir = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));

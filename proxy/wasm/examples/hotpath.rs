@@ -1,7 +1,7 @@
 //! What a header filter costs: nanoseconds of CPU for all callbacks of one request.
 //!
 //! `cargo run --release -p outrigger-wasm --example hotpath [MODULE.wasm [CONFIGURATION]]` measures a minimal guest and, if
-//! one is named, a real module. `REQUESTS=1000 valgrind --tool=callgrind …` counts instructions.
+//! one is named, a real module; with `--deadlines` in front, what the checks for deadlines add to it. `REQUESTS=1000 valgrind --tool=callgrind …` counts instructions.
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
@@ -54,15 +54,64 @@ impl WorkerHost for AnyCluster {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1).peekable();
+    let only_deadlines = arguments.next_if(|first| first == "--deadlines").is_some();
     let engine = Engine::new()?;
-    let mut arguments = std::env::args().skip(1);
-    measure(&engine, "callbacks only", &wat::parse_str(EMPTY)?, "")?;
-    measure(&engine, "set + add", &wat::parse_str(MINIMAL)?, "")?;
+    if !only_deadlines {
+        measure(&engine, "callbacks only", &wat::parse_str(EMPTY)?, "")?;
+        measure(&engine, "set + add", &wat::parse_str(MINIMAL)?, "")?;
+    }
     if let Some(path) = arguments.next() {
         let configuration = arguments.next().unwrap_or_default();
-        measure(&engine, &path, &std::fs::read(&path)?, &configuration)?;
+        let wasm = std::fs::read(&path)?;
+        if only_deadlines {
+            deadlines(&engine, &path, &wasm, &configuration)?
+        } else {
+            measure(&engine, &path, &wasm, &configuration)?
+        }
     }
     Ok(())
+}
+
+/// A plugin that has started.
+struct Started {
+    vm: Vm,
+    root: RootId,
+}
+
+impl Started {
+    fn new(module: &CompiledModule, name: &str, configuration: &str) -> Result<Started, Box<dyn Error>> {
+        let plugin = Arc::new(Plugin {
+            name: Arc::from(name),
+            configuration: Bytes::copy_from_slice(configuration.as_bytes()),
+            ..Plugin::default()
+        });
+        let services = Services::new(Arc::new(Registry::default()), Node::default());
+        // The first start maps pages; the second is what a replacement costs.
+        drop(start(module, &plugin, &services, StartMode::Canary)?);
+        let ready = start(module, &plugin, &services, StartMode::Serving)?;
+        let (root, _) = ready.roots().next().ok_or("the plugin has no root context")?;
+        Ok(Started { vm: ready.into_vm(Rc::new(AnyCluster)), root })
+    }
+
+    /// Nanoseconds of CPU time for each request, beyond resetting the stream for it, and those of resetting it.
+    fn round(&mut self, requests: u32) -> Result<(f64, f64), outrigger_wasm::Trap> {
+        let state = stream();
+        let begin = cpu_time();
+        for _ in 0..requests {
+            reset(&state);
+        }
+        let without = cpu_time() - begin;
+        let begin = cpu_time();
+        for _ in 0..requests {
+            reset(&state);
+            request(&mut self.vm, self.root, &state)?;
+        }
+        let with = cpu_time() - begin;
+        #[expect(clippy::cast_precision_loss, reason = "a few seconds in nanoseconds")]
+        let each = |total: u64| total as f64 / f64::from(requests);
+        Ok((each(with.saturating_sub(without)), each(without)))
+    }
 }
 
 fn measure(engine: &Engine, name: &str, wasm: &[u8], configuration: &str) -> Result<(), Box<dyn Error>> {
@@ -75,27 +124,57 @@ fn measure(engine: &Engine, name: &str, wasm: &[u8], configuration: &str) -> Res
     let begin = Instant::now();
     let module = engine.load(Code::File(path))?;
     let load = begin.elapsed();
-
-    let plugin = Arc::new(Plugin {
-        name: Arc::from(name),
-        configuration: Bytes::copy_from_slice(configuration.as_bytes()),
-        ..Plugin::default()
-    });
-    let services = Services::new(Arc::new(Registry::default()), Node::default());
-    // The first start maps pages; the second is what a replacement costs.
-    drop(start(&module, &plugin, &services, StartMode::Canary)?);
+    drop(Started::new(&module, name, configuration)?);
     let begin = Instant::now();
-    let ready = start(&module, &plugin, &services, StartMode::Serving)?;
-    let Some((root, _)) = ready.roots().next() else { return Ok(()) };
-    let mut vm = ready.into_vm(Rc::new(AnyCluster));
-    let spawn = begin.elapsed();
+    let mut started = Started::new(&module, name, configuration)?;
+    // Half of it is the canary's.
+    let spawn = begin.elapsed() / 2;
     println!(
         "{name}: {} B of wasm, {} B of code, compile {compile:.1?}, load {load:.1?}, start {spawn:.1?}, memory {} KiB",
         wasm.len(),
         code.len(),
-        vm.memory_bytes() >> 10
+        started.vm.memory_bytes() >> 10
     );
-    rounds(&module, &mut vm, root);
+    let mut best = (f64::MAX, f64::MAX);
+    for _ in 0..ROUNDS {
+        match started.round(requests()) {
+            Ok((request, reset)) => best = (best.0.min(request), best.1.min(reset)),
+            Err(trap) => {
+                println!("  {:?}: {trap}", module.abi());
+                return Ok(());
+            }
+        }
+    }
+    println!("  {:.0} ns a request (resetting the stream for it took {:.0} ns more)", best.0, best.1);
+    Ok(())
+}
+
+/// The same module compiled with and without the checks that deadlines need, in paired rounds.
+fn deadlines(engine: &Engine, name: &str, wasm: &[u8], configuration: &str) -> Result<(), Box<dyn Error>> {
+    let bare = Engine::without_deadlines()?;
+    let mut sides = Vec::new();
+    for engine in [engine, &bare] {
+        let module = engine.load(Code::Bytes(engine.compile(wasm)?))?;
+        sides.push(Started::new(&module, name, configuration)?);
+    }
+    let mut rounds = Vec::new();
+    for round in 0..ROUNDS {
+        let mut took = [0.0; 2];
+        // Who goes first has a colder cache, or a cooler CPU: they take turns.
+        for side in if round % 2 == 0 { [0, 1] } else { [1, 0] } {
+            took[side] = sides[side].round(requests())?.0;
+        }
+        rounds.push((took[0] / took[1] - 1.0, took));
+    }
+    rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (least, most) = (rounds[0].0, rounds[rounds.len() - 1].0);
+    let (median, [with, without]) = rounds[rounds.len() / 2];
+    println!(
+        "{name}: with deadlines {with:.0} ns, without {without:.0} ns, added {:.1} %, least {:.1} %, most {:.1} %",
+        median * 100.0,
+        least * 100.0,
+        most * 100.0
+    );
     Ok(())
 }
 
@@ -107,29 +186,9 @@ fn cpu_time() -> u64 {
 
 const ROUNDS: u32 = 15;
 
-fn rounds(module: &CompiledModule, vm: &mut Vm, root: RootId) {
-    // Fewer where instructions are counted, which takes fifty times as long.
-    let requests = std::env::var("REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
-    let mut best = (u64::MAX, u64::MAX);
-    for _ in 0..ROUNDS {
-        let state = stream();
-        let begin = cpu_time();
-        for _ in 0..requests {
-            reset(&state);
-        }
-        let without = cpu_time() - begin;
-        let begin = cpu_time();
-        for _ in 0..requests {
-            reset(&state);
-            if let Err(trap) = request(vm, root, &state) {
-                println!("  {:?}: {trap}", module.abi());
-                return;
-            }
-        }
-        let with = cpu_time() - begin;
-        best = (best.0.min(with.saturating_sub(without) / requests), best.1.min(without / requests));
-    }
-    println!("  {} ns a request (resetting the stream for it took {} ns more)", best.0, best.1);
+/// Fewer where instructions are counted, which takes fifty times as long.
+fn requests() -> u32 {
+    std::env::var("REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000)
 }
 
 fn stream() -> Rc<RefCell<StreamState>> {

@@ -62,12 +62,18 @@ pub enum CompileError {
 
 impl Engine {
     pub fn new() -> Result<Engine, EngineError> {
-        Engine::with(InstanceAllocationStrategy::OnDemand, None)
+        Engine::with(config().allocation_strategy(InstanceAllocationStrategy::OnDemand), None)
     }
 
-    fn with(strategy: InstanceAllocationStrategy, pool: Option<Arc<pool::Pool>>) -> Result<Engine, EngineError> {
+    /// For measuring what deadlines cost, and for nothing else: a guest that doesn't return never does.
+    #[doc(hidden)]
+    pub fn without_deadlines() -> Result<Engine, EngineError> {
+        Engine::with(config().epoch_interruption(false), None)
+    }
+
+    fn with(config: &Config, pool: Option<Arc<pool::Pool>>) -> Result<Engine, EngineError> {
         let fail = |error: wasmtime::Error| EngineError { reason: format!("{error:#}") };
-        let wasmtime = wasmtime::Engine::new(config().allocation_strategy(strategy)).map_err(fail)?;
+        let wasmtime = wasmtime::Engine::new(config).map_err(fail)?;
         let hostcalls = HostcallTable::new(&wasmtime).map_err(fail)?;
         let ticker = Ticker::new(wasmtime.weak());
         Ok(Engine { shared: Arc::new(Shared { wasmtime, hostcalls, ticker, pool, pooled: Mutex::default() }) })
@@ -80,7 +86,7 @@ impl Engine {
         if let Some(shared) = pooled.upgrade() {
             return Ok(Engine { shared });
         }
-        let engine = Engine::with(pool::strategy(), Some(Arc::default()))?;
+        let engine = Engine::with(config().allocation_strategy(pool::strategy()), Some(Arc::default()))?;
         *pooled = Arc::downgrade(&engine.shared);
         Ok(engine)
     }

@@ -3,9 +3,11 @@
 //! Costs of requests are CPU time from paired rounds, as in the other suite. Everything that stalls is seen from two sides: by
 //! a client at a fixed rate, and by the worker itself (`loop_duration_us`, Envoy's `enable_dispatcher_stats`).
 
+mod deadlines;
 mod dynamic;
 mod load;
 mod neighbour;
+mod routes;
 mod swap;
 
 use std::time::Duration;
@@ -19,7 +21,7 @@ use super::{Bench, Scenario};
 
 const CONNECTIONS: u32 = 32;
 
-pub(super) const SCENARIOS: [Scenario; 9] = [
+pub(super) const SCENARIOS: [Scenario; 11] = [
     Scenario { name: "headers", about: "header filters, 1, 4 and 16 in a chain", run: headers },
     Scenario { name: "body-1k", about: "a body of 1 KiB read and replaced", run: |b| bodies(b, "/bytes/1") },
     Scenario { name: "body-16k", about: "a body of 16 KiB read and replaced", run: |b| bodies(b, "/bytes/16") },
@@ -28,6 +30,8 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "call", about: "one http_call a request", run: calls },
     Scenario { name: "load", about: "cold and cached load, time to a ready VM", run: load::run },
     Scenario { name: "swap", about: "another module each second, under load", run: swap::run },
+    Scenario { name: "routes", about: "1,000 route configurations of one filter", run: routes::run },
+    Scenario { name: "deadlines", about: "what the checks for deadlines cost a guest", run: deadlines::run },
     Scenario { name: "neighbour", about: "a guest that spins, seen by its neighbour", run: neighbour::run },
 ];
 

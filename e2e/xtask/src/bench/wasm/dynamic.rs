@@ -19,17 +19,36 @@ const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v
 /// A listener: its name and its filters before the router.
 pub(super) type Listener<'a> = (&'a str, Vec<Value>);
 
+/// A listener with routes of its own.
+#[derive(Debug)]
+pub(super) struct Routed<'a> {
+    pub(super) name: &'a str,
+    pub(super) filters: Vec<Value>,
+    pub(super) routes: Vec<Value>,
+}
+
+/// A route to the origin.
+pub(super) fn to_origin(prefix: &str) -> Value {
+    json!({"match": {"prefix": prefix}, "route": {"cluster": "origin"}})
+}
+
 /// A bootstrap with these listeners in front of one origin, whose workers tell how long their turns are.
 pub(super) fn bootstrap(origin: u16, listeners: Vec<Listener<'_>>) -> String {
+    let all = |(name, filters)| Routed { name, filters, routes: vec![to_origin("/")] };
+    routed(origin, listeners.into_iter().map(all).collect())
+}
+
+/// The same, with the listeners' own routes.
+pub(super) fn routed(origin: u16, listeners: Vec<Routed<'_>>) -> String {
     let socket = |port: u16| json!({"socket_address": {"address": "127.0.0.1", "port_value": port}});
     let listeners: Vec<Value> = listeners
         .into_iter()
-        .map(|(name, mut filters)| {
+        .map(|Routed { name, mut filters, routes }| {
             filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}));
             let manager = json!({
                 "@type": HCM, "stat_prefix": name, "generate_request_id": false, "http_filters": filters,
                 "route_config": {"name": name, "virtual_hosts": [{
-                    "name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "origin"}}],
+                    "name": "all", "domains": ["*"], "routes": routes,
                 }]},
             });
             let filter = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
