@@ -1,7 +1,7 @@
 //! A client's HTTP connection: from its first byte to its last.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +14,7 @@ use outrigger_http::{
     ConnectionInfo, HeaderName, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo, StreamState, TlsInfo,
     Version,
 };
+use outrigger_stats::Name;
 use tokio::time::Instant;
 
 use crate::downstream::h1::{Connection, NoRequest};
@@ -369,6 +370,8 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
         client.stats.downstream_cx_protocol_error().inc();
         return;
     };
+    let keepalive = hcm.http2.keepalive.zip(connection.ping_pong());
+    let mut keepalive = keepalive.map(|(options, pings)| Box::pin(crate::http2::keep_alive(options, pings)));
     let mut exchanges = FuturesUnordered::new();
     let mut timer = LazyTimer::default();
     let mut idle_since = Instant::now();
@@ -396,6 +399,10 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
             match connection.poll_accept(task) {
                 Poll::Ready(accepted) => return Poll::Ready(accepted),
                 Poll::Pending => {}
+            }
+            if keepalive.as_mut().is_some_and(|pings| pings.as_mut().poll(task).is_ready()) {
+                client.cx.registry.counter(&Name::new("", "http2.keepalive_timeout")).inc();
+                return Poll::Ready(None);
             }
             if exchanges.is_empty() && !going_away {
                 let idle = idle_since + idle_timeout(&hcm);
@@ -428,6 +435,7 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
         client.stats.downstream_cx_protocol_error().inc();
     }
     // The connection is gone: its streams notice, end and are logged.
+    drop(connection);
     while exchanges.next().await.is_some() {}
 }
 

@@ -60,12 +60,7 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         tracing: super::tracing::tracing(proto.tracing.as_ref(), d),
         server_name: header_text(server_name, "server_name", d),
         http1: http1_options(proto.http_protocol_options.as_ref()),
-        http2: d.at("http2_protocol_options", |d| {
-            if proto.http2_protocol_options.as_ref().is_some_and(|options| options.connection_keepalive.is_some()) {
-                d.at("connection_keepalive", |d| d.warn("has no effect on connections of clients"));
-            }
-            http2_options(proto.http2_protocol_options.as_ref(), d)
-        }),
+        http2: d.at("http2_protocol_options", |d| http2_options(proto.http2_protocol_options.as_ref(), d)),
         limits: HttpLimits { max_request_headers_bytes: kilobytes * 1024, max_headers_count },
         stream_idle_timeout: timeout_or(
             proto.stream_idle_timeout.as_ref(),
