@@ -142,13 +142,13 @@ impl Balancer {
     /// The place of an endpoint in the list.
     pub(super) fn pick<'r>(
         &mut self,
-        recipe: impl FnOnce() -> Recipe<'r>,
+        recipe: impl Fn() -> Recipe<'r>,
         hosts: &[Rc<EndpointHandle>],
         key: &PickKey<'_>,
         round: u32,
     ) -> Option<u32> {
         let Balancer { all, subsets, random, panics, subset_stats, .. } = self;
-        let Some(subsets) = subsets else { return all.pick(hosts, key, round, random, panics) };
+        let Some(subsets) = subsets else { return all.pick(&recipe, hosts, key, round, random, panics) };
         let choice = subsets.index.choose(key.metadata);
         match choice {
             Choice::Subset(subset) if Some(subset) != subsets.index.default_subset => subset_stats.selected += 1,
@@ -157,21 +157,24 @@ impl Balancer {
         }
         let picked = match choice {
             Choice::None => None,
-            Choice::Any => all.pick(hosts, key, round, random, panics),
+            Choice::Any => all.pick(&recipe, hosts, key, round, random, panics),
             Choice::Subset(subset) => {
-                let spread = subsets.spreads[subset].get_or_insert_with(|| {
-                    let config = &subsets.index.config;
+                let config = &subsets.index.config;
+                let recipe = || {
                     let mut recipe = recipe();
                     // A subset's localities have the weights of the whole only where that is asked for.
                     recipe.locality_weighted &= config.locality_weight_aware;
-                    Spread::new(&recipe, hosts, subsets.index.subsets[subset].clone(), random)
+                    recipe
+                };
+                let spread = subsets.spreads[subset].get_or_insert_with(|| {
+                    Spread::new(&recipe(), hosts, subsets.index.subsets[subset].clone(), random)
                 });
-                spread.pick(hosts, key, round, random, panics)
+                spread.pick(&recipe, hosts, key, round, random, panics)
             }
         };
         if picked.is_none() && subsets.index.config.panic_mode_any {
             subset_stats.fallback_panic += 1;
-            return all.pick(hosts, key, round, random, panics);
+            return all.pick(&recipe, hosts, key, round, random, panics);
         }
         picked
     }
@@ -181,8 +184,19 @@ impl Balancer {
 #[derive(Debug)]
 struct Spread {
     slots: Box<[Slot]>,
+    /// Priorities that could serve and take no load, in their order.
+    reserves: Vec<Reserve>,
     fail_on_panic: bool,
     hashed: bool,
+}
+
+/// A priority for retries that leave those with load alone.
+#[derive(Debug)]
+struct Reserve {
+    priority: u32,
+    members: Vec<(u32, Standing)>,
+    /// Made at first use.
+    group: Option<Group>,
 }
 
 /// The healthy, the degraded or (in panic) all endpoints of a priority.
@@ -216,17 +230,22 @@ impl Spread {
         }
         let loads = priority::spread(&levels, recipe.overprovisioning_percent, recipe.panic_millis);
         let mut slots = Vec::new();
-        for ((priority, load), members) in priorities.iter().zip(loads).zip(&members_of) {
-            add_slots(&mut slots, recipe, hosts, *priority, load, members, random);
+        let mut reserves = Vec::new();
+        for ((priority, load), members) in priorities.iter().zip(loads).zip(members_of) {
+            add_slots(&mut slots, recipe, hosts, *priority, load, &members, random);
+            if load.healthy + load.degraded == 0 && members.iter().any(|(_, standing)| *standing == Standing::Healthy) {
+                reserves.push(Reserve { priority: *priority, members, group: None });
+            }
         }
         // Healthy endpoints of every priority come before degraded ones, as the shares were made.
         slots.sort_by_key(|(degraded, _)| *degraded);
         let slots = slots.into_iter().map(|(_, slot)| slot).collect();
-        Spread { slots, fail_on_panic: recipe.fail_on_panic, hashed: recipe.policy.hashes() }
+        Spread { slots, reserves, fail_on_panic: recipe.fail_on_panic, hashed: recipe.policy.hashes() }
     }
 
-    fn pick(
+    fn pick<'r>(
         &mut self,
+        recipe: &impl Fn() -> Recipe<'r>,
         hosts: &[Rc<EndpointHandle>],
         key: &PickKey<'_>,
         round: u32,
@@ -239,6 +258,9 @@ impl Spread {
             _ if several || self.hashed => random.next_u64(),
             _ => 0,
         };
+        if let Some(group) = self.reserve(key.avoid_priorities, recipe, hosts, random) {
+            return group.pick(&mut Picking { hosts, random, hash });
+        }
         let at = if several { self.slot(hash, key.avoid_priorities) } else { 0 };
         let slot = self.slots.get_mut(at)?;
         if slot.panic {
@@ -248,6 +270,24 @@ impl Spread {
             }
         }
         slot.group.pick(&mut Picking { hosts, random, hash })
+    }
+
+    /// Where all priorities with load are to be avoided: the first one beside them.
+    fn reserve<'r>(
+        &mut self,
+        avoid: &[u32],
+        recipe: &impl Fn() -> Recipe<'r>,
+        hosts: &[Rc<EndpointHandle>],
+        random: &mut SmallRng,
+    ) -> Option<&mut Group> {
+        if avoid.is_empty() || !self.slots.iter().all(|slot| avoid.contains(&slot.priority)) {
+            return None;
+        }
+        let Reserve { members, group, .. } = self.reserves.iter_mut().find(|it| !avoid.contains(&it.priority))?;
+        Some(group.get_or_insert_with(|| {
+            let healthy = members.iter().filter(|(_, standing)| *standing == Standing::Healthy);
+            Group::new(&recipe(), hosts, healthy.map(|(member, _)| *member).collect(), members, random)
+        }))
     }
 
     /// The slot that a hash falls into, by their percents.
