@@ -22,7 +22,7 @@
 //! | `raw=NAME` | answers with the bytes of [`Origin::script`], as they are, and closes |
 //!
 //! Request headers `x-gen-*` come back as response headers `x-seen-gen-*`: what the filters and routes had stamped when the
-//! request reached the origin. A gRPC call over HTTP/2 gets its messages back, and status 0. A request with `Upgrade` is answered with 101, and every byte after it comes back. The same
+//! request reached the origin. A gRPC call over HTTP/2 gets its messages back, and status 0; a health check is told SERVING. A request with `Upgrade` is answered with 101, and every byte after it comes back. The same
 //! port speaks HTTP/2 to a client that begins with its preface.
 
 mod h1;
@@ -30,7 +30,7 @@ mod h2;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -133,6 +133,8 @@ pub(crate) struct State {
     scripts: Mutex<HashMap<String, Vec<u8>>>,
     seen: Mutex<Vec<Seen>>,
     keep: bool,
+    /// gRPC health checks are told that it doesn't serve.
+    pub(crate) sick: AtomicBool,
     fixed: Option<Vec<u8>>,
     /// Requests by their `x-test`, where the directive is for the first ones only.
     counts: Mutex<HashMap<String, u32>>,
@@ -263,6 +265,11 @@ impl Origin {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Has gRPC health checks told that the origin doesn't serve, or serves again.
+    pub fn call_in_sick(&self, sick: bool) {
+        self.state.sick.store(sick, Ordering::Relaxed);
     }
 
     /// Lets everything pass that waits, or will wait, at a gate.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use std::sync::atomic::Ordering;
+
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -70,7 +72,7 @@ async fn read_body(body: &mut RecvStream, seen: &mut Seen) -> Result<()> {
 
 async fn answer(respond: &mut SendResponse<Bytes>, seen: &Seen, directive: &Directive, state: &State) -> Result<()> {
     if crate::parser::header(&seen.headers, "content-type").is_some_and(|value| value.starts_with("application/grpc")) {
-        return answer_grpc(respond, seen).await;
+        return answer_grpc(respond, seen, state).await;
     }
     let (headers, body) = state.answer(seen, directive);
     let mut response = Response::builder().status(directive.status());
@@ -99,11 +101,16 @@ async fn answer(respond: &mut SendResponse<Bytes>, seen: &Seen, directive: &Dire
     finish(&mut stream, body, directive.trailers).await
 }
 
-/// A gRPC call gets its own messages back, and status 0.
-async fn answer_grpc(respond: &mut SendResponse<Bytes>, seen: &Seen) -> Result<()> {
+/// A gRPC call gets its own messages back, and status 0; a health check what the origin says of itself.
+async fn answer_grpc(respond: &mut SendResponse<Bytes>, seen: &Seen, state: &State) -> Result<()> {
+    let status = if state.sick.load(Ordering::Relaxed) { 2 } else { 1 };
+    let body = match seen.path.as_str() {
+        "/grpc.health.v1.Health/Check" => Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]),
+        _ => Bytes::copy_from_slice(&seen.body),
+    };
     let response = Response::builder().header("content-type", "application/grpc").body(())?;
     let mut stream = respond.send_response(response, false)?;
-    send(&mut stream, Bytes::copy_from_slice(&seen.body), false).await?;
+    send(&mut stream, body, false).await?;
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     Ok(stream.send_trailers(trailers)?)

@@ -2,7 +2,10 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot set itself up fails")]
 #![allow(clippy::needless_pass_by_value, reason = "literals are written where they are used")]
 
+mod checks;
 mod drops;
+mod protocols;
+mod retries;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -69,6 +69,13 @@ impl Transports {
         matches.chain([&self.default]).filter_map(UpstreamTransport::tls).map(|tls| &tls.context)
     }
 
+    /// Whether every endpoint is connected to over TLS.
+    #[must_use]
+    pub fn are_secure(&self) -> bool {
+        let mut all = self.matches.iter().map(|found| &found.transport).chain([&self.default]);
+        all.all(|transport| transport.tls().is_some())
+    }
+
     /// The transport of an endpoint with this metadata.
     #[must_use]
     pub fn of(&self, metadata: Option<&Metadata>) -> &UpstreamTransport {
@@ -218,6 +225,8 @@ pub enum Protocol {
     Http2,
     /// `use_downstream_protocol_config`.
     Downstream,
+    /// `auto_config`: what the server chooses by ALPN; HTTP/1 where it doesn't choose.
+    Alpn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

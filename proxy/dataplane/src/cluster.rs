@@ -3,6 +3,7 @@
 mod balancer;
 mod breakers;
 mod checker;
+mod checkout;
 mod connect;
 mod endpoint;
 mod eyeballs;
@@ -14,6 +15,7 @@ mod latency;
 mod original_dst;
 mod outlier;
 mod pick;
+mod picked;
 mod probe;
 mod secure;
 mod source;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 use outrigger_config::{Cluster, ClusterEntry, Discovery, Fraction};
 
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
-pub(crate) use connect::{Checkout, Picked};
+pub(crate) use checkout::Checkout;
 pub use endpoint::{ClusterStatus, EndpointStatus};
 pub(crate) use endpoint::{ConnectionGuard, EndpointHandle};
 pub use health::HealthFlags;
@@ -34,6 +36,7 @@ pub(crate) use health::HealthSet;
 pub(crate) use keeper::keep;
 pub(crate) use outlier::Outcome;
 pub(crate) use pick::PickKey;
+pub(crate) use picked::Picked;
 
 use crate::error::{ErrorKind, StreamError};
 use crate::stats::ClusterStats;

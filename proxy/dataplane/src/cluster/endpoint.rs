@@ -59,6 +59,8 @@ pub(super) struct Pools {
     pub(super) h2: RefCell<Vec<Rc<H2Connection>>>,
     /// Somebody is making an HTTP/2 connection.
     pub(super) connecting: Cell<bool>,
+    /// The server has chosen HTTP/1, where it had the choice.
+    pub(super) chose_http1: Cell<bool>,
     /// A connection was made, got free or was closed.
     pub(super) changed: tokio::sync::Notify,
 }

@@ -22,6 +22,8 @@ pub(crate) enum Alpn {
     None = 0,
     Http1 = 1,
     Http2 = 2,
+    /// Either: the server chooses.
+    Any = 3,
 }
 
 impl Alpn {
@@ -31,6 +33,7 @@ impl Alpn {
             Alpn::None => Vec::new(),
             Alpn::Http1 => vec![h1],
             Alpn::Http2 => vec![h2],
+            Alpn::Any => vec![h2, h1],
         }
     }
 }
@@ -53,7 +56,7 @@ pub(crate) struct Connector {
     tls: Arc<UpstreamTls>,
     base: ClientConfig,
     verifier: Verifier,
-    configs: [OnceLock<Arc<ClientConfig>>; 3],
+    configs: [OnceLock<Arc<ClientConfig>>; 4],
     local: Option<Arc<CertificateInfo>>,
 }
 
@@ -80,7 +83,7 @@ impl Connector {
             false => Resumption::disabled(),
         };
         let local = certificate.and_then(|certificate| certificate::info(&certificate.chain));
-        Ok(Connector { tls: tls.clone(), base, verifier, configs: [const { OnceLock::new() }; 3], local })
+        Ok(Connector { tls: tls.clone(), base, verifier, configs: [const { OnceLock::new() }; 4], local })
     }
 
     fn config(&self, target: &Target<'_>) -> Arc<ClientConfig> {

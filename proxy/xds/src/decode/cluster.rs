@@ -53,6 +53,9 @@ impl XdsResource for Cluster {
         let http = http_options(&proto, d);
         let transport = tls::upstream_transport(proto.transport_socket.as_ref(), d);
         let matches = transport_matches(&proto, d);
+        let transports = transport
+            .and_then(|default| Some(Transports { default, matches: matches? }))
+            .inspect(|transports| check_alpn(transports, http.as_ref(), d));
         let buffer = number(
             proto.per_connection_buffer_limit_bytes,
             1 << 20,
@@ -79,7 +82,7 @@ impl XdsResource for Cluster {
             per_connection_buffer_limit_bytes: buffer,
             tcp_keepalive: keepalive(proto.upstream_connection_options.as_ref()),
             bind,
-            transports: Transports { default: transport.ok_or(Rejection)?, matches: matches.ok_or(Rejection)? },
+            transports: transports.ok_or(Rejection)?,
         })
     }
 
@@ -248,8 +251,12 @@ fn typed_http_options(proto: &upstream::HttpProtocolOptions, d: &mut Diagnostics
             options.http1 = http1_options(both.http_protocol_options.as_ref());
             options.http2 = d.at("http2_protocol_options", |d| http2_options(both.http2_protocol_options.as_ref(), d));
         }),
-        Some(Options::AutoConfig(_)) => d.at("auto_config", |d| d.error("needs TLS, which is not supported")),
-        None => d.error("names no protocol: explicit_http_config or use_downstream_protocol_config"),
+        Some(Options::AutoConfig(auto)) => d.at("auto_config", |d| {
+            options.protocol = Protocol::Alpn;
+            options.http1 = http1_options(auto.http_protocol_options.as_ref());
+            options.http2 = d.at("http2_protocol_options", |d| http2_options(auto.http2_protocol_options.as_ref(), d));
+        }),
+        None => d.error("names no protocol: explicit_http_config, use_downstream_protocol_config or auto_config"),
     }
     Some(options)
 }
@@ -331,6 +338,15 @@ pub(crate) fn http2_options(proto: Option<&core::Http2ProtocolOptions>, d: &mut 
                 })
             })
         }),
+    }
+}
+
+/// Only TLS lets a server choose its protocol.
+fn check_alpn(transports: &Transports, http: Option<&UpstreamHttpOptions>, d: &mut Diagnostics) {
+    if http.is_some_and(|http| http.protocol == Protocol::Alpn) && !transports.are_secure() {
+        d.at_key("typed_extension_protocol_options", HTTP_OPTIONS, |d| {
+            d.at("auto_config", |d| d.error("needs transport sockets of TLS, all of them"));
+        });
     }
 }
 

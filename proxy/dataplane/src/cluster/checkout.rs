@@ -1,0 +1,249 @@
+//! From an endpoint to a stream on one of its connections: out of a pool, or by connecting.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use outrigger_config::{LbPolicy, Protocol, RoutingPriority, UpstreamHttpOptions};
+use outrigger_http::Version;
+use tokio::time::Instant;
+
+use super::breakers::{Breaker, RetryGuard};
+use super::connect::{Alone, Turn};
+use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection};
+use super::picked::{Picked, RequestGuard, StreamCount};
+use super::{ClusterHandle, PickKey};
+use crate::error::{ErrorKind, StreamError};
+use crate::tls::Alpn;
+use crate::transport::Transport;
+use crate::upstream::{Upstream, h1, h2};
+
+/// A stream, or the way to one.
+pub(crate) enum Checkout {
+    Ready(Box<Picked>),
+    Connecting(Pin<Box<dyn Future<Output = Result<Box<Picked>, StreamError>>>>),
+    Failed(StreamError),
+}
+
+impl std::fmt::Debug for Checkout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Checkout")
+    }
+}
+
+/// A connection whose server has chosen its protocol.
+enum Connected {
+    H1(Box<h1::Stream>, ConnectionGuard),
+    H2(Rc<H2Connection>),
+}
+
+impl ClusterHandle {
+    /// A stream for a request that came by `downstream`.
+    pub(crate) fn checkout(self: &Rc<Self>, key: &PickKey<'_>, downstream: Version) -> Checkout {
+        let Some(endpoint) = self.pick(key) else {
+            self.stats.upstream_cx_none_healthy().inc();
+            return Checkout::Failed(StreamError::upstream(ErrorKind::NoHealthyUpstream));
+        };
+        if let Some(told) = key.told {
+            told.set(Some((endpoint.endpoint.address, endpoint.priority())));
+        }
+        let Some(permit) = self.breakers.acquire(key.priority, Breaker::Requests) else {
+            self.stats.upstream_rq_pending_overflow().inc();
+            return Checkout::Failed(StreamError::upstream(ErrorKind::Overflow));
+        };
+        let request = RequestGuard::new(self, &endpoint, permit);
+        let http2 = match self.cluster().http.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::Downstream => downstream == Version::Http2,
+            Protocol::Alpn => return self.checkout_by_alpn(endpoint, request, key),
+        };
+        if http2 {
+            return self.checkout_h2(endpoint, request, key);
+        }
+        let priority = key.priority;
+        match if key.fresh { None } else { endpoint.take_idle(key.server_name) } {
+            Some((stream, guard)) => {
+                Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
+            }
+            None => {
+                let (cluster, made_for) = (self.clone(), key.server_name.cloned());
+                Checkout::Connecting(Box::pin(async move {
+                    let free = |endpoint: &EndpointHandle| endpoint.take_idle(made_for.as_ref());
+                    let (stream, guard) = match cluster.turn(&endpoint, priority, free).await? {
+                        Turn::Connect(permit) => {
+                            let (transport, guard) =
+                                cluster.connect(&endpoint, permit, Alpn::Http1, made_for.clone()).await?;
+                            (cluster.start_h1(transport), guard)
+                        }
+                        Turn::Reuse(idle) => idle,
+                    };
+                    Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
+                }))
+            }
+        }
+    }
+
+    /// The right to send a request once more; `None`: the breaker's maximum or the budget is reached.
+    pub(crate) fn retry(&self, priority: RoutingPriority) -> Option<RetryGuard> {
+        let guard = self.breakers.acquire_retry(priority);
+        if guard.is_none() {
+            self.stats.upstream_rq_retry_overflow().inc();
+        }
+        guard
+    }
+
+    fn picked(
+        self: &Rc<Self>,
+        stream: Upstream,
+        endpoint: Rc<EndpointHandle>,
+        connection: Option<ConnectionGuard>,
+        request: RequestGuard,
+        shared: Option<StreamCount>,
+    ) -> Picked {
+        let since = matches!(self.cluster().lb, LbPolicy::PeakEwma(_)).then(Instant::now);
+        Picked { stream, cluster: self.clone(), endpoint, connection, since, _request: request, _shared: shared }
+    }
+
+    fn checkout_h2(
+        self: &Rc<Self>,
+        endpoint: Rc<EndpointHandle>,
+        request: RequestGuard,
+        key: &PickKey<'_>,
+    ) -> Checkout {
+        let (cluster, priority, made_for) = (self.clone(), key.priority, key.server_name.cloned());
+        Checkout::Connecting(Box::pin(async move {
+            let (connection, reused) = cluster.shared_h2(&endpoint, priority, made_for.as_ref()).await?;
+            cluster.stream_on(&connection, reused, endpoint, request).await
+        }))
+    }
+
+    /// `auto_config`: which protocol a connection speaks is known when its server has chosen.
+    fn checkout_by_alpn(
+        self: &Rc<Self>,
+        endpoint: Rc<EndpointHandle>,
+        request: RequestGuard,
+        key: &PickKey<'_>,
+    ) -> Checkout {
+        if !key.fresh
+            && let Some((stream, guard)) = endpoint.take_idle(key.server_name)
+        {
+            return Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)));
+        }
+        let (cluster, priority, made_for) = (self.clone(), key.priority, key.server_name.cloned());
+        Checkout::Connecting(Box::pin(async move {
+            let (connected, reused) = cluster.connected_by_alpn(&endpoint, priority, made_for.as_ref()).await?;
+            match connected {
+                Connected::H1(stream, guard) => {
+                    Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
+                }
+                Connected::H2(connection) => cluster.stream_on(&connection, reused, endpoint, request).await,
+            }
+        }))
+    }
+
+    /// A connection that is there, or a new one of either protocol. As long as the server may choose HTTP/2, one request
+    /// connects for all that wait.
+    async fn connected_by_alpn(
+        self: &Rc<Self>,
+        endpoint: &Rc<EndpointHandle>,
+        priority: RoutingPriority,
+        made_for: Option<&Arc<str>>,
+    ) -> Result<(Connected, bool), StreamError> {
+        let pools = endpoint.pools().clone();
+        let free = |endpoint: &EndpointHandle| match self.room(endpoint, made_for) {
+            Some(connection) => Some(Connected::H2(connection)),
+            None => endpoint.take_idle(made_for).map(|(stream, guard)| Connected::H1(stream, guard)),
+        };
+        loop {
+            if let Some(connection) = self.room(endpoint, made_for) {
+                return Ok((Connected::H2(connection), true));
+            }
+            if pools.connecting.get() && !pools.chose_http1.get() {
+                let _pending = self.pending(priority)?;
+                pools.changed.notified().await;
+                continue;
+            }
+            let _alone = (!pools.chose_http1.get()).then(|| Alone::take(&pools));
+            let permit = match self.turn(endpoint, priority, free).await? {
+                Turn::Reuse(connected) => return Ok((connected, true)),
+                Turn::Connect(permit) => permit,
+            };
+            let (transport, guard) = self.connect(endpoint, permit, Alpn::Any, made_for.cloned()).await?;
+            let http2 = transport.tls().is_some_and(|tls| &*tls.alpn == "h2");
+            pools.chose_http1.set(!http2);
+            let connected = match http2 {
+                true => Connected::H2(self.start_h2(endpoint, transport, guard).await?),
+                false => Connected::H1(self.start_h1(transport), guard),
+            };
+            return Ok((connected, false));
+        }
+    }
+
+    fn start_h1(&self, transport: Transport) -> Box<h1::Stream> {
+        self.stats.upstream_cx_http1_total().inc();
+        Box::new(h1::Stream::new(transport, self.cluster().http.http1.enable_trailers))
+    }
+
+    async fn stream_on(
+        self: &Rc<Self>,
+        connection: &Rc<H2Connection>,
+        reused: bool,
+        endpoint: Rc<EndpointHandle>,
+        request: RequestGuard,
+    ) -> Result<Box<Picked>, StreamError> {
+        let count = StreamCount::new(connection);
+        let sender = connection.sender.clone().ready().await.map_err(|_| {
+            connection.closed.set(true);
+            StreamError::upstream(ErrorKind::Terminated)
+        })?;
+        let stream = h2::Stream::new(sender, reused, connection.addresses, connection.tls.clone());
+        Ok(Box::new(self.picked(Upstream::H2(Box::new(stream)), endpoint, None, request, Some(count))))
+    }
+
+    /// A shared connection with room for a stream.
+    fn room(&self, endpoint: &EndpointHandle, made_for: Option<&Arc<str>>) -> Option<Rc<H2Connection>> {
+        let fits = |connection: &&Rc<H2Connection>| {
+            usable(connection, &self.cluster().http) && connection.made_for.as_ref() == made_for
+        };
+        endpoint.pools().h2.borrow().iter().find(fits).cloned()
+    }
+
+    /// A connection with room for a stream: one that is there, or one that is made, by one request for all that wait.
+    async fn shared_h2(
+        self: &Rc<Self>,
+        endpoint: &Rc<EndpointHandle>,
+        priority: RoutingPriority,
+        made_for: Option<&Arc<str>>,
+    ) -> Result<(Rc<H2Connection>, bool), StreamError> {
+        let pools = endpoint.pools().clone();
+        let room = |endpoint: &EndpointHandle| self.room(endpoint, made_for);
+        loop {
+            if let Some(connection) = room(endpoint) {
+                return Ok((connection, true));
+            }
+            if pools.connecting.get() {
+                let _pending = self.pending(priority)?;
+                pools.changed.notified().await;
+                continue;
+            }
+            let _alone = Alone::take(&pools);
+            return match self.turn(endpoint, priority, room).await? {
+                Turn::Reuse(connection) => Ok((connection, true)),
+                Turn::Connect(permit) => Ok((self.connect_h2(endpoint, permit, made_for).await?, false)),
+            };
+        }
+    }
+}
+
+fn usable(connection: &Rc<H2Connection>, options: &UpstreamHttpOptions) -> bool {
+    let max = options
+        .http2
+        .max_concurrent_streams
+        .min(u32::try_from(connection.sender.current_max_send_streams()).unwrap_or(u32::MAX));
+    !connection.closed.get()
+        && connection.streams.get() < max
+        && options.max_connection_duration.is_none_or(|max| connection.opened.elapsed() < max)
+        && options.max_requests_per_connection.is_none_or(|max| connection.streams_total.get() < max)
+}
