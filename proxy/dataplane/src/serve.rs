@@ -352,6 +352,17 @@ async fn linger(transport: &mut Transport) {
     _ = tokio::time::timeout(LINGER, closing).await;
 }
 
+fn http2_settings(hcm: &HttpConnectionManager) -> ::h2::server::Builder {
+    let mut builder = ::h2::server::Builder::new();
+    builder
+        .initial_window_size(hcm.http2.initial_stream_window_bytes)
+        .initial_connection_window_size(hcm.http2.initial_connection_window_bytes)
+        .max_concurrent_streams(hcm.http2.max_concurrent_streams)
+        .max_header_list_size(hcm.limits.max_request_headers_bytes)
+        .max_send_buffer_size(256 * 1024);
+    builder
+}
+
 async fn http2_connection(client: &Client<'_>, transport: Transport) {
     let Some(chain) = client.chain() else { return };
     let hcm = chain.hcm.clone();
@@ -359,13 +370,7 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
     let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_http2_active);
     drop(chain);
     let (remote, local) = (transport.remote, transport.local);
-    let handshake = ::h2::server::Builder::new()
-        .initial_window_size(hcm.http2.initial_stream_window_bytes)
-        .initial_connection_window_size(hcm.http2.initial_connection_window_bytes)
-        .max_concurrent_streams(hcm.http2.max_concurrent_streams)
-        .max_header_list_size(hcm.limits.max_request_headers_bytes)
-        .max_send_buffer_size(256 * 1024)
-        .handshake::<_, Bytes>(transport.into_prefixed());
+    let handshake = http2_settings(&hcm).handshake::<_, Bytes>(transport.into_prefixed());
     let Ok(Ok(mut connection)) = tokio::time::timeout(HEADERS_TIMEOUT, handshake).await else {
         client.stats.downstream_cx_protocol_error().inc();
         return;
