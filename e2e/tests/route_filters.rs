@@ -1,7 +1,7 @@
 //! Filters of HTTPRoutes from a folder, in both proxies: each route has its own configuration of the same code, and what
 //! becomes of one route's filter is no business of another's.
 
-#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot set itself up fails")]
 
 use outrigger_e2e::closing::scaled;
 use outrigger_e2e::folder::{self, Folder};
@@ -168,5 +168,11 @@ fn many_routes_share_one_vm() {
         stamps_become(&rig, &format!("/{}", name(index)), &[&name(index)]);
     }
     stamps_become(&rig, "/elsewhere", &[]);
+    let dump = rig.plane.admin.config_dump("ListenersConfigDump").expect("listeners");
+    let listener = &dump["dynamic_listeners"][0]["active_state"]["listener"];
+    let chain = &listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    let chain = chain.as_array().unwrap_or_else(|| panic!("no filters in {dump}"));
+    let names = chain[0]["typed_config"]["names"].as_array().map(Vec::len);
+    assert_eq!((chain.len(), names), (2, Some(count)), "one entry for all of them, and the router");
     one_vm_runs(&rig, "many configurations");
 }

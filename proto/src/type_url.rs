@@ -55,6 +55,8 @@ type_urls! {
     HTTP_WASM = "envoy.extensions.filters.http.wasm.v3.Wasm";
     /// HTTP filter: Wasm, as our control plane sends it to our proxies.
     OUTRIGGER_WASM = "outrigger.filters.http.wasm.v1.Wasm";
+    /// HTTP filter: Wasm filters that only some routes use, in one entry.
+    ROUTE_FILTERS = "outrigger.filters.http.wasm.v1.RouteFilters";
     /// HTTP filter: authorization.
     HTTP_RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC";
     /// HTTP filter: cross-origin requests.

@@ -19,6 +19,7 @@ use outrigger_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp
     ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight,
 };
 use outrigger_proto::pb::google::protobuf::Any;
+use outrigger_proto::pb::outrigger::filters::http::wasm::v1::RouteFilters;
 
 use super::cluster::NOWHERE_CLUSTER;
 use super::proto::{Place, address, ads, any, boolean, duration, origin, uint32};
@@ -29,6 +30,7 @@ use crate::resource::{Resource, ResourceType};
 const HCM: &str = "envoy.filters.network.http_connection_manager";
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 const ROUTER: &str = "envoy.filters.http.router";
+const ROUTE_FILTERS: &str = "outrigger.route_filters";
 
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,8 +62,8 @@ fn network_filter(name: &str, config: Any) -> Filter {
 }
 
 fn connection_manager(view: &ListenerView, profile: Profile) -> HttpConnectionManager {
-    let mut http_filters: Vec<_> =
-        runs(view, profile).map(|entry| wasm_filter(&entry.filter.id.to_string(), entry.scope, profile)).collect();
+    let entries: Vec<_> = runs(view, profile).collect();
+    let mut http_filters = wasm_filters(&entries, profile);
     http_filters.push(router());
     HttpConnectionManager {
         stat_prefix: view.name.clone(),
@@ -92,17 +94,39 @@ pub(super) fn routes_by_name(name: &str) -> RouteSpecifier {
     RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name.to_owned() })
 }
 
-/// A filter by name, whose configuration comes as a resource of its own: a change of it touches no listener.
-fn wasm_filter(name: &str, scope: FilterScope, profile: Profile) -> HttpFilter {
+/// The chain. Our proxies get filters of routes that stand together in one entry, as a mesh may have a thousand of them;
+/// which of them run on a route is the route's to say, in the same words for every client, so that no entry that comes or
+/// goes means another route.
+fn wasm_filters(entries: &[&FilterEntry], profile: Profile) -> Vec<HttpFilter> {
+    let together = |a: &&FilterEntry, b: &&FilterEntry| {
+        profile == Profile::Outrigger && (a.scope, b.scope) == (FilterScope::Routes, FilterScope::Routes)
+    };
+    entries.chunk_by(together).map(|run| wasm_filter(run, profile)).collect()
+}
+
+/// Filters by name, whose configurations come as resources of their own: a change of one touches no listener.
+fn wasm_filter(run: &[&FilterEntry], profile: Profile) -> HttpFilter {
     let discovery = ExtensionConfigSource {
         config_source: Some(ads()),
         type_urls: vec![filter::type_url(profile).to_owned()],
         ..ExtensionConfigSource::default()
     };
+    let mut names: Vec<_> = run.iter().map(|entry| entry.filter.id.to_string()).collect();
+    if let ([only], [entry]) = (names.as_mut_slice(), run) {
+        return HttpFilter {
+            name: std::mem::take(only),
+            disabled: entry.scope == FilterScope::Routes,
+            config_type: Some(http_filter::ConfigType::ConfigDiscovery(discovery)),
+            ..HttpFilter::default()
+        };
+    }
     HttpFilter {
-        name: name.to_owned(),
-        disabled: scope == FilterScope::Routes,
-        config_type: Some(http_filter::ConfigType::ConfigDiscovery(discovery)),
+        // No filter has such a name: it has a slash more.
+        name: format!("{ROUTE_FILTERS}/{}", names.first().map_or("", String::as_str)),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(&RouteFilters {
+            discovery: Some(discovery),
+            names,
+        }))),
         ..HttpFilter::default()
     }
 }
@@ -144,3 +168,7 @@ pub(super) fn needs_nowhere(view: &ListenerView) -> bool {
     view.protocol == Protocol::Tcp
         && view.tcp.as_ref().is_none_or(|(_, backends)| backends.is_empty() || !backends.iter().all(open))
 }
+
+#[cfg(test)]
+#[path = "listener/tests.rs"]
+mod tests;

@@ -17,7 +17,7 @@ use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::google::protobuf::Any;
 use prost::Message;
 
-use super::access_log::access_logs;
+use super::access_log::{access_logs, message};
 use super::cluster::{http1_options, http2_options};
 use super::common::{cidrs, config_source, duration, flag, name, number, timeout_or, variant};
 use super::{native, route, wasm};
@@ -228,6 +228,9 @@ fn filters(protos: &[hcm::HttpFilter], d: &mut Diagnostics) -> Option<Vec<HttpFi
             if !names.insert(Arc::clone(&name)) {
                 d.at("name", |d| d.error(format!("{name:?} stands here twice")));
             }
+            if let Some(config) = route_filters_config(proto) {
+                return d.at("typed_config", |d| route_filters(config, &mut names, &mut filters, d));
+            }
             match filter_kind(&name, proto, d) {
                 Filter::Router if index + 1 < protos.len() => d.error("the router is not the last filter"),
                 Filter::Router if proto.disabled => d.at("disabled", |d| d.error("the router cannot be disabled")),
@@ -241,6 +244,37 @@ fn filters(protos: &[hcm::HttpFilter], d: &mut Diagnostics) -> Option<Vec<HttpFi
         d.at("http_filters", |d| d.error("don't end with the router (envoy.filters.http.router)"));
     }
     Some(filters)
+}
+
+fn route_filters_config(proto: &hcm::HttpFilter) -> Option<&Any> {
+    match &proto.config_type {
+        Some(hcm::http_filter::ConfigType::TypedConfig(config)) => {
+            let is_it = type_url::message_name(&config.type_url) == type_url::message_name(type_url::ROUTE_FILTERS);
+            is_it.then_some(config)
+        }
+        _ => None,
+    }
+}
+
+/// Filters that are off but for some routes, in one entry: from here on they are entries like others.
+fn route_filters(config: &Any, names: &mut BTreeSet<Arc<str>>, filters: &mut Vec<HttpFilter>, d: &mut Diagnostics) {
+    let Some(config) = message::<pb::outrigger::filters::http::wasm::v1::RouteFilters>(config, d) else { return };
+    let Some(source) = &config.discovery else {
+        return d.at("discovery", |d| d.error("is required"));
+    };
+    for (index, text) in config.names.iter().enumerate() {
+        let name: Arc<str> = Arc::from(text.as_str());
+        d.at_index("names", index, |d| {
+            if name.is_empty() {
+                d.error("is required");
+            } else if !names.insert(Arc::clone(&name)) {
+                d.error(format!("{name:?} stands here twice"));
+            }
+        });
+        if let Some(kind) = d.at("discovery", |d| discovered(&name, source, d)) {
+            filters.push(HttpFilter { name, kind, disabled: true });
+        }
+    }
 }
 
 enum Filter {

@@ -260,6 +260,43 @@ fn filters_are_wasm_discovered_or_ignored() {
     assert!(matches!(&second.kind, HttpFilterKind::Discovered { default: None, from: Source::Ads, .. }));
 }
 
+/// An entry of filters that only some routes use.
+fn route_filters(names: &str) -> String {
+    let discovery = format!("{{config_source: {{ads: {{}}}}, type_urls: [{OWN_WASM}]}}");
+    let kind = "type.googleapis.com/outrigger.filters.http.wasm.v1.RouteFilters";
+    format!("{{name: some, typed_config: {{'@type': {kind}, discovery: {discovery}, names: [{names}]}}}}")
+}
+
+#[test]
+fn filters_of_routes_stand_in_one_entry() {
+    let entry = |name: &str| {
+        format!(
+            "{{name: {name}, disabled: true, config_discovery: {{config_source: {{ads: {{}}}}, type_urls: [{OWN_WASM}]}}}}"
+        )
+    };
+    let filters_of = |filters: &str| {
+        let accepted =
+            good(ResourceKind::Listener, &http_listener(&format!("{RDS}, http_filters: [{filters}, {ROUTER}]")));
+        assert!(accepted.warnings.is_empty(), "{:?}", accepted.warnings);
+        let Resource::Listener(listener) = accepted.resource else { panic!() };
+        let NetworkFilter::Http(manager) = &listener.chains[0].filter else { panic!() };
+        format!("{:?}", manager.filters)
+    };
+    let apart = format!("{}, {}, {}", entry("before"), entry("a"), entry("b"));
+    assert_eq!(filters_of(&format!("{}, {}", entry("before"), route_filters("a, b"))), filters_of(&apart));
+    let check = |filters: &str, expected: &str| {
+        assert_eq!(bad_manager(&format!("{RDS}, http_filters: [{filters}, {ROUTER}]")), expected, "{filters}");
+    };
+    let path = "http_filters[0].typed_config";
+    check(&route_filters("a, a"), &format!("{path}.names[1]: \"a\" stands here twice"));
+    check(&format!("{}, {}", route_filters("a"), entry("a")), "http_filters[1].name: \"a\" stands here twice");
+    check(&route_filters("''"), &format!("{path}.names[0]: is required"));
+    check(
+        &route_filters("a").replace(OWN_WASM, "x/y.Z"),
+        &format!("{path}.discovery.type_urls: names no supported type: only Wasm filters are discovered"),
+    );
+}
+
 #[test]
 fn typed_structs_are_known_by_what_they_hold() {
     let struct_of = |url: &str, inner: &str| {
