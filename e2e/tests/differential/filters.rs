@@ -149,6 +149,32 @@ pub(crate) fn listener() -> HttpListener {
     ] {
         routes.push(to_a(&format!("/limit/{name}/"), json!({"limit": limit(config)})));
     }
+    let plenty = json!({"max_tokens": 1000, "tokens_per_fill": 1000, "fill_interval": "1s"});
+    let by_user = json!({"actions": [{"request_headers": {"header_name": "x-user", "descriptor_key": "user"}}]});
+    for (name, config, action) in [
+        ("by-route", json!({}), json!({"rate_limits": [by_user]})),
+        ("by-host", json!({}), json!({})),
+        ("instead", json!({}), json!({"rate_limits": [{"actions": [{"generic_key": {"descriptor_value": "other"}}]}]})),
+        ("both", json!({"vh_rate_limits": "INCLUDE"}), json!({"rate_limits": [by_user]})),
+        ("included", json!({}), json!({"rate_limits": [by_user], "include_vh_rate_limits": true})),
+        ("ignored", json!({"vh_rate_limits": "IGNORE"}), json!({})),
+        ("stage", json!({"stage": 3}), json!({"rate_limits": [by_user]})),
+        (
+            "own",
+            json!({"rate_limits": [{"actions": [{"generic_key": {"descriptor_value": "other"}}]}]}),
+            json!({"rate_limits": [by_user]}),
+        ),
+    ] {
+        let descriptors = json!([
+            {"entries": [entry("user", "a")], "token_bucket": tight},
+            {"entries": [entry("generic_key", "host")], "token_bucket": tight},
+        ]);
+        let config =
+            outrigger_e2e::bootstrap::with(json!({"token_bucket": plenty, "descriptors": descriptors}), config);
+        let mut route = to_a(&format!("/limit/{name}/"), json!({"limit": limit(config)}));
+        route["route"] = outrigger_e2e::bootstrap::with(route["route"].clone(), action);
+        routes.push(route);
+    }
     let all = json!({"numerator": 100});
     for (name, config) in [
         ("abort", json!({"abort": {"http_status": 418, "percentage": all}})),
@@ -194,7 +220,8 @@ pub(crate) fn listener() -> HttpListener {
         json!({"buffer": per_route("buffer.v3.BufferPerRoute", json!({"disabled": true}))}),
     ));
     routes.push(json!({"match": {"prefix": "/"}, "route": {"cluster": "a"}}));
-    let hosts = json!([{"name": "all", "domains": ["*"], "routes": routes, "typed_per_filter_config": scope("host")}]);
+    let host_limits = json!([{"actions": [{"generic_key": {"descriptor_value": "host"}}]}]);
+    let hosts = json!([{"name": "all", "domains": ["*"], "routes": routes, "typed_per_filter_config": scope("host"), "rate_limits": host_limits}]);
     super::listeners::listener("filters", &hosts)
         .filter(filter("cors", "cors.v3.Cors", json!({})))
         .filter(filter("rbac", "rbac.v3.RBAC", json!({})))
@@ -239,6 +266,30 @@ pub(crate) const CASES: &[&str] = &[
     "GET /limit/descriptor/\nx-user: b\nx-n: 3",
     "GET /limit/descriptor/\nx-user: b\nx-n: 4",
     "GET /limit/descriptor/",
+    "GET /limit/by-route/\nx-user: a\nx-n: 1",
+    "GET /limit/by-route/\nx-user: a\nx-n: 2",
+    "GET /limit/by-route/\nx-user: b\nx-n: 3",
+    "GET /limit/by-host/\nx-user: a\nx-n: 1",
+    "GET /limit/by-host/\nx-user: a\nx-n: 2",
+    "GET /limit/by-host/\nx-user: b\nx-n: 3",
+    "GET /limit/instead/\nx-user: a\nx-n: 1",
+    "GET /limit/instead/\nx-user: a\nx-n: 2",
+    "GET /limit/instead/\nx-user: b\nx-n: 3",
+    "GET /limit/both/\nx-user: a\nx-n: 1",
+    "GET /limit/both/\nx-user: a\nx-n: 2",
+    "GET /limit/both/\nx-user: b\nx-n: 3",
+    "GET /limit/included/\nx-user: a\nx-n: 1",
+    "GET /limit/included/\nx-user: a\nx-n: 2",
+    "GET /limit/included/\nx-user: b\nx-n: 3",
+    "GET /limit/ignored/\nx-user: a\nx-n: 1",
+    "GET /limit/ignored/\nx-user: a\nx-n: 2",
+    "GET /limit/ignored/\nx-user: b\nx-n: 3",
+    "GET /limit/stage/\nx-user: a\nx-n: 1",
+    "GET /limit/stage/\nx-user: a\nx-n: 2",
+    "GET /limit/stage/\nx-user: b\nx-n: 3",
+    "GET /limit/own/\nx-user: a\nx-n: 1",
+    "GET /limit/own/\nx-user: a\nx-n: 2",
+    "GET /limit/own/\nx-user: b\nx-n: 3",
     "GET /fault/abort/",
     "HEAD /fault/abort/",
     "POST /fault/abort/\ncontent-type: application/grpc",

@@ -5,6 +5,7 @@
 mod checks;
 mod drops;
 mod protocols;
+mod redirects;
 mod retries;
 
 use std::collections::BTreeMap;

@@ -21,6 +21,7 @@ mod format;
 mod fraction;
 mod hash_policy;
 mod health_check;
+mod internal_redirect;
 mod listener;
 mod listener_filter;
 mod matcher;
@@ -71,6 +72,7 @@ pub use hash_policy::{HashCookie, HashFrom, HashPolicy};
 pub use health_check::{
     EndpointHealthCheck, GrpcHealthCheck, HealthCheck, HealthCheckKind, HttpHealthCheck, TcpHealthCheck,
 };
+pub use internal_redirect::{InternalRedirect, RedirectPredicate, RedirectTarget};
 pub use listener::{
     CodecType, EscapedSlashes, HttpConnectionManager, HttpLimits, Listener, NetworkFilter, PathNormalization,
     RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
@@ -84,8 +86,8 @@ pub use metadata::{LB_NAMESPACE, MetadataMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use native::{
     ActiveFaults, BufferLimit, CorsPolicy, Fault, FaultAbort, FaultDelay, HeaderChange, HeaderMutationFilter,
-    LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter, NetworkRbac, Permission, Principal,
-    RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
+    HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter, NetworkRbac, Permission,
+    Principal, RateLimit, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
 };
 pub use origin::{Origin, Source, StreamSource};
 pub use outlier::{FailurePercentage, OutlierDetection, Rule, SuccessRate};

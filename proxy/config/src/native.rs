@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub use cors::CorsPolicy;
 pub use fault::{ActiveFaults, Fault, FaultAbort, FaultDelay};
 pub use header_mutation::{HeaderChange, HeaderMutationFilter};
-pub use rate_limit::{LimitAction, LimitActions, LimitDescriptor, LocalRateLimit};
+pub use rate_limit::{HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, RateLimit};
 pub use rbac::{NetworkRbac, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict};
 pub use token_bucket::TokenBucket;
 

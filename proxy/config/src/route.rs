@@ -7,8 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    CookieMatcher, Format, Fraction, HashPolicy, HeaderMatcher, HeaderMutations, MetadataMatch, Origin, OverrideNames,
-    Overrides, PathMatcher, QueryMatcher, Regex, RetryPolicy, RouteTable, RoutingPriority, UriTemplateRewrite,
+    CookieMatcher, Format, Fraction, HashPolicy, HeaderMatcher, HeaderMutations, InternalRedirect, MetadataMatch,
+    Origin, OverrideNames, Overrides, PathMatcher, QueryMatcher, RateLimit, Regex, RetryPolicy, RouteTable,
+    RoutingPriority, UriTemplateRewrite,
 };
 
 /// A route configuration with its compiled table.
@@ -38,6 +39,7 @@ pub struct VirtualHost {
     pub response_headers: HeaderMutations,
     /// `typed_per_filter_config`, that of the route configuration included.
     pub overrides: Overrides,
+    pub rate_limits: Vec<RateLimit>,
     /// `include_request_attempt_count`: requests carry `x-envoy-attempt-count`.
     pub attempt_count_in_request: bool,
     /// `include_attempt_count_in_response`.
@@ -95,6 +97,10 @@ pub struct RouteForward {
     pub replay_bytes_max: Option<u64>,
     /// The route's own, else its virtual host's, else those of the whole configuration.
     pub mirrors: Vec<Mirror>,
+    pub internal_redirect: Option<Arc<InternalRedirect>>,
+    pub rate_limits: Vec<RateLimit>,
+    /// `include_vh_rate_limits`.
+    pub includes_host_limits: bool,
     pub hash: Vec<HashPolicy>,
     /// `metadata_match`: the subset of the cluster's endpoints.
     pub metadata: Option<Arc<MetadataMatch>>,
@@ -123,6 +129,9 @@ impl RouteForward {
             retry: None,
             replay_bytes_max: None,
             mirrors: Vec::new(),
+            internal_redirect: None,
+            rate_limits: Vec::new(),
+            includes_host_limits: false,
             hash: Vec::new(),
             metadata: None,
             priority: RoutingPriority::default(),

@@ -192,6 +192,7 @@ pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Route>) -> 
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
         overrides: Overrides::default(),
+        rate_limits: Vec::new(),
         attempt_count_in_request: false,
         attempt_count_in_response: false,
     }

@@ -6,6 +6,7 @@
 
 mod hash;
 mod mirror;
+mod redirect;
 mod request;
 mod response;
 mod retry;
@@ -107,6 +108,8 @@ pub(crate) struct Exchange<'a> {
     attempts: u32,
     retry: Option<Box<retry::Retry>>,
     mirrors: Option<Box<mirror::Mirrors>>,
+    /// Redirects that were followed.
+    redirects: Option<Box<redirect::Redirects>>,
     /// Of the route's hash policies.
     hash: Option<u64>,
     /// A cookie that the answer sets for them.
@@ -196,6 +199,7 @@ impl<'a> Exchange<'a> {
             attempts: 0,
             retry: None,
             mirrors: None,
+            redirects: None,
             hash: None,
             cookie: None,
             attempt_timeout: None,
@@ -207,17 +211,22 @@ impl<'a> Exchange<'a> {
 
     /// Runs the exchange to its end and writes its access log.
     pub(crate) async fn run(mut self, incoming: Incoming) -> Outcome {
-        let result = match self.begin(incoming) {
-            Ok(()) => poll_fn(|cx| self.poll(cx)).await,
-            Err(stop) => match self.stop(stop) {
-                Ok(()) => poll_fn(|cx| self.poll(cx)).await,
-                Err(error) => Err(error),
-            },
-        };
-        self.finish(result)
+        let begun = self.begin(incoming);
+        let result = self.poll_through(begun).await;
+        match self.redirects.as_mut().and_then(|redirects| redirects.next.take()) {
+            Some(next) => self.begin_anew(next).await,
+            None => self.finish(result),
+        }
     }
 
-    fn finish(mut self, result: Result<(), StreamError>) -> Outcome {
+    async fn poll_through(&mut self, begun: Result<(), Stop>) -> Result<(), StreamError> {
+        if let Err(stop) = begun {
+            self.stop(stop)?;
+        }
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn finish(&mut self, result: Result<(), StreamError>) -> Outcome {
         let tunnel = self.upgraded && result.is_ok();
         if let Err(error) = result {
             self.down.reset();

@@ -77,6 +77,13 @@ pub(crate) fn prepare(
     Ok(internal)
 }
 
+/// Prepares the head of a request that an origin has redirected: it was prepared once, and leads elsewhere now.
+pub(crate) fn prepare_again(state: &mut StreamState, hcm: &HttpConnectionManager) -> Result<(), Box<LocalReply>> {
+    normalize_path(state, &hcm.path)?;
+    strip_port(state, &hcm.path);
+    Ok(())
+}
+
 /// The client's address as the last proxy that is trusted tells it: of x-forwarded-for the last address, or the one that
 /// so many trusted hops left before it.
 fn trusted_ip(headers: &Headers, hcm: &HttpConnectionManager) -> Option<IpAddr> {

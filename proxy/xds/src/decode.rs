@@ -12,6 +12,7 @@ mod filter_chain;
 mod forward;
 mod health_check;
 mod http;
+mod internal_redirect;
 mod listener;
 mod listener_filter;
 mod matcher;

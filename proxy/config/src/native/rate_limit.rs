@@ -22,8 +22,11 @@ pub struct LocalRateLimit {
     /// Added to answers of refused requests.
     pub response_headers: HeaderMutations,
     pub descriptors: Vec<LimitDescriptor>,
-    /// What of a request makes its descriptors; the routes' own unless set.
+    /// What of a request makes its descriptors. Empty: what its route and virtual host say.
     pub actions: Vec<LimitActions>,
+    /// Which of their `rate_limits` count.
+    pub stage: u32,
+    pub host_limits: HostLimits,
     /// A request that a descriptor limits takes a token of the filter's bucket too.
     pub takes_from_both: bool,
     /// For gRPC: RESOURCE_EXHAUSTED instead of UNAVAILABLE.
@@ -36,6 +39,24 @@ pub struct LimitDescriptor {
     /// An empty value: any.
     pub entries: Vec<(String, String)>,
     pub bucket: TokenBucket,
+}
+
+/// `vh_rate_limits`: when the virtual host's limits count, where the route doesn't ask for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HostLimits {
+    /// Where the route has none.
+    #[default]
+    Override,
+    /// Beside the route's.
+    Include,
+    Ignore,
+}
+
+/// `envoy.config.route.v3.RateLimit` of a route or a virtual host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimit {
+    pub stage: u32,
+    pub actions: LimitActions,
 }
 
 /// One descriptor in the making: all its entries, or none of it.

@@ -191,7 +191,7 @@ impl ClusterHandle {
                 None => _ = driver.await,
                 Some((keepalive, ping)) => tokio::select! {
                     _ = driver => {}
-                    () = crate::http2::keep_alive(keepalive, ping) => stats.count_keepalive_timeout(),
+                    () = crate::http2::keep_alive(keepalive, ping) => stats.inc_rare("http2.keepalive_timeout"),
                 },
             }
             closed.set(true);

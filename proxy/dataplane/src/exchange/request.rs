@@ -102,7 +102,7 @@ impl Exchange<'_> {
         Err(Stop::Error(StreamError::internal(ErrorKind::UpgradeForbidden)))
     }
 
-    fn request_is_complete(&mut self) {
+    pub(super) fn request_is_complete(&mut self) {
         self.request_ended = true;
         self.deadlines.request = None;
         self.stream.borrow_mut().info.mark(TimingPoint::RequestComplete);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use outrigger_config::{RetryOn, RetryPolicy, RouteForward};
-use outrigger_http::{HeaderName, ResponseFlags, ResponseHead};
+use outrigger_http::{BodyBuffer, HeaderName, ResponseFlags, ResponseHead};
 use rand::RngCore;
 use tokio::time::Instant;
 
@@ -59,15 +59,18 @@ enum Verdict {
 
 impl Retry {
     /// `None`: nothing is retried.
-    fn new(forward: &RouteForward, asked: Asked) -> Option<Box<Retry>> {
+    fn new(forward: &RouteForward, asked: Asked, retries: bool) -> Option<Box<Retry>> {
         let policy = match &forward.retry {
             Some(policy) => policy.clone(),
-            None if asked.on.is_empty() => return None,
             None => Arc::default(),
         };
         let mut on = policy.on;
         on.insert(asked.on);
-        if on.is_empty() {
+        if !retries {
+            on = RetryOn::default();
+        }
+        // A redirect that is followed sends the request again, too.
+        if on.is_empty() && forward.internal_redirect.is_none() {
             return None;
         }
         let replay = Replay { bytes_max: forward.replay_bytes_max.unwrap_or(REPLAY_BYTES_MAX), ..Replay::default() };
@@ -157,6 +160,13 @@ impl Retry {
         }
     }
 
+    /// The whole body as it went out; `None`: it isn't complete. `empty`: there is none.
+    pub(super) fn into_body(self, empty: bool) -> Option<BodyBuffer> {
+        let mut body = BodyBuffer::new();
+        self.replay.data.into_iter().for_each(|bytes| body.push(bytes));
+        (self.replay.end || empty).then_some(body)
+    }
+
     pub(super) fn policy(&self) -> &RetryPolicy {
         &self.policy
     }
@@ -209,7 +219,7 @@ impl Exchange<'_> {
     /// Prepares for retries, where the route or a trusted client asks for them.
     pub(super) fn prepare_retries(&mut self, forward: &RouteForward) {
         let steered = self.steered;
-        if forward.retry.is_none() && !steered {
+        if forward.retry.is_none() && forward.internal_redirect.is_none() && !steered {
             return;
         }
         let mut state = self.stream.borrow_mut();
@@ -218,8 +228,8 @@ impl Exchange<'_> {
             let wanted = &policy.request_headers;
             wanted.is_empty() || wanted.iter().any(|matcher| matcher.matches(&state.request))
         };
-        if self.upgrade.is_none() && forward.retry.as_ref().is_none_or(matches) {
-            self.retry = Retry::new(forward, asked);
+        if self.upgrade.is_none() {
+            self.retry = Retry::new(forward, asked, forward.retry.as_ref().is_none_or(matches));
         }
     }
 
@@ -246,9 +256,8 @@ impl Exchange<'_> {
         {
             picked.cluster.stats.upstream_rq_retry_success().inc();
         }
-        // The answer is on its way: nothing is sent again any more.
-        self.retry = None;
-        false
+        // The answer is on its way: nothing is sent again any more, but where a redirect is followed.
+        self.retry.take().is_some_and(|retry| self.redirect(*retry, head))
     }
 
     fn retry_if(&mut self, wanted: bool, answer: Option<&ResponseHead>) -> bool {
@@ -327,7 +336,7 @@ impl Exchange<'_> {
             mirrors.clear();
         }
         let replay = &mut retry.replay;
-        let mut data = outrigger_http::BodyBuffer::new();
+        let mut data = BodyBuffer::new();
         replay.data.drain(..).for_each(|bytes| data.push(bytes));
         replay.bytes = 0;
         data.append(&mut self.request.passed.data);

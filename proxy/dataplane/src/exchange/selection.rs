@@ -7,7 +7,7 @@ use outrigger_config::{
     ClusterSpec, FilterOverride, MetadataMatch, Overrides, Route, RouteAction, RouteConfig, RouteForward, VirtualHost,
     WeightedCluster,
 };
-use outrigger_http::{Headers, StreamState};
+use outrigger_http::{Headers, RequestHead, StreamState};
 
 /// The virtual host, the route and its weighted cluster.
 #[derive(Debug, Default)]
@@ -53,6 +53,17 @@ impl Selection {
         state.info.cluster_name = route.and_then(|route| cluster_name(route, self.weighted, &state.request.headers));
         (self.host, self.route) = (host.cloned(), route.cloned());
         self.changed = true;
+    }
+
+    /// The same choice, to be made anew.
+    pub(super) fn again(&self) -> Selection {
+        Selection::new(self.routes.clone(), self.random)
+    }
+
+    /// The route that a head would lead to.
+    pub(super) fn route_of(&self, head: &RequestHead) -> Option<&Arc<Route>> {
+        let routes = self.routes.as_ref()?;
+        routes.table.select(&routes.virtual_hosts, head, routes.ignore_port_in_host_matching, self.random).1
     }
 
     /// Whether a choice was made since this was last asked.

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::{LimitAction, LimitDescriptor, LocalRateLimit, OverrideConfig};
+use outrigger_config::{HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, OverrideConfig};
 use outrigger_http::{Headers, ResponseFlags, StreamState};
 
 use super::NativeHandle;
 use crate::error::LocalReply;
+use crate::exchange::Selection;
 use crate::filter::{Action, StreamCx, StreamFilter, Way};
 use crate::mutation;
 
@@ -37,7 +38,7 @@ impl StreamFilter for Filter {
         let count = |what| self.handle.stats.inc_named("http_local_rate_limit", &config.stat_prefix, what);
         count("enabled");
         let mut state = cx.stream.borrow_mut();
-        if is_allowed(config, &state, self.handle.uptime()) {
+        if is_allowed(config, cx.selection, &state, self.handle.uptime()) {
             count("ok");
             return Action::Continue;
         }
@@ -59,9 +60,9 @@ impl StreamFilter for Filter {
 }
 
 /// Takes tokens: of every descriptor that the request has, and of the filter's own bucket.
-fn is_allowed(config: &LocalRateLimit, state: &StreamState, now: Duration) -> bool {
+fn is_allowed(config: &LocalRateLimit, selection: &Selection, state: &StreamState, now: Duration) -> bool {
     let mut limited_by_descriptor = false;
-    for actions in &config.actions {
+    for actions in applicable(config, selection) {
         let Some(entries) = entries(actions, state) else { continue };
         if let Some(descriptor) = config.descriptors.iter().find(|descriptor| has(descriptor, &entries)) {
             limited_by_descriptor = true;
@@ -74,6 +75,21 @@ fn is_allowed(config: &LocalRateLimit, state: &StreamState, now: Duration) -> bo
         return true;
     }
     config.bucket.as_ref().is_none_or(|bucket| bucket.take(now))
+}
+
+/// The filter's own actions; where it has none, those of its stage that the route has, and the virtual host's.
+fn applicable<'c>(config: &'c LocalRateLimit, selection: &'c Selection) -> impl Iterator<Item = &'c LimitActions> {
+    let forward = selection.forward().filter(|_| config.actions.is_empty() && !config.descriptors.is_empty());
+    let route = forward.map(|forward| &forward.rate_limits[..]).unwrap_or_default();
+    let with_host = forward.is_some_and(|forward| match config.host_limits {
+        _ if forward.includes_host_limits => true,
+        HostLimits::Override => route.is_empty(),
+        HostLimits::Include => true,
+        HostLimits::Ignore => false,
+    });
+    let host = selection.host.as_ref().filter(|_| with_host).map(|host| &host.rate_limits[..]).unwrap_or_default();
+    let limits = route.iter().chain(host).filter(|limit| limit.stage == config.stage).map(|limit| &limit.actions);
+    config.actions.iter().chain(limits)
 }
 
 fn has(descriptor: &LimitDescriptor, entries: &[(String, String)]) -> bool {

@@ -20,7 +20,8 @@ use super::access_log::body_format;
 use super::common::{data_source, duration, flag, metadata_struct, name, timeout_or, variant};
 use super::matcher::{extension, header_name, rewrite};
 use super::mutation::{Side, mutations, overrides};
-use super::{forward, retry};
+use super::native::rate_limits;
+use super::{forward, internal_redirect, retry};
 use crate::Diagnostics;
 
 /// `timeout` where it is unset.
@@ -90,6 +91,8 @@ fn decode_forward(proto: &route::RouteAction, around: &Around<'_>, d: &mut Diagn
     let retry = retry::policy(proto.retry_policy.as_ref(), d).or_else(|| around.retry.cloned());
     let attempt = retry.as_ref().and_then(|policy| policy.per_try_timeout);
     let expected = attempt.filter(|attempt| timeout.is_none_or(|timeout| *attempt < timeout)).or(timeout);
+    #[expect(deprecated, reason = "the older field is still in use")]
+    let includes_host_limits = flag(proto.include_vh_rate_limits, false);
     Some(RouteForward {
         cluster: cluster?,
         cluster_not_found_status,
@@ -106,6 +109,9 @@ fn decode_forward(proto: &route::RouteAction, around: &Around<'_>, d: &mut Diagn
             [] => around.mirrors.to_vec(),
             own => forward::mirrors(own, d),
         },
+        rate_limits: rate_limits(&proto.rate_limits, d),
+        includes_host_limits,
+        internal_redirect: internal_redirect::policy(proto.internal_redirect_policy.as_ref(), d),
         hash: forward::hash_policies(&proto.hash_policy, d),
         metadata,
         priority: forward::priority(proto.priority, d),

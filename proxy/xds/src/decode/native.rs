@@ -7,6 +7,8 @@ mod header_mutation;
 mod rate_limit;
 pub(crate) mod rbac;
 
+pub(crate) use rate_limit::rate_limits;
+
 use outrigger_config::{NativeFilter, OverrideConfig};
 use outrigger_proto::pb::envoy::extensions::filters::http as filters;
 use outrigger_proto::pb::google::protobuf::Any;

@@ -11,7 +11,7 @@ use pb::google::protobuf;
 use super::action::{Around, action};
 use super::common::{flag, name, number, object, origin};
 use super::mutation::{Side, mutations, overrides};
-use super::{Rejection, XdsResource, forward, matcher, retry};
+use super::{Rejection, XdsResource, forward, matcher, native, retry};
 use crate::Diagnostics;
 
 /// `max_direct_response_body_size_bytes` where it is unset.
@@ -152,6 +152,7 @@ fn virtual_host(proto: &route::VirtualHost, around: &Around<'_>, d: &mut Diagnos
             d,
         ),
         overrides: filters.clone(),
+        rate_limits: native::rate_limits(&proto.rate_limits, d),
         attempt_count_in_request: proto.include_request_attempt_count,
         attempt_count_in_response: proto.include_attempt_count_in_response,
     }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_config::{Fraction, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, TokenBucket};
+use common::VhRateLimitsOptions;
+use outrigger_config::{
+    Fraction, HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, RateLimit, TokenBucket,
+};
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::route::v3 as route;
@@ -12,7 +15,7 @@ use pb::envoy::extensions::filters::http::local_ratelimit::v3 as proto;
 use pb::envoy::r#type::v3 as kind;
 use route::rate_limit::action::ActionSpecifier;
 
-use super::super::common::{duration, flag, name};
+use super::super::common::{duration, flag, name, variant};
 use super::super::forward::runtime_fraction;
 use super::super::matcher::{header, header_name};
 use super::super::mutation::header_value;
@@ -21,6 +24,7 @@ use crate::Diagnostics;
 /// Envoy's bound.
 const FILL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const DESCRIPTORS_MAX: usize = 1000;
+const STAGE_MAX: u32 = 10;
 
 pub(super) fn limit(proto: &proto::LocalRateLimit, d: &mut Diagnostics) -> Option<Arc<LocalRateLimit>> {
     let stat_prefix = name(&proto.stat_prefix, "stat_prefix", d);
@@ -38,9 +42,11 @@ pub(super) fn limit(proto: &proto::LocalRateLimit, d: &mut Diagnostics) -> Optio
     let actions = proto.rate_limits.iter().enumerate();
     let actions: Vec<LimitActions> =
         actions.filter_map(|(index, proto)| d.at_index("rate_limits", index, |d| limit_actions(proto, d))).collect();
-    if !descriptors.is_empty() && actions.is_empty() {
-        d.at("descriptors", |d| d.warn("limit nothing: there are no rate_limits that make descriptors"));
-    }
+    let host_limits = match variant::<VhRateLimitsOptions>(proto.vh_rate_limits, "vh_rate_limits", d)? {
+        VhRateLimitsOptions::Override => HostLimits::Override,
+        VhRateLimitsOptions::Include => HostLimits::Include,
+        VhRateLimitsOptions::Ignore => HostLimits::Ignore,
+    };
     Some(Arc::new(LocalRateLimit {
         stat_prefix,
         status,
@@ -58,6 +64,8 @@ pub(super) fn limit(proto: &proto::LocalRateLimit, d: &mut Diagnostics) -> Optio
         response_headers: headers(&proto.response_headers_to_add, "response_headers_to_add", d),
         descriptors,
         actions,
+        stage: stage(proto.stage, d),
+        host_limits,
         takes_from_both: flag(proto.always_consume_default_token_bucket, true),
         resource_exhausted: proto.rate_limited_as_resource_exhausted,
     }))
@@ -106,6 +114,25 @@ fn descriptor(proto: &common::LocalRateLimitDescriptor, d: &mut Diagnostics) -> 
         return None;
     };
     Some(LimitDescriptor { entries, bucket: d.at("token_bucket", |d| bucket(bucket_proto, d))? })
+}
+
+/// `rate_limits` of a route or a virtual host.
+pub(crate) fn rate_limits(protos: &[route::RateLimit], d: &mut Diagnostics) -> Vec<RateLimit> {
+    let decoded = protos.iter().enumerate().filter_map(|(index, proto)| {
+        d.at_index("rate_limits", index, |d| {
+            let stage = stage(proto.stage.map_or(0, |stage| stage.value), d);
+            Some(RateLimit { stage, actions: limit_actions(proto, d)? })
+        })
+    });
+    decoded.collect()
+}
+
+/// Envoy's bound.
+fn stage(stage: u32, d: &mut Diagnostics) -> u32 {
+    if stage > STAGE_MAX {
+        d.at("stage", |d| d.error(format!("{stage} is more than {STAGE_MAX}")));
+    }
+    stage
 }
 
 fn limit_actions(proto: &route::RateLimit, d: &mut Diagnostics) -> Option<LimitActions> {

@@ -87,6 +87,35 @@ fn forwards() {
 }
 
 #[test]
+fn internal_redirects_and_rate_limits() {
+    use outrigger_config::{LimitAction, RedirectPredicate};
+    let kind = "type.googleapis.com/envoy.extensions.internal_redirect";
+    let policy = forward(&format!(
+        "{{cluster: c, internal_redirect_policy: {{redirect_response_codes: [301], response_headers_to_copy: [x-a], \
+         predicates: [{{name: p, typed_config: {{'@type': {kind}.previous_routes.v3.PreviousRoutesConfig}}}}]}}}}"
+    ));
+    let policy = policy.internal_redirect.expect("a policy");
+    assert_eq!((policy.redirects_max, &policy.status_codes[..], policy.cross_scheme), (1, &[301][..], false));
+    assert_eq!((policy.copied_headers.len(), &policy.predicates[..]), (1, &[RedirectPredicate::PreviousRoutes][..]));
+    assert_eq!(
+        forward("{cluster: c, internal_redirect_policy: {}}").internal_redirect.expect("one").status_codes,
+        [302]
+    );
+    let limited = forward(
+        "{cluster: c, include_vh_rate_limits: true, rate_limits: [{stage: 2, actions: [{remote_address: {}}]}]}",
+    );
+    assert!(limited.includes_host_limits);
+    assert_eq!(
+        (limited.rate_limits[0].stage, &limited.rate_limits[0].actions[..]),
+        (2, &[LimitAction::RemoteAddress][..])
+    );
+    let bad = bad_route(
+        "{match: {prefix: /}, route: {cluster: c, rate_limits: [{stage: 11, actions: [{remote_address: {}}]}]}}",
+    );
+    assert!(bad.contains("route.rate_limits[0].stage: 11 is more than 10"), "{bad}");
+}
+
+#[test]
 fn redirects_and_direct_responses() {
     let found = route(
         "{match: {prefix: /}, redirect: {https_redirect: true, host_redirect: h, port_redirect: 8443, \
