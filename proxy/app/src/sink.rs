@@ -192,7 +192,9 @@ impl Sink {
             for demoted in &demoted {
                 candidate.apply(demoted.clone());
             }
-            if changes.is_empty() && previous.generation > 0 {
+            let kind = update.kind;
+            let refused = rejected.iter().filter(|rejected| candidate.refuse(kind, &rejected.name)).count();
+            if changes.is_empty() && refused == 0 && previous.generation > 0 {
                 rejected.extend(not_applied(changes.rejected));
                 return Outcome::Same;
             }

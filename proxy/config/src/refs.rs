@@ -23,6 +23,8 @@ pub(crate) struct ExtensionDependency {
     pub(crate) dependency: Dependency,
     /// `apply_default_config_without_warming`: nobody waits for it.
     pub(crate) has_instant_default: bool,
+    /// Its filter is off unless a route turns it on.
+    pub(crate) is_off: bool,
 }
 
 impl Refs {
@@ -114,6 +116,7 @@ fn of_listener(listener: &Listener) -> Refs {
                             initial_fetch_timeout: *initial_fetch_timeout,
                         },
                         has_instant_default: default.is_some() && *apply_default_without_warming,
+                        is_off: filter.disabled,
                     }),
                 }));
             }

@@ -168,6 +168,8 @@ pub struct ResourceSet {
 pub(crate) enum Slot {
     Held(Entry),
     Missing,
+    /// What came could not be taken, and nothing was there before.
+    Refused,
 }
 
 #[derive(Debug, Clone)]
@@ -189,7 +191,7 @@ impl Slot {
     pub(crate) fn is_same(&self, other: &Slot) -> bool {
         match (self, other) {
             (Slot::Held(a), Slot::Held(b)) => a.resource.is_same(&b.resource),
-            (Slot::Missing, Slot::Missing) => true,
+            (Slot::Missing, Slot::Missing) | (Slot::Refused, Slot::Refused) => true,
             _ => false,
         }
     }
@@ -221,7 +223,7 @@ impl ResourceSet {
     pub fn resources(&self, kind: ResourceKind) -> impl Iterator<Item = &Resource> {
         self.slots(kind).values().filter_map(|slot| match slot {
             Slot::Held(entry) => Some(&entry.resource),
-            Slot::Missing => None,
+            Slot::Missing | Slot::Refused => None,
         })
     }
 
@@ -264,6 +266,16 @@ impl ResourceSet {
         changes
     }
 
+    /// Remembers of an extension that what came of it could not be taken; whether that is new. A version that was there
+    /// before stays.
+    pub fn refuse(&mut self, kind: ResourceKind, name: &Arc<str>) -> bool {
+        let is_new = kind == ResourceKind::Extension && !self.slots(kind).contains_key(name);
+        if is_new {
+            self.slots_mut(kind).insert(Arc::clone(name), Slot::Refused);
+        }
+        is_new
+    }
+
     /// Forgets what `current` doesn't name any more though `previous` did: of the named kinds, what came over ADS. To be
     /// called when `current` was compiled from this set, before the next update.
     pub fn collect(&mut self, previous: &Snapshot, current: &Snapshot) {
@@ -299,7 +311,7 @@ impl ResourceSet {
         for name in names.filter(|name| !needed(name)) {
             let of_ads = match self.slots(kind).get(name) {
                 Some(Slot::Held(entry)) => entry.source == Source::Ads,
-                Some(Slot::Missing) => true,
+                Some(Slot::Missing | Slot::Refused) => true,
                 None => false,
             };
             if of_ads {

@@ -195,7 +195,7 @@ impl Compiler<'_> {
         }
         let listeners = self.set.slots(ResourceKind::Listener).values().filter_map(|slot| match slot {
             Slot::Held(entry) => Some(entry.refs()),
-            Slot::Missing => None,
+            Slot::Missing | Slot::Refused => None,
         });
         let listeners = listeners.filter(|refs| refs.routes.iter().any(|wanted| wanted.name == route.name));
         let slots = self.set.slots(ResourceKind::Extension);
@@ -246,10 +246,16 @@ impl Compiler<'_> {
             .map(|route| &route.name)
             .filter(|name| !self.next.routes.contains_key(name) && !self.set.is_missing(ResourceKind::Route, name));
         awaited.extend(routes.map(|name| (ResourceKind::Route, Arc::clone(name))));
+        let slots = self.set.slots(ResourceKind::Extension);
         let extensions = refs.extensions.iter().filter(|extension| !extension.has_instant_default);
-        let extensions = extensions.map(|extension| &extension.dependency.name).filter(|name| {
-            !self.next.extensions.contains_key(name) && !self.set.is_missing(ResourceKind::Extension, name)
+        let extensions = extensions.filter(|extension| match slots.get(&extension.dependency.name) {
+            // For a filter of every request the previous version of the listener serves on. One that only some routes turn
+            // on is their trouble: others don't wait until somebody mends it.
+            Some(Slot::Refused) => !extension.is_off,
+            Some(Slot::Missing) => false,
+            Some(Slot::Held(_)) | None => !self.next.extensions.contains_key(&extension.dependency.name),
         });
+        let extensions = extensions.map(|extension| &extension.dependency.name);
         awaited.extend(extensions.map(|name| (ResourceKind::Extension, Arc::clone(name))));
         awaited.extend(self.secrets_awaited(refs.secrets.iter()));
         awaited

@@ -37,7 +37,7 @@ impl Dirty {
             dirty.listeners = true;
             let users = set.slots(ResourceKind::Cluster).iter().filter(|(_, slot)| match slot {
                 Slot::Held(entry) => entry.refs().secrets.iter().any(|secret| secrets.contains(&secret.key)),
-                Slot::Missing => false,
+                Slot::Missing | Slot::Refused => false,
             });
             dirty.clusters.extend(users.map(|(name, _)| Arc::clone(name)));
         }

@@ -19,6 +19,10 @@ struct World {
 impl World {
     fn apply(&mut self, update: Update) {
         self.set.apply(update);
+        self.compile();
+    }
+
+    fn compile(&mut self) {
         let next = Snapshot::compile(&self.set, Some(&self.snapshot), self.snapshot.generation + 1);
         self.set.collect(&self.snapshot, &next);
         self.snapshot = next;
@@ -231,6 +235,39 @@ fn routes_that_speak_of_a_new_filter_go_live_with_its_chain() {
     assert_eq!(world.warming(), ["l<-w", "r<-w"]);
     world.miss(ResourceKind::Extension, "w");
     assert!(world.warming().is_empty());
+}
+
+#[test]
+fn a_refused_filter_of_routes_holds_up_nobody() {
+    /// `listener`, whose filters are off but for some routes.
+    fn listener_of_routes(version: u32, filters: &[&str]) -> Resource {
+        let Resource::Listener(mut made) = listener("l", version, "r", filters) else { panic!() };
+        let chain = &mut Arc::get_mut(&mut made).unwrap().chains[0];
+        let crate::NetworkFilter::Http(manager) = &mut chain.filter else { panic!() };
+        Arc::get_mut(manager).unwrap().filters.iter_mut().for_each(|filter| filter.disabled = true);
+        Resource::Listener(made)
+    }
+    let mut world = World::default();
+    world.add(route_with_filters("r", &[]));
+    world.add(listener_of_routes(1, &[]));
+    world.add(listener("all", 1, "r", &[]));
+    world.add(listener_of_routes(2, &["x"]));
+    world.add(listener("all", 2, "r", &["x"]));
+    world.add(route_with_filters("r", &["x"]));
+    assert_eq!(world.warming(), ["all<-x", "l<-x", "r<-x"]);
+    assert!(world.set.refuse(ResourceKind::Extension, &"x".into()), "it is new");
+    assert!(
+        !world.set.refuse(ResourceKind::Extension, &"x".into()) && !world.set.refuse(ResourceKind::Route, &"q".into())
+    );
+    world.compile();
+    // A filter of every request keeps what serves; the route's own answers 500 where it is on.
+    assert_eq!((world.listeners(), world.warming()), (vec!["all:1".into(), "l:2".into()], vec!["all<-x".into()]));
+    let x = HttpFilter { name: "x".into(), kind: discovered(), disabled: true };
+    assert!(matches!(world.snapshot.filter_config(&x), FilterConfig::Missing));
+    world.add(extension("x", 1));
+    assert!(world.warming().is_empty() && world.listeners() == ["all:2", "l:2"]);
+    assert!(matches!(world.snapshot.filter_config(&x), FilterConfig::Plugin(_)));
+    assert!(!world.set.refuse(ResourceKind::Extension, &"x".into()), "what was there stays");
 }
 
 fn discovered() -> HttpFilterKind {

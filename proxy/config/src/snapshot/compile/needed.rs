@@ -77,7 +77,7 @@ impl Compiler<'_> {
         let set = self.set;
         let listeners = set.slots(ResourceKind::Listener).values().filter_map(|slot| match slot {
             Slot::Held(entry) => Some(entry),
-            Slot::Missing => None,
+            Slot::Missing | Slot::Refused => None,
         });
         let held = self.next.held.iter().filter(|((kind, _), _)| *kind == ResourceKind::Listener);
         for entry in listeners.chain(held.filter_map(|(_, old)| old.as_ref())) {
@@ -114,7 +114,7 @@ impl Compiler<'_> {
         let kinds = [ResourceKind::Listener, ResourceKind::Cluster];
         let accepted = kinds.into_iter().flat_map(|kind| set.slots(kind).values()).filter_map(|slot| match slot {
             Slot::Held(entry) => Some(entry),
-            Slot::Missing => None,
+            Slot::Missing | Slot::Refused => None,
         });
         let published = self.next.held.values().flatten().chain(self.next.kept.values());
         for secret in accepted.chain(published).flat_map(|entry| &entry.refs().secrets) {
