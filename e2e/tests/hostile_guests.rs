@@ -173,6 +173,52 @@ fn hostile_guests_harm_nobody() {
     settled.expect("every stream comes to an end");
 }
 
+/// A plugin that calls an origin which never answers, waits for it, and traps at its next tick.
+fn waits_and_traps(policy: &str, dir: &Path) -> Value {
+    let attack = Attack {
+        name: "waits",
+        requests: 0,
+        statuses: &[],
+        script: "configure:\n set_tick_period_milliseconds 700\nrequest_headers:\n
+                 http_call 'calls' {:method=GET;:path=/called;:authority=a;x-origin=silent} '' '' 0 *w\n
+                 grpc_stream 'grpc' 's' 'm' {x-origin=silent} *w\n return 1\ntick:\n trap",
+    };
+    with(filter(&attack, dir), json!({"typed_config": {"config": {"failure_policy": policy}}}))
+}
+
+#[test]
+fn whoever_waits_for_a_guest_that_traps_is_answered_and_its_calls_end() {
+    if !Peer::all().contains(&Peer::Outrigger) {
+        return;
+    }
+    for (policy, expected) in [("FAIL_CLOSED", 503), ("FAIL_OPEN", 200), ("FAIL_RELOAD", 503)] {
+        let origin = Origin::start("o").expect("origin");
+        let dir = tempfile::tempdir().expect("a folder");
+        let bootstrap = Bootstrap::new()
+            .cluster(cluster("o", &[origin.address()]))
+            .cluster(cluster("calls", &[origin.address()]))
+            .cluster(http2(cluster("grpc", &[origin.address()])))
+            .listener(HttpListener::new("main", &json!([route("/", "o")])).filter(waits_and_traps(policy, dir.path())));
+        let mut plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+        let listener = plane.listener("main").expect("listener");
+        // Until one met an instance that was there: it has called, so it waited for what never comes.
+        eventually(DEADLINE, || {
+            let response = Request::get("/x").send(listener).map_err(|error| format!("{policy}: {error:#}"))?;
+            assert_eq!(response.status, expected, "{policy}");
+            if origin.seen_at("/called").is_empty() { Err("no call yet".to_owned()) } else { Ok(()) }
+        })
+        .expect("its policy's answer");
+        eventually(DEADLINE, || {
+            let stats = plane.admin.stats().map_err(|error| format!("{error:#}"))?;
+            let of = |name: &str| stats.get(name).copied().unwrap_or(u64::MAX);
+            let (calls, grpc) = (of("cluster.calls.upstream_rq_active"), of("cluster.grpc.upstream_rq_active"));
+            if (calls, grpc) == (0, 0) { Ok(()) } else { Err(format!("{calls} calls and {grpc} gRPC streams go on")) }
+        })
+        .expect("what it asked for ends with it");
+        plane.process.must_run().expect("it goes on");
+    }
+}
+
 #[test]
 fn a_guest_that_calls_itself_takes_its_turns_with_the_others() {
     if !Peer::all().contains(&Peer::Outrigger) {

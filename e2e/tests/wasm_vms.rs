@@ -233,6 +233,14 @@ fn a_filter_that_fails_again_and_again_is_replaced_later_and_later() {
         Ok(())
     })
     .expect("the breaker opens");
+    // While it waits, its state is there to see; a try of a new instance closes it for a moment.
+    eventually(DEADLINE, || {
+        let (open, wait) = (metric(&plane, "vm_breaker_open"), metric(&plane, "vm_breaker_wait_ms"));
+        _ = client.exchange(&Request::get("/"))?;
+        anyhow::ensure!(open == 1 && wait >= 250, "{open} {wait}");
+        Ok(())
+    })
+    .expect("the breaker's state is shown");
     let (traps, replaced) = (metric(&plane, "traps"), metric(&plane, "vm_reload_success"));
     assert!(traps >= 6 && replaced >= 5, "{traps} traps, {replaced} times replaced");
 }

@@ -45,7 +45,7 @@ pub use action::{
 };
 pub use engine::{Code, CompileError, Engine, EngineError};
 pub use labels::PluginLabels;
-pub use metrics::{VmEvent, count_vm_event};
+pub use metrics::{VmEvent, VmWaits, count_vm_event};
 pub use module::{Abi, Callbacks, CompiledModule, LoadError};
 pub use plugin::{Backoff, FailurePolicy, Isolation, Limits, Plugin, VmConfig};
 pub use pool::MEMORY_BYTES_MAX as STREAM_MEMORY_BYTES_MAX;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use outrigger_stats::{Counter, Gauge, Histogram, Name, Registry, Value};
 
@@ -197,6 +198,8 @@ const PLUGIN_METRICS: &[&str] = &[
     "vm_reload_failure",
     "vm_reload_backoff",
     "vm_stream_failure",
+    "vm_breaker_open",
+    "vm_breaker_wait_ms",
     "callbacks",
     "callback_time_ns",
     "log_lines_dropped",
@@ -276,6 +279,28 @@ pub fn count_vm_event(registry: &Registry, plugin: &Plugin, event: VmEvent) {
     };
     let name = plugin_metric(plugin, name);
     registry.counter(&cause.into_iter().fold(name, |name, cause| name.tag("cause", cause))).inc();
+}
+
+/// Shows that a worker's VM of a plugin waits for its replacement, and how long, for as long as it is held.
+#[derive(Debug)]
+pub struct VmWaits {
+    _open: Gauge,
+    _wait: Gauge,
+}
+
+impl VmWaits {
+    #[must_use]
+    pub fn new(registry: &Registry, plugin: &Plugin, wait: Duration) -> VmWaits {
+        let gauge = |name: &str, value: i64| {
+            let gauge = registry.gauge(&plugin_metric(plugin, name));
+            gauge.set(value);
+            gauge
+        };
+        VmWaits {
+            _open: gauge("vm_breaker_open", 1),
+            _wait: gauge("vm_breaker_wait_ms", i64::try_from(wait.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
 }
 
 /// What happens to a VM on its worker; the last three have Envoy's names.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_wasm::{
-    CompiledModule, FailurePolicy, Isolation, Plugin, ReadyVm, StartMode, Trap, VmConfig, VmEvent, count_vm_event,
+    CompiledModule, FailurePolicy, Isolation, Plugin, ReadyVm, StartMode, Trap, VmConfig, VmEvent, VmWaits,
+    count_vm_event,
 };
 use rand::Rng;
 use tokio::time::Instant;
@@ -155,7 +156,9 @@ impl VmHandle {
             let mut breaker = self.breaker.borrow_mut();
             (breaker.lost(Instant::now(), random, reload), breaker.losses())
         };
+        let mut shown = Vec::new();
         if !wait.is_zero() {
+            shown = self.of_each_name(&plugins, |plugin| VmWaits::new(&cx.registry, plugin, wait));
             let (names, revision) = (names(&plugins), self.config.revision());
             tracing::error!(plugin = %names, revision = %revision, losses, "fails too often: replaced again in {wait:?}");
             self.count(&plugins, VmEvent::Waits);
@@ -164,6 +167,8 @@ impl VmHandle {
         let handle = self.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(wait).await;
+            // The breaker is closed: what comes now is a try.
+            drop(shown);
             handle.replace().await;
         });
     }
@@ -240,12 +245,13 @@ impl VmHandle {
     /// Counts an event for each name.
     fn count(&self, plugins: &[Rc<PluginHandle>], event: VmEvent) {
         let Some(cx) = self.cx.upgrade() else { return };
+        self.of_each_name(plugins, |plugin| count_vm_event(&cx.registry, plugin, event));
+    }
+
+    fn of_each_name<T>(&self, plugins: &[Rc<PluginHandle>], of: impl Fn(&Plugin) -> T) -> Vec<T> {
         let mut seen = BTreeSet::new();
-        for plugin in plugins.iter().map(|plugin| &plugin.prepared.plugin) {
-            if seen.insert(plugin.name.clone()) {
-                count_vm_event(&cx.registry, plugin, event);
-            }
-        }
+        let plugins = plugins.iter().map(|plugin| &plugin.prepared.plugin);
+        plugins.filter(|plugin| seen.insert(plugin.name.clone())).map(|plugin| of(plugin)).collect()
     }
 
     /// A VM of its own for one stream of a plugin.
