@@ -12,13 +12,18 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use cases::{CASES, Case, Drive};
-use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, wasm_filter, with};
+use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, tcp_listener, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
 use outrigger_e2e::guest::{assemble, reports};
+use outrigger_e2e::h2c::{H2Connection, H2Request};
 use outrigger_e2e::ports::free_port;
+use outrigger_e2e::talker::{Talker, ask};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
 use serde_json::{Value, json};
+
+const NETWORK_WASM: &str = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm";
+const WASM_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog";
 
 /// What a case showed: each line's value, and the order of the lines.
 #[derive(Debug, Default)]
@@ -51,57 +56,129 @@ fn filter(case: &Case, dir: &Path) -> Value {
     filter
 }
 
-fn start(peer: Peer, cases: &[&Case], origin: &Origin, dir: &Path) -> DataPlane {
+/// Metadata of a scope: one namespace with one value, so that there is one order to write it in.
+fn noted(scope: &str) -> Value {
+    json!({"filter_metadata": {"test": {"text": format!("of-the-{scope}")}}})
+}
+
+/// A cluster whose every scope has metadata.
+fn noted_cluster(name: &str, endpoint: SocketAddr) -> Value {
+    let mut cluster = with(cluster(name, &[endpoint]), json!({"metadata": noted("cluster")}));
+    let locality = &mut cluster["load_assignment"]["endpoints"][0];
+    locality["metadata"] = noted("locality");
+    locality["lb_endpoints"][0]["metadata"] = noted("endpoint");
+    cluster
+}
+
+fn listener(case: &Case, dir: &Path) -> Value {
+    let filter = filter(case, dir);
+    if let Drive::Tcp(_) = case.drive {
+        let mut listener = tcp_listener(case.name, "talker");
+        let config = json!({"@type": NETWORK_WASM, "config": filter["typed_config"]["config"]});
+        let guest = json!({"name": case.name, "typed_config": config});
+        listener["filter_chains"][0]["filters"].as_array_mut().expect("filters").insert(0, guest);
+        return with(listener, json!({"metadata": noted("listener")}));
+    }
+    let mut metadata = noted("route");
+    for (key, value) in [
+        ("number", json!(15)),
+        ("flag", json!(true)),
+        ("list", json!(["a", 2, false])),
+        ("inner", json!({"text": "t"})),
+    ] {
+        metadata["filter_metadata"]["test"][key] = value;
+    }
+    let cluster = if matches!(case.drive, Drive::Trailers) { "grpc" } else { "o" };
+    let route = with(route("/", cluster), json!({"metadata": metadata}));
+    let host = json!({"name": "all", "domains": ["*"], "routes": [route], "metadata": noted("virtual-host")});
+    let listener = HttpListener::hosts(case.name, &json!([host]));
+    let listener = if let Drive::AccessLog = case.drive {
+        let config = json!({"@type": WASM_LOG, "config": filter["typed_config"]["config"]});
+        listener.manager(json!({"access_log": [{"name": case.name, "typed_config": config}]}))
+    } else {
+        listener.filter(filter)
+    };
+    with(Value::from(listener), json!({"metadata": noted("listener")}))
+}
+
+fn start(peer: Peer, cases: &[&Case], origin: &Origin, talker: &Talker, dir: &Path) -> DataPlane {
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port().expect("a free port")));
     let mut bootstrap = Bootstrap::new()
         .node("node-of-test", "cluster-of-test")
-        .cluster(cluster("o", &[origin.address()]))
+        .cluster(noted_cluster("o", origin.address()))
         .cluster(http2(cluster("grpc", &[origin.address()])))
+        .cluster(cluster("talker", &[talker.address()]))
         .cluster(cluster("nobody", &[nobody]))
         .cluster(cluster("empty", &[]));
     for case in cases {
-        let listener = HttpListener::new(case.name, &json!([route("/", "o")])).filter(filter(case, dir));
-        bootstrap = bootstrap.listener(listener);
+        bootstrap = bootstrap.listener(listener(case, dir));
     }
     DataPlane::start(peer, &bootstrap).expect("the proxy starts")
+}
+
+/// What a client of a case got, but for what proxies add or have their own way with.
+fn client(case: &Case, address: SocketAddr) -> Option<String> {
+    let request = match case.drive {
+        Drive::Root => return None,
+        Drive::Get | Drive::AccessLog => Request::get("/path?q=1"),
+        Drive::Post(body) => Request::new("POST", "/path?q=1").body(body),
+        Drive::Grpc => Request::new("POST", "/s/m").with("content-type", "application/grpc").body("x"),
+        Drive::Trailers => return Some(trailers(address)),
+        Drive::Tcp(bytes) => {
+            // The talker's name, its client's address, and what it was sent.
+            let answer = ask(address, bytes.as_bytes()).unwrap_or_default();
+            return Some(format!("client={}", answer.split_once('\n').map_or("no answer", |(_, rest)| rest)));
+        }
+    };
+    let request = request.with("x-a", "1").with("x-a", "2").with("user-agent", "tester").origin("header=x-o:1");
+    Some(match request.send(address) {
+        Ok(response) => {
+            let shown = |name: &str| {
+                name.starts_with("x-t")
+                    || name.starts_with("grpc-")
+                    || name == "content-length" && response.body.len() < 128
+            };
+            let headers = response.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
+            let mut headers: Vec<String> =
+                headers.filter(|(name, _)| shown(name)).map(|(name, value)| format!("{name}:{value}")).collect();
+            headers.sort();
+            let mut line = format!("client={} {} ", response.status, headers.join(" "));
+            // The origin's echo tells what each proxy adds to a request, which is not the ABI's affair either.
+            if response.body.len() < 128 {
+                line.push_str(&response.text());
+            }
+            line
+        }
+        Err(_) => "client=no answer".to_owned(),
+    })
+}
+
+/// A request with trailers, and what came of it.
+fn trailers(address: SocketAddr) -> String {
+    let mut request = H2Request::get("/path").body(&[b"body"]).origin("trailers; body=5");
+    request.trailers.push(("x-t-end", "yes".to_owned()));
+    match H2Connection::open(address).and_then(|connection| connection.exchange(&request)) {
+        Ok(response) => {
+            let mut trailers: Vec<String> =
+                response.trailers.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+            trailers.sort();
+            let body = response.body.len();
+            format!("client={} {body} {} {:?}", response.status, trailers.join(" "), response.reset)
+        }
+        Err(_) => "client=no answer".to_owned(),
+    }
 }
 
 /// Runs the cases through a proxy.
 fn observe(peer: Peer, cases: &[&Case]) -> BTreeMap<&'static str, Observed> {
     let origin = Origin::start("o").expect("origin");
+    let talker = Talker::start("t").expect("a talker");
     let dir = tempfile::tempdir().expect("a folder");
-    let mut plane = start(peer, cases, &origin, dir.path());
+    let mut plane = start(peer, cases, &origin, &talker, dir.path());
     let mut clients = BTreeMap::new();
     for case in cases {
         let address = plane.listener(case.name).expect("listener");
-        let request = match case.drive {
-            Drive::Root => continue,
-            Drive::Get => Request::get("/path?q=1"),
-            Drive::Post(body) => Request::new("POST", "/path?q=1").body(body),
-            Drive::Grpc => Request::new("POST", "/s/m").with("content-type", "application/grpc").body("x"),
-        };
-        let request = request.with("x-a", "1").with("x-a", "2").with("user-agent", "tester").origin("header=x-o:1");
-        let line = match request.send(address) {
-            Ok(response) => {
-                let shown = |name: &str| {
-                    name.starts_with("x-t")
-                        || name.starts_with("grpc-")
-                        || name == "content-length" && response.body.len() < 128
-                };
-                let headers = response.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value));
-                let mut headers: Vec<String> =
-                    headers.filter(|(name, _)| shown(name)).map(|(name, value)| format!("{name}:{value}")).collect();
-                headers.sort();
-                let mut line = format!("client={} {} ", response.status, headers.join(" "));
-                // The origin's echo tells what each proxy adds to a request, which is not the ABI's affair either.
-                if response.body.len() < 128 {
-                    line.push_str(&response.text());
-                }
-                line
-            }
-            Err(_) => "client=no answer".to_owned(),
-        };
-        clients.insert(case.name, line);
+        clients.extend(client(case, address).map(|line| (case.name, line)));
     }
     let mut all = BTreeMap::new();
     for case in cases {

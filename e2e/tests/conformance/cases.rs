@@ -9,6 +9,12 @@ pub(crate) enum Drive {
     Post(&'static str),
     /// A request that says it is gRPC.
     Grpc,
+    /// A body and trailers both ways, over HTTP/2.
+    Trailers,
+    /// Bytes through the guest as a network filter.
+    Tcp(&'static str),
+    /// A request to a listener whose access logger the guest is.
+    AccessLog,
 }
 
 /// One guest, and where the two proxies differ on purpose.
@@ -277,6 +283,138 @@ pub(crate) const CASES: &[Case] = &[
            get_property 'two\\x00parts' *v",
         )
     },
+    Case {
+        differs: &[
+            ("request_headers.10 get_property", "1", "0 of-the-route", LEGACY),
+            ("request_headers.11 get_property", "1", "0 of-the-cluster", LEGACY),
+            ("request_headers.12 get_property", "1", "0 of-the-listener", LEGACY),
+        ],
+        ..case(
+            "metadata-of-what-was-configured",
+            Drive::Get,
+            "request_headers:
+           get_property 'xds\\x00listener_metadata' *v
+           get_property 'xds\\x00listener_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'xds\\x00virtual_host_metadata' *v
+           get_property 'xds\\x00virtual_host_metadata\\x00filter_metadata\\x00test' *v
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00test\\x00number' *v
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00test\\x00flag' *v
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00test\\x00list' *v
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00test\\x00inner\\x00text' *v
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00nothing' *v
+           get_property 'xds\\x00cluster_metadata' *v
+           get_property 'route_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'cluster_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'listener_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'xds\\x00upstream_host_metadata' *v
+         response_headers:
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'xds\\x00upstream_host_metadata' *v
+           get_property 'xds\\x00upstream_host_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'xds\\x00upstream_host_locality_metadata' *v
+         log:
+           get_property 'xds\\x00listener_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'xds\\x00cluster_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'xds\\x00virtual_host_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'xds\\x00upstream_host_locality_metadata\\x00filter_metadata\\x00test\\x00text' *v",
+        )
+    },
+    case(
+        "request-trailers-wait",
+        Drive::Trailers,
+        "request_headers:
+           args
+         request_trailers:
+           args
+           get_header_map_value 1 'x-t-end' *v
+           get_header_map_pairs 1 *v
+           add_header_map_value 1 'x-t-more' '1'
+           http_call 'o' {:method=GET;:path=/called;:authority=a} '' '' 5000 *w
+           return 1
+         http_call_response:
+           set_effective_context $context
+           get_header_map_value 1 'x-t-more' *v
+           replace_header_map_value 1 'x-t-more' '2'
+           get_header_map_value 1 'x-t-more' *v
+           continue_stream 0
+         response_trailers:
+           args",
+    ),
+    Case {
+        differs: &[
+            ("response_trailers.2 get_header_map_value", "2", "1", RUST_PANICS),
+            ("log.1 get_header_map_value", "1", "0 yes", "the log sees all of the request"),
+        ],
+        ..case(
+            "response-trailers-wait",
+            Drive::Trailers,
+            "response_trailers:
+           args
+           get_header_map_value 3 'x-trailer' *v
+           get_header_map_value 2 ':status' *v
+           add_header_map_value 3 'x-t-more' '1'
+           http_call 'o' {:method=GET;:path=/called;:authority=a} '' '' 5000 *w
+           return 1
+         http_call_response:
+           set_effective_context $context
+           get_header_map_value 3 'x-t-more' *v
+           remove_header_map_value 3 'x-trailer'
+           continue_stream 1
+         log:
+           get_header_map_value 3 'x-t-more' *v
+           get_header_map_value 1 'x-t-end' *v",
+        )
+    },
+    Case {
+        differs: &[("downstream_data.6 get_header_map_value", "2", "1", RUST_PANICS)],
+        ..case(
+            "network-filter",
+            Drive::Tcp("hello"),
+            "new_connection:
+           get_property 'request\\x00path' *v
+           get_property 'connection\\x00mtls' *v
+           get_property 'xds\\x00cluster_name' *v
+           get_property 'xds\\x00listener_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_buffer_bytes 2 0 9 *v
+         downstream_data:
+           if_data
+           get_buffer_bytes 2 0 99 *v
+           get_buffer_bytes 0 0 99 *v
+           set_buffer_bytes 2 0 1 'J'
+           set_buffer_bytes 2 99 0 '!'
+           get_buffer_bytes 2 0 99 *v
+           get_header_map_value 0 ':path' *v
+           get_header_map_pairs 0 *v
+         upstream_data:
+           if_data
+           get_buffer_bytes 3 0 1 *v
+           get_buffer_bytes 2 0 99 *v
+         downstream_connection_close:
+           args
+         done:
+           get_property 'xds\\x00cluster_name' *v
+         log:
+           get_property 'connection\\x00termination_details' *v",
+        )
+    },
+    Case {
+        until: "log.9",
+        ..case(
+            "access-logger",
+            Drive::AccessLog,
+            "log:
+           get_header_map_value 0 ':path' *v
+           get_header_map_value 0 'x-a' *v
+           get_header_map_value 2 ':status' *v
+           get_header_map_value 2 'x-o' *v
+           get_header_map_pairs 3 *v
+           add_header_map_value 2 'x' '1'
+           get_property 'response\\x00code' *v
+           get_property 'request\\x00method' *v
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00test\\x00text' *v
+           get_property 'plugin_name' *v",
+        )
+    },
     case(
         "properties-at-the-end",
         Drive::Get,
@@ -291,7 +429,7 @@ pub(crate) const CASES: &[Case] = &[
            get_property 'response\\x00trailers\\x00x' *v
            get_property 'xds\\x00cluster_name' *v
            get_property 'xds\\x00cluster_metadata' *v
-           get_property 'xds\\x00route_metadata' *v
+           get_property 'xds\\x00route_metadata\\x00filter_metadata\\x00test\\x00text' *v
            get_property 'xds\\x00virtual_host_name' *v
            get_property 'xds\\x00upstream_host_metadata' *v
            get_property 'upstream\\x00request_attempt_count' *v

@@ -20,6 +20,7 @@ pub struct Cluster {
     /// `alt_stat_name`, or the name: the value of the tag `envoy_cluster_name`.
     pub stat_name: Arc<str>,
     pub origin: Arc<Origin>,
+    pub metadata: Option<Arc<Metadata>>,
     pub discovery: Discovery,
     pub lb: LbPolicy,
     /// `None`: the defaults.

@@ -160,6 +160,7 @@ mod tests {
             health_check: None,
         };
         let place = Locality {
+            metadata: None,
             region: String::new(),
             zone: "z".into(),
             sub_zone: String::new(),

@@ -36,6 +36,7 @@ pub struct Locality {
     pub region: String,
     pub zone: String,
     pub sub_zone: String,
+    pub metadata: Option<Arc<Metadata>>,
     pub priority: u32,
     /// `load_balancing_weight`; 0: takes no traffic where localities are weighted.
     pub weight: Option<u32>,
@@ -72,6 +73,7 @@ impl Locality {
             region: self.region.clone(),
             zone: self.zone.clone(),
             sub_zone: self.sub_zone.clone(),
+            metadata: self.metadata.clone(),
             priority: self.priority,
             weight: self.weight,
             endpoints: Vec::new(),

@@ -8,8 +8,8 @@ use outrigger_http::Direction;
 
 use crate::{
     AccessLog, Cidr, ClientCertDetails, ConnectionFilter, FilterChain, FilterChainTable, ForwardClientCert,
-    Http1Options, Http2Options, HttpFilter, ListenAddress, ListenerFilter, Origin, RouteConfig, Source, Tracing,
-    WasmPlugin,
+    Http1Options, Http2Options, HttpFilter, ListenAddress, ListenerFilter, Metadata, Origin, RouteConfig, Source,
+    Tracing, WasmPlugin,
 };
 
 #[derive(Debug, PartialEq, Eq)]
@@ -18,6 +18,7 @@ pub struct Listener {
     /// `stat_prefix`, or the address: the value of the tag `envoy_listener_address`.
     pub stat_prefix: Arc<str>,
     pub origin: Arc<Origin>,
+    pub metadata: Option<Arc<Metadata>>,
     /// `address`, then `additional_addresses`: at least one.
     pub addresses: Vec<ListenAddress>,
     /// `bind_to_port`: unset, nothing listens, and connections come from listeners with `use_original_dst`.

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    CookieMatcher, Format, Fraction, HashPolicy, HeaderMatcher, HeaderMutations, InternalRedirect, MetadataMatch,
-    Origin, OverrideNames, Overrides, PathMatcher, QueryMatcher, RateLimit, Regex, RetryPolicy, RouteTable,
-    RoutingPriority, UriTemplateRewrite,
+    CookieMatcher, Format, Fraction, HashPolicy, HeaderMatcher, HeaderMutations, InternalRedirect, Metadata,
+    MetadataMatch, Origin, OverrideNames, Overrides, PathMatcher, QueryMatcher, RateLimit, Regex, RetryPolicy,
+    RouteTable, RoutingPriority, UriTemplateRewrite,
 };
 
 /// A route configuration with its compiled table.
@@ -32,6 +32,7 @@ pub struct RouteConfig {
 #[derive(Debug, PartialEq, Eq)]
 pub struct VirtualHost {
     pub name: Arc<str>,
+    pub metadata: Option<Arc<Metadata>>,
     /// Lower case: `a.b`, `a.b:81`, `*.b`, `a.*`, `*`.
     pub domains: Vec<String>,
     pub routes: Vec<Arc<Route>>,
@@ -50,6 +51,7 @@ pub struct VirtualHost {
 pub struct Route {
     /// May be empty.
     pub name: Arc<str>,
+    pub metadata: Option<Arc<Metadata>>,
     pub path: PathMatcher,
     pub case_sensitive: bool,
     pub headers: Vec<HeaderMatcher>,

@@ -21,6 +21,7 @@ pub(crate) fn origin(name: &str) -> Arc<Origin> {
 
 fn cluster_with(name: &str, discovery: Discovery, version: u32) -> Cluster {
     Cluster {
+        metadata: None,
         name: name.into(),
         stat_name: name.into(),
         origin: origin(name),
@@ -98,6 +99,7 @@ pub(crate) fn dns(name: &str, host: &str) -> (Resource, Arc<DnsTargets>) {
         health_check: None,
     };
     let place = Locality {
+        metadata: None,
         region: String::new(),
         zone: String::new(),
         sub_zone: String::new(),
@@ -168,6 +170,7 @@ pub(crate) fn extension(name: &str, version: u32) -> Resource {
 
 pub(crate) fn route_entry(path: PathMatcher, cluster: &str) -> Route {
     Route {
+        metadata: None,
         name: "".into(),
         path,
         case_sensitive: true,
@@ -186,6 +189,7 @@ pub(crate) fn route_entry(path: PathMatcher, cluster: &str) -> Route {
 
 pub(crate) fn virtual_host(name: &str, domains: &[&str], routes: Vec<Route>) -> VirtualHost {
     VirtualHost {
+        metadata: None,
         name: name.into(),
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
         routes: routes.into_iter().map(Arc::new).collect(),
@@ -262,6 +266,7 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
     };
     let chains = vec![FilterChain::new(NetworkFilter::Http(Arc::new(manager)))];
     Resource::Listener(Arc::new(Listener {
+        metadata: None,
         name: name.into(),
         stat_prefix: name.into(),
         origin: origin(name),

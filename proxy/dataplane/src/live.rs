@@ -110,7 +110,7 @@ impl LiveConfig {
         Rc::new(LiveConfig { prepared, clusters: RefCell::new(clusters), plugins })
     }
 
-    fn snapshot(&self) -> &Snapshot {
+    pub(crate) fn snapshot(&self) -> &Snapshot {
         &self.prepared.snapshot
     }
 

@@ -83,15 +83,12 @@ impl Metadata {
     }
 }
 
-/// All metadata of a stream: its own, and that of what it was routed by.
+/// What filters have noted about a stream, and the metadata of where it went. That of its route and virtual host stands in
+/// [`StreamInfo`](crate::StreamInfo).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StreamMetadata {
     /// `%DYNAMIC_METADATA%`: what filters set.
     pub dynamic: Metadata,
-    pub listener: Option<Arc<Metadata>>,
-    pub virtual_host: Option<Arc<Metadata>>,
-    pub route: Option<Arc<Metadata>>,
-    pub cluster: Option<Arc<Metadata>>,
     pub upstream_host: Option<Arc<Metadata>>,
     pub upstream_locality: Option<Arc<Metadata>>,
 }

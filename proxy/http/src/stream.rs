@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::{BodyBuffer, Headers, RequestHead, ResponseFlags, ResponseHead, StreamMetadata, TlsInfo};
+use crate::{BodyBuffer, Headers, Metadata, RequestHead, ResponseFlags, ResponseHead, StreamMetadata, TlsInfo};
 
 /// Everything of a stream that a filter may see. One per stream, owned by its worker.
 ///
@@ -98,7 +98,9 @@ pub struct StreamInfo {
     pub listener_direction: Direction,
     pub filter_chain_name: Arc<str>,
     pub virtual_host_name: Option<Arc<str>>,
+    pub virtual_host_metadata: Option<Arc<Metadata>>,
     pub route_name: Option<Arc<str>>,
+    pub route_metadata: Option<Arc<Metadata>>,
     pub cluster_name: Option<Arc<str>>,
     /// Set at the head of the request, before any filter ran: `%REQ(X-REQUEST-ID)%` may change, this doesn't.
     pub flags: ResponseFlags,
@@ -146,7 +148,9 @@ impl Default for StreamInfo {
             listener_direction: Direction::default(),
             filter_chain_name: Arc::default(),
             virtual_host_name: None,
+            virtual_host_metadata: None,
             route_name: None,
+            route_metadata: None,
             cluster_name: None,
             flags: ResponseFlags::NONE,
             code_details: Cow::Borrowed(""),

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outrigger_http::{Headers, StreamState};
+use outrigger_http::{Headers, Metadata, StreamState};
 use wasmtime::Store;
 
 use crate::action::{CallResponse, ContextId, Effect, RootId};
@@ -30,6 +30,18 @@ use crate::trap::{HostTrap, Trap};
 pub trait WorkerHost {
     /// Whether `proxy_http_call` may name this cluster.
     fn cluster_exists(&self, name: &str) -> bool;
+
+    /// `xds.cluster_metadata`: few ask, so no stream carries it.
+    fn cluster_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
+        _ = name;
+        None
+    }
+
+    /// `xds.listener_metadata`.
+    fn listener_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
+        _ = name;
+        None
+    }
 }
 
 /// Everything of a VM; [`ReadyVm`] and [`Vm`] are its two lives.

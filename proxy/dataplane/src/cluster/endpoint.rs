@@ -9,7 +9,7 @@ use std::task::Context;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, MetadataValue, UpstreamHttpOptions};
+use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, Metadata, MetadataValue, UpstreamHttpOptions};
 use outrigger_http::TlsInfo;
 use tokio::time::Instant;
 
@@ -171,6 +171,10 @@ impl EndpointHandle {
         };
         handle.note_recovery(now);
         Rc::new(handle)
+    }
+
+    pub(crate) fn locality_metadata(&self) -> Option<&Arc<Metadata>> {
+        self.locality.metadata.as_ref()
     }
 
     pub(crate) fn priority(&self) -> u32 {

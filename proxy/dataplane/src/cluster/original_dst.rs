@@ -34,6 +34,7 @@ impl Destinations {
     pub(super) fn new(config: &OriginalDst) -> Destinations {
         let nowhere = String::new;
         let locality = Locality {
+            metadata: None,
             region: nowhere(),
             zone: nowhere(),
             sub_zone: nowhere(),

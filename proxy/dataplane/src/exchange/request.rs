@@ -367,4 +367,7 @@ fn tell_filters(info: &mut StreamInfo, picked: &Picked) {
     if let Some(metadata) = &picked.endpoint.endpoint.metadata {
         info.metadata.get_or_insert_default().upstream_host = Some(metadata.clone());
     }
+    if let Some(metadata) = picked.endpoint.locality_metadata() {
+        info.metadata.get_or_insert_default().upstream_locality = Some(metadata.clone());
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use outrigger_http::Metadata;
 use outrigger_wasm::{
     CallResponse, ContextId, Direction, Effect, FailurePolicy, GrpcEvent, GrpcOpen, HttpCall, Plugin, ReadyVm, RootId,
     StartError, Trap, Vm, WorkerHost,
@@ -61,6 +62,14 @@ struct Host(Weak<WorkerCx>);
 impl WorkerHost for Host {
     fn cluster_exists(&self, name: &str) -> bool {
         self.0.upgrade().is_some_and(|cx| cx.live().cluster_exists(name))
+    }
+
+    fn cluster_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
+        self.0.upgrade()?.live().snapshot().clusters.get(name)?.cluster.metadata.clone()
+    }
+
+    fn listener_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
+        self.0.upgrade()?.live().snapshot().listeners.get(name)?.metadata.clone()
     }
 }
 

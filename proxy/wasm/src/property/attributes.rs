@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use outrigger_http::{
 use super::{Lookup, Property, messages};
 use crate::host::Host;
 use crate::maps::MapRef;
+use crate::vm::WorkerHost;
 
 /// The groups of attributes with their members: what an expression can name.
 pub(crate) const ROOTS: &[(&str, &[&str])] = &[
@@ -144,7 +146,7 @@ pub(crate) fn lookup(host: &Host, path: &[&str]) -> Lookup {
             if stream.is_connection() && !of_connections(path) {
                 return Lookup::Absent;
             }
-            of_stream(&state, path)
+            of_stream(&state, host.worker.as_ref().map(|worker| &*worker.0), path)
         }
     }
 }
@@ -171,7 +173,10 @@ fn node(host: &Host, path: &[&str]) -> Lookup {
     }
 }
 
-fn of_stream(state: &StreamState, path: &[&str]) -> Lookup {
+/// Where metadata of objects is found that streams only know by their names; nowhere before a VM is on its worker.
+type Objects<'a> = Option<&'a dyn WorkerHost>;
+
+fn of_stream(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup {
     let info = &state.info;
     match path {
         ["request", "headers", rest @ ..] => fields(Some(MapRef::Request(&state.request)), rest),
@@ -194,7 +199,9 @@ fn of_stream(state: &StreamState, path: &[&str]) -> Lookup {
         }
         ["upstream", name] => found(upstream(info, name)),
         ["metadata", rest @ ..] => messages::metadata(info.metadata.as_ref().map(|all| &all.dynamic), rest),
-        ["xds", name, rest @ ..] | [name, rest @ ..] if XDS_METADATA.contains(name) => xds_metadata(info, name, rest),
+        ["xds", name, rest @ ..] | [name, rest @ ..] if XDS_METADATA.contains(name) => {
+            xds_metadata(info, objects, name, rest)
+        }
         ["xds", name]
         | [name @ ("cluster_name" | "route_name" | "virtual_host_name" | "filter_chain_name" | "listener_direction")] => {
             found(xds(info, name))
@@ -211,26 +218,35 @@ fn filter_state(info: &StreamInfo, key: &str) -> Option<Property> {
 }
 
 /// An object's metadata. The metadata of what has none is an empty message, but for endpoints, which have no message then.
-fn xds_metadata(info: &StreamInfo, name: &str, path: &[&str]) -> Lookup {
-    let of = |pick: fn(&StreamMetadata) -> Option<&Metadata>| info.metadata.as_deref().and_then(pick);
-    let found = match name {
-        "listener_metadata" => of(|all| all.listener.as_deref()),
-        "virtual_host_metadata" => of(|all| all.virtual_host.as_deref()),
-        "route_metadata" => of(|all| all.route.as_deref()),
-        "cluster_metadata" => of(|all| all.cluster.as_deref()),
-        "upstream_host_metadata" => of(|all| all.upstream_host.as_deref()),
-        "upstream_host_locality_metadata" => of(|all| all.upstream_locality.as_deref()),
-        _ => return Lookup::Absent,
+fn xds_metadata(info: &StreamInfo, objects: Objects<'_>, name: &str, path: &[&str]) -> Lookup {
+    let endpoint = |pick: fn(&StreamMetadata) -> &Option<Arc<Metadata>>| {
+        let found = info.metadata.as_deref().and_then(|all| pick(all).as_deref());
+        match found {
+            Some(found) => messages::metadata(Some(found), path),
+            None if info.upstream_remote.is_some() => Lookup::NotAValue,
+            None => Lookup::Absent,
+        }
     };
-    let exists = match name {
-        "listener_metadata" => true,
-        "virtual_host_metadata" => info.virtual_host_name.is_some(),
-        "route_metadata" => info.virtual_host_name.is_some(),
-        "cluster_metadata" => info.cluster_name.is_some(),
-        _ if found.is_none() && info.upstream_remote.is_some() => return Lookup::NotAValue,
-        _ => false,
+    let shown = |exists: bool, found: Option<&Arc<Metadata>>| match exists {
+        true => messages::metadata(found.map(|found| &**found), path),
+        false => Lookup::Absent,
     };
-    if exists || found.is_some() { messages::metadata(found, path) } else { Lookup::Absent }
+    match name {
+        "virtual_host_metadata" => shown(info.virtual_host_name.is_some(), info.virtual_host_metadata.as_ref()),
+        "route_metadata" => shown(info.virtual_host_name.is_some(), info.route_metadata.as_ref()),
+        "listener_metadata" => {
+            let found = objects.and_then(|objects| objects.listener_metadata(&info.listener_name));
+            shown(true, found.as_ref())
+        }
+        "cluster_metadata" => {
+            let cluster = info.cluster_name.as_ref();
+            let found = cluster.zip(objects).and_then(|(name, objects)| objects.cluster_metadata(name));
+            shown(cluster.is_some(), found.as_ref())
+        }
+        "upstream_host_metadata" => endpoint(|all| &all.upstream_host),
+        "upstream_host_locality_metadata" => endpoint(|all| &all.upstream_locality),
+        _ => Lookup::Absent,
+    }
 }
 
 fn request(state: &StreamState, name: &str) -> Option<Property> {
@@ -413,7 +429,7 @@ mod tests {
         state.info.filter_state.insert("wasm.own.key".to_owned(), Bytes::from_static(b"v"));
         let check = |path: &str, expected: Option<&[u8]>| {
             let path: Vec<&str> = path.split('/').collect();
-            let encoded = match of_stream(&state, &path) {
+            let encoded = match of_stream(&state, None, &path) {
                 Lookup::Found(value) => value.encode(),
                 Lookup::Absent | Lookup::NotAValue => None,
             };
@@ -467,11 +483,11 @@ mod tests {
         state.info.upstream_locality = Some(Arc::new(["r".to_owned(), "z".to_owned(), String::new()]));
         let flag = outrigger_http::MetadataStruct::from([("flag".into(), outrigger_http::MetadataValue::Bool(true))]);
         let route = Metadata::new([("ns".into(), flag)].into());
-        state.info.metadata =
-            Some(Box::new(StreamMetadata { route: Some(Arc::new(route)), ..StreamMetadata::default() }));
+        state.info.virtual_host_name = Some(Arc::from("host"));
+        state.info.route_metadata = Some(Arc::new(route));
         let check = |path: &str, expected: Option<&[u8]>| {
             let path: Vec<&str> = path.split('/').collect();
-            let encoded = match of_stream(&state, &path) {
+            let encoded = match of_stream(&state, None, &path) {
                 Lookup::Found(value) => value.encode(),
                 Lookup::Absent | Lookup::NotAValue => None,
             };

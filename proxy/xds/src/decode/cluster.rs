@@ -14,7 +14,7 @@ use pb::envoy::extensions::upstreams::http::v3 as upstream;
 
 use super::access_log::message;
 use super::common::{
-    config_source, duration, metadata_struct, name, number, origin, percent_millis, timeout_or, variant,
+    config_source, duration, metadata_struct, name, number, origin, percent_millis, shown_metadata, timeout_or, variant,
 };
 use super::matcher::header_name;
 use super::{Rejection, XdsResource, balancing, dns, endpoint, health_check, original_dst, outlier, tls};
@@ -68,6 +68,7 @@ impl XdsResource for Cluster {
             name,
             stat_name,
             origin,
+            metadata: shown_metadata(proto.metadata.as_ref()),
             discovery: discovery.ok_or(Rejection)?,
             lb: lb.as_ref().ok_or(Rejection)?.0,
             lb_options: lb.map(|(_, options)| options).filter(|options| *options != LbOptions::default()).map(Box::new),

@@ -1,5 +1,6 @@
 //! What many messages hold: durations, addresses, numbers with bounds, config sources, origins.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -278,10 +279,13 @@ pub(crate) fn origin(name: &Arc<str>, metadata: Option<&core::Metadata>, diagnos
     })
 }
 
+/// What our control plane notes at what it makes.
+const OWN_NAMESPACE: &str = "outrigger.dev";
+
 /// What the control plane made this from: `filter_metadata["outrigger.dev"]`, as `HTTPRoute shop/api (api.yaml:12)`.
 pub(crate) fn object(metadata: Option<&core::Metadata>) -> Arc<str> {
     use protobuf::value::Kind;
-    let Some(fields) = metadata.and_then(|metadata| metadata.filter_metadata.get("outrigger.dev")) else {
+    let Some(fields) = metadata.and_then(|metadata| metadata.filter_metadata.get(OWN_NAMESPACE)) else {
         return Arc::from("");
     };
     let text = |key: &str| match fields.fields.get(key).and_then(|value| value.kind.as_ref()) {
@@ -306,6 +310,16 @@ pub(crate) fn metadata(proto: Option<&core::Metadata>) -> Option<Arc<Metadata>> 
     let namespaces =
         proto.filter_metadata.iter().map(|(name, fields)| (Arc::from(name.as_str()), metadata_struct(fields)));
     Some(Arc::new(Metadata::new(namespaces.collect())))
+}
+
+/// As [`metadata`], of what is shown to guests: without our control plane's own notes ([`object`]), which stand at every
+/// object of a mesh and would be kept for nobody.
+pub(crate) fn shown_metadata(proto: Option<&core::Metadata>) -> Option<Arc<Metadata>> {
+    let namespaces = &proto?.filter_metadata;
+    let shown = namespaces.iter().filter(|(name, _)| *name != OWN_NAMESPACE);
+    let shown: BTreeMap<_, _> =
+        shown.map(|(name, fields)| (Arc::from(name.as_str()), metadata_struct(fields))).collect();
+    (!shown.is_empty()).then(|| Arc::new(Metadata::new(shown)))
 }
 
 pub(crate) fn metadata_struct(proto: &protobuf::Struct) -> MetadataStruct {

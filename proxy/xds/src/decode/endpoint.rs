@@ -9,7 +9,7 @@ use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::endpoint::v3 as endpoint;
 
-use super::common::{metadata, name, number, origin, socket_address, variant};
+use super::common::{metadata, name, number, origin, shown_metadata, socket_address, variant};
 use super::{Rejection, XdsResource, forward, health_check};
 use crate::Diagnostics;
 
@@ -110,6 +110,7 @@ pub(crate) fn locality_of(proto: &endpoint::LocalityLbEndpoints, diagnostics: &m
         region: locality.region,
         zone: locality.zone,
         sub_zone: locality.sub_zone,
+        metadata: shown_metadata(proto.metadata.as_ref()),
         priority: proto.priority,
         weight: proto.load_balancing_weight.map(|weight| weight.value),
         endpoints: Vec::new(),

@@ -15,7 +15,7 @@ use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use pb::envoy::extensions::filters::network::wasm::v3 as network_wasm;
 
 use super::access_log::{access_logs, message};
-use super::common::{flag, name, number, origin, timeout_or, variant};
+use super::common::{flag, name, number, origin, shown_metadata, timeout_or, variant};
 use super::filter_chain::chains;
 use super::listener_filter::listener_filters;
 use super::native::rbac;
@@ -68,6 +68,7 @@ impl XdsResource for Listener {
             name,
             stat_prefix: stat_prefix.ok_or(Rejection)?,
             origin,
+            metadata: shown_metadata(proto.metadata.as_ref()),
             addresses: addresses.ok_or(Rejection)?,
             bind_to_port: binds(&proto),
             use_original_dst: flag(proto.use_original_dst, false),

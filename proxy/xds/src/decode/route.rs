@@ -9,7 +9,7 @@ use pb::envoy::config::route::v3 as route;
 use pb::google::protobuf;
 
 use super::action::{Around, action};
-use super::common::{flag, name, number, object, origin};
+use super::common::{flag, name, number, object, origin, shown_metadata};
 use super::mutation::{Side, mutations, overrides};
 use super::{Rejection, XdsResource, forward, matcher, native, retry};
 use crate::Diagnostics;
@@ -142,6 +142,7 @@ fn virtual_host(proto: &route::VirtualHost, around: &Around<'_>, d: &mut Diagnos
     let routes = routes.map(Arc::new).collect();
     VirtualHost {
         name,
+        metadata: shown_metadata(proto.metadata.as_ref()),
         domains: proto.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
         routes,
         request_headers: mutations(Side::Request, &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
@@ -218,6 +219,7 @@ fn decode(proto: &route::Route, around: &Around<'_>, d: &mut Diagnostics) -> Opt
     let action = action(proto.action.as_ref(), &around, d);
     Some(Route {
         name: Arc::from(proto.name.as_str()),
+        metadata: shown_metadata(proto.metadata.as_ref()),
         path: path?,
         case_sensitive: flag(matching.case_sensitive, true),
         headers,

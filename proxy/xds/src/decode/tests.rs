@@ -96,6 +96,7 @@ fn clusters() {
     assert_eq!(high.retry_budget, Some(RetryBudget { percent_millis: 12_500, min_retry_concurrency: 3 }));
     assert_eq!(found.tcp_keepalive, Some((9, 75, 9)));
     assert_eq!(&*found.origin.object, "HTTPRoute shop/api (a.yaml:12)");
+    assert_eq!(found.metadata, None, "the control plane's own notes are nothing to show");
     let Discovery::Eds { service, initial_fetch_timeout, from } = &found.discovery else { panic!() };
     assert_eq!((&**service, *initial_fetch_timeout, from), ("x", Some(Duration::from_secs(3)), &Source::Ads));
 }

@@ -37,6 +37,7 @@ fn hosts_at(makes: &[Make], now: Instant) -> Vec<Rc<EndpointHandle>> {
     let mut localities: Vec<Arc<Locality>> = Vec::new();
     let build = |(index, make): (usize, &Make)| {
         let locality = Locality {
+            metadata: None,
             region: String::new(),
             zone: make.zone.0.to_owned(),
             sub_zone: String::new(),

@@ -21,6 +21,7 @@ fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Ar
         health_check: None,
     };
     let locality = Locality {
+        metadata: None,
         region: String::new(),
         zone: String::new(),
         sub_zone: String::new(),
@@ -35,6 +36,7 @@ fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Ar
         policy: outrigger_config::AssignmentPolicy::default(),
     });
     let cluster = Cluster {
+        metadata: None,
         name: "c".into(),
         stat_name: "c".into(),
         origin,
