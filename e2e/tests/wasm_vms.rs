@@ -8,11 +8,13 @@ use std::path::Path;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
+use outrigger_e2e::folder;
 use outrigger_e2e::guest::assemble;
 use outrigger_e2e::h2raw::{Frame, RawH2, get};
 use outrigger_e2e::modules::{Fault, faulty};
+use outrigger_e2e::rig::put_module;
 use outrigger_e2e::wait::DEADLINE;
-use outrigger_e2e::{Bootstrap, Connection, Origin, Request, Response, eventually, workspace};
+use outrigger_e2e::{Bootstrap, Connection, Origin, Request, Response, Rig, eventually, workspace};
 use serde_json::{Value, json};
 
 const OWN: &str = "type.googleapis.com/outrigger.filters.http.wasm.v1.Wasm";
@@ -213,6 +215,29 @@ fn worn_vms_are_recycled_between_streams() {
     })
     .expect("old ones end");
     assert_eq!(metric(&plane, "traps"), 0);
+}
+
+#[test]
+fn a_folder_says_when_vms_are_recycled() {
+    if !ours() {
+        return;
+    }
+    let limits = json!({"limits": {"recycleStreams": 20, "recycleMemory": "32Mi", "memory": "64Mi"}});
+    let rig = Rig::start_with(Peer::Outrigger, "DELTA_GRPC", |folder| {
+        put_module(folder, "header_policy")?;
+        let module = "filters/header_policy.wasm";
+        folder.apply("policy.yaml", &[folder::filter("policy", module, "Stats", &stamping("same"), limits)])
+    });
+    let rig = rig.expect("the mesh");
+    eventually(DEADLINE, || {
+        for _ in 0..30 {
+            let response = rig.get("/")?;
+            anyhow::ensure!((response.status, response.header("x-stamp")) == (200, Some("same")), "{response:?}");
+        }
+        anyhow::ensure!(metric(&rig.plane, "vm_recycled") >= 2, "not yet");
+        Ok(())
+    })
+    .expect("recycled, and nobody notices");
 }
 
 #[test]
