@@ -363,30 +363,26 @@ fn peak_ewma(proto: &peak_ewma::PeakEwma, d: &mut Diagnostics) -> Option<LbPolic
     Some(LbPolicy::PeakEwma(PeakEwma { choices, decay, default_rtt, failure_penalty }))
 }
 
+/// The older message says the same in the same numbers.
 fn legacy_subsets(proto: &legacy::LbSubsetConfig, d: &mut Diagnostics) -> Option<Subsets> {
-    if proto.metadata_fallback_policy != 0 {
-        d.at("metadata_fallback_policy", |d| d.error("FALLBACK_LIST is not supported"));
-    }
-    let selectors = proto.subset_selectors.iter().enumerate().filter_map(|(index, selector)| {
-        d.at_index("subset_selectors", index, |d| {
-            selector_of(
-                &selector.keys,
-                selector.single_host_per_subset,
-                selector.fallback_policy,
-                &selector.fallback_keys_subset,
-                d,
-            )
-        })
+    use policies::subset::v3::{Subset, subset::LbSubsetSelector};
+    let selectors = proto.subset_selectors.iter().map(|selector| LbSubsetSelector {
+        keys: selector.keys.clone(),
+        single_host_per_subset: selector.single_host_per_subset,
+        fallback_policy: selector.fallback_policy,
+        fallback_keys_subset: selector.fallback_keys_subset.clone(),
     });
-    Some(Subsets {
-        selectors: selectors.collect(),
-        fallback: fallback(proto.fallback_policy, d)?,
-        default_subset: proto.default_subset.as_ref().map(metadata_struct).unwrap_or_default(),
-        list_as_any: proto.list_as_any,
-        panic_mode_any: proto.panic_mode_any,
+    let same = Subset {
+        fallback_policy: proto.fallback_policy,
+        default_subset: proto.default_subset.clone(),
+        subset_selectors: selectors.collect(),
         locality_weight_aware: proto.locality_weight_aware,
-        allow_redundant_keys: false,
-    })
+        panic_mode_any: proto.panic_mode_any,
+        list_as_any: proto.list_as_any,
+        metadata_fallback_policy: proto.metadata_fallback_policy,
+        ..Subset::default()
+    };
+    typed_subsets(&same, d)
 }
 
 fn typed_subsets(proto: &policies::subset::v3::Subset, d: &mut Diagnostics) -> Option<Subsets> {
