@@ -1,4 +1,4 @@
-//! Health by gRPC and over TLS, and outliers among connections.
+//! Health by gRPC and over TLS; outliers among connections, and where connections go.
 
 use std::net::SocketAddr;
 
@@ -122,4 +122,24 @@ fn connections_that_fail_make_an_outlier() {
             }
         }
     }
+}
+
+#[test]
+fn a_connections_source_decides_its_endpoint() {
+    let servers = ["a", "b", "c"].map(|name| talker::Talker::start(name).expect("a server"));
+    let three: Vec<Value> = servers.iter().map(|server| endpoint(server.address(), json!({}))).collect();
+    let ring = of(json!([{"lb_endpoints": three}]), json!({"lb_policy": "RING_HASH"}));
+    let mut listener = tcp_listener("tcp", "c");
+    listener["filter_chains"][0]["filters"][0]["typed_config"]["hash_policy"] = json!([{"source_ip": {}}]);
+    let mut chosen = std::collections::BTreeSet::new();
+    for peer in Peer::all() {
+        let bootstrap = Bootstrap::new().cluster(ring.clone()).listener(listener.clone());
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let tcp = plane.listener("tcp").expect("its listener");
+        for _ in 0..12 {
+            let line = talker::ask(tcp, b"hello\n").expect("an answer");
+            chosen.insert(talker::name(&line).to_owned());
+        }
+    }
+    assert_eq!(chosen.len(), 1, "one source, one endpoint, through either proxy: {chosen:?}");
 }

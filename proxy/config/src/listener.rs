@@ -199,6 +199,8 @@ pub struct TcpProxy {
     /// One hour unless set; `None` is none.
     pub idle_timeout: Option<Duration>,
     pub max_connect_attempts: u32,
+    /// `hash_policy`: the client's address decides, where the cluster's balancer goes by a hash.
+    pub hashes_source_ip: bool,
     pub max_downstream_connection_duration: Option<Duration>,
     pub access_logs: Vec<AccessLog>,
 }

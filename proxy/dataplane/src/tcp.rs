@@ -13,6 +13,7 @@ use outrigger_config::{DownstreamTransport, TcpProxy};
 use outrigger_http::{ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use rand::Rng;
 use tokio::time::Instant;
+use xxhash_rust::xxh64::xxh64;
 
 use crate::cluster::{ConnectionGuard, PickKey};
 use crate::error::{ErrorKind, StreamError};
@@ -61,10 +62,10 @@ impl std::fmt::Debug for Early {
 
 impl Early {
     /// `None`: the chain doesn't pass bytes, or something is to be decided before it may.
-    pub(crate) fn begin(cx: &Rc<WorkerCx>, chain: Rc<ChainSlot>, destination: Option<SocketAddr>) -> Option<Early> {
+    pub(crate) fn begin(cx: &Rc<WorkerCx>, chain: Rc<ChainSlot>, ends: Ends) -> Option<Early> {
         let LiveChain::Tcp(tcp) = chain.live() else { return None };
         let plain = chain.config(|chain| chain.transport == DownstreamTransport::Raw && chain.filters.is_empty())?;
-        let upstream = EarlyUpstream::Connecting(connecting(cx, &tcp, destination));
+        let upstream = EarlyUpstream::Connecting(connecting(cx, &tcp, ends));
         plain.then_some(Early { chain, tcp, upstream })
     }
 
@@ -161,7 +162,7 @@ async fn run(
     state: &mut StreamState,
     early: Option<Connecting>,
 ) -> Result<(), StreamError> {
-    let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, original_dst(&state.info)));
+    let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, Ends::of(&state.info)));
     state.info.cluster_name = cluster;
     let Connected { transport: mut up, _guard, attempts } = connected.await?;
     describe_upstream(&mut state.info, &up, attempts);
@@ -178,10 +179,10 @@ async fn run_filtered(
     mut filters: NetworkFilters,
 ) -> (Result<(), StreamError>, StreamState) {
     let state = filters.state.clone();
-    let destination = original_dst(&state.borrow().info);
+    let ends = Ends::of(&state.borrow().info);
     let guard = RefCell::new(None);
     let connect = || {
-        let Connecting { cluster, connected } = connecting(cx, chain, destination);
+        let Connecting { cluster, connected } = connecting(cx, chain, ends);
         state.borrow_mut().info.cluster_name = cluster;
         let (state, guard) = (&state, &guard);
         async move {
@@ -199,8 +200,19 @@ async fn run_filtered(
     (outcome, state)
 }
 
-fn original_dst(info: &StreamInfo) -> Option<SocketAddr> {
-    info.connection.as_ref()?.original_dst
+/// What of a client decides its endpoint.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ends {
+    pub(crate) source: Option<SocketAddr>,
+    /// Where it wanted to.
+    pub(crate) destination: Option<SocketAddr>,
+}
+
+impl Ends {
+    fn of(info: &StreamInfo) -> Ends {
+        let destination = info.connection.as_ref().and_then(|connection| connection.original_dst);
+        Ends { source: info.downstream_remote, destination }
+    }
 }
 
 fn describe_upstream(info: &mut StreamInfo, up: &Transport, attempts: u32) {
@@ -249,7 +261,10 @@ fn ended(
 }
 
 /// Chooses a cluster and connects to one of its endpoints.
-fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, destination: Option<SocketAddr>) -> Connecting {
+fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, ends: Ends) -> Connecting {
+    let Ends { source, destination } = ends;
+    let source = source.filter(|_| chain.proxy.hashes_source_ip);
+    let hash = source.map(|source| xxh64(source.ip().to_string().as_bytes(), 0));
     let name = choose(&chain.proxy, cx);
     let Some(cluster) = name.as_ref().and_then(|name| chain.live.cluster(cx, name)) else {
         chain.stats.downstream_cx_no_route().inc();
@@ -261,7 +276,7 @@ fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, destination: Option<Socke
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match cluster.connect_raw(&PickKey { destination, ..PickKey::default() }).await {
+            match cluster.connect_raw(&PickKey { hash, destination, ..PickKey::default() }).await {
                 Ok((transport, guard, _)) => return Ok(Connected { transport, _guard: guard, attempts }),
                 Err(error) if attempts >= attempts_max => return Err(error),
                 Err(_) => {}

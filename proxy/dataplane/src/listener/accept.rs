@@ -22,7 +22,7 @@ use crate::live::LiveChain;
 use crate::network;
 use crate::serve;
 use crate::stats::{ActiveGuard, ListenerStats};
-use crate::tcp::{self, Early};
+use crate::tcp::{self, Early, Ends};
 use crate::timer::{LazyTimer, earlier};
 use crate::transport::Transport;
 use crate::worker::WorkerCx;
@@ -203,8 +203,9 @@ fn poll_server(
         // Another listener will look at the connection: it asks by itself.
         if pending.early.is_none() && slot.hand_off(cx, pending).is_none() {
             let chain = slot.find(&pending.found.facts(&pending.transport));
-            pending.early =
-                chain.and_then(|chain| Early::begin(cx, chain, pending.found.original_dst(&pending.transport)));
+            let ends =
+                Ends { source: pending.transport.remote, destination: pending.found.original_dst(&pending.transport) };
+            pending.early = chain.and_then(|chain| Early::begin(cx, chain, ends));
         }
     }
     match &mut pending.early {

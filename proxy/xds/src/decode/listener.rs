@@ -13,6 +13,7 @@ use pb::envoy::config::listener::v3 as listener;
 use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use pb::envoy::extensions::filters::network::wasm::v3 as network_wasm;
+use pb::envoy::r#type::v3 as kind;
 
 use super::access_log::{access_logs, message};
 use super::common::{flag, name, number, origin, shown_metadata, timeout_or, variant};
@@ -185,7 +186,24 @@ fn tcp(proto: &tcp_proxy::TcpProxy, d: &mut Diagnostics) -> Option<TcpProxy> {
         total_weight: total_weight?,
         idle_timeout: timeout_or(proto.idle_timeout.as_ref(), Some(IDLE), "idle_timeout", d),
         max_connect_attempts: number(proto.max_connect_attempts, 1, 1..=1000, "max_connect_attempts", d),
+        hashes_source_ip: hashes_source_ip(&proto.hash_policy, d),
         max_downstream_connection_duration: timeout_or(proto.max_downstream_connection_duration.as_ref(), None, max, d),
         access_logs: access_logs(&proto.access_log, d),
+    })
+}
+
+/// `hash_policy`: one at most, as in Envoy.
+fn hashes_source_ip(policies: &[kind::HashPolicy], d: &mut Diagnostics) -> bool {
+    use kind::hash_policy::PolicySpecifier;
+    if policies.len() > 1 {
+        d.at("hash_policy", |d| d.error(format!("{} policies are more than one", policies.len())));
+    }
+    d.at_index("hash_policy", 0, |d| match policies.first().map(|policy| &policy.policy_specifier) {
+        None => false,
+        Some(Some(PolicySpecifier::SourceIp(_))) => true,
+        Some(_) => {
+            d.error("is not supported, only source_ip");
+            false
+        }
     })
 }

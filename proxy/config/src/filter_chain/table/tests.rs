@@ -10,6 +10,7 @@ fn proxy() -> NetworkFilter {
         total_weight: 1,
         idle_timeout: None,
         max_connect_attempts: 1,
+        hashes_source_ip: false,
         max_downstream_connection_duration: None,
         access_logs: Vec::new(),
     }))
