@@ -4,11 +4,14 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_http::{HeaderName, ResponseHead, StreamState};
 use outrigger_stats::Registry;
-use outrigger_wasm::{Code, CompiledModule, Engine, Node, Plugin, Services, StartMode, Vm, WorkerHost, fuzzing, start};
+use outrigger_wasm::{
+    Code, CompiledModule, Engine, Limits, Node, Plugin, Services, StartMode, Vm, VmConfig, WorkerHost, fuzzing, start,
+};
 
 use crate::{Run, Target, fingerprint};
 
@@ -28,7 +31,7 @@ fn one_pair(name: &[u8], value: &[u8]) -> Vec<u8> {
 
 pub(super) const HOSTCALLS: Target = Target {
     name: "hostcalls",
-    about: "no arguments of any hostcall, in any callback, harm the host",
+    about: "no arguments of any hostcall, in any callback, harm the host, split a message or pass a limit",
     seeds: programs,
     words: &[
         b":path\0\0\0",
@@ -46,7 +49,7 @@ pub(super) const HOSTCALLS: Target = Target {
 
 pub(super) const MODULE: Target = Target {
     name: "module",
-    about: "the bytes of a module are compiled or refused",
+    about: "the bytes of a module are compiled or refused, and what is loaded starts or says why not",
     seeds: || [GUESTS[0], GUESTS[1], &guest()].iter().filter_map(|text| wat::parse_str(text).ok()).collect(),
     words: &[
         b"\0asm\x01\0\0\0",
@@ -224,7 +227,8 @@ impl WorkerHost for AnyCluster {
 fn hostcalls() -> Run {
     let engine = Engine::new().expect("an engine");
     let code = engine.compile(&wat::parse_str(guest()).expect("the guest assembles")).expect("the guest compiles");
-    let module = engine.load(Code::Bytes(code)).expect("the guest loads");
+    // A fresh instance for each program, as a stream of its own has: what one leaves behind changes the next one's answers.
+    let module = engine.load(Code::Bytes(code)).and_then(|module| module.pooled()).expect("the guest loads");
     let services = Services::new(Arc::new(Registry::default()), Node::default());
     Box::new(move |program| fingerprint(&one_stream(&module, &services, program)))
 }
@@ -238,13 +242,45 @@ fn one_stream(module: &CompiledModule, services: &Arc<Services>, program: &[u8])
         Err(error) => return vec![kind(&error)],
     };
     let mut seen = Vec::new();
-    if let Err(trap) = drive(vm, &mut seen) {
+    let state = Rc::new(RefCell::new(stream()));
+    if let Err(trap) = drive(vm, &state, &mut seen) {
         seen.push(kind(&trap));
     }
+    must_be_sendable(&state.borrow(), &plugin.vm.limits);
     seen
 }
 
-fn drive(mut vm: Vm, seen: &mut Vec<String>) -> Result<(), outrigger_wasm::Trap> {
+/// Whatever a guest did to a stream, it is a message that ends where it says, within the guest's limits.
+fn must_be_sendable(state: &StreamState, limits: &Limits) {
+    let response = state.response.as_ref().map(|head| &head.headers);
+    for headers in
+        [Some(&state.request.headers), response, state.request_trailers.as_ref(), state.response_trailers.as_ref()]
+            .into_iter()
+            .flatten()
+    {
+        let mut bytes = 0;
+        for (name, value) in headers.iter() {
+            assert!(
+                !name.as_str().is_empty() && name.as_str().bytes().all(|byte| byte > b' ' && byte < 0x7f),
+                "{name:?}"
+            );
+            assert!(!value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)), "{name:?}: {value:?}");
+            bytes += name.as_str().len() + value.len();
+        }
+        assert!(
+            headers.len() <= limits.header_entries && bytes <= limits.header_bytes,
+            "{} entries, {bytes} bytes",
+            headers.len()
+        );
+    }
+    assert!(!state.request.path.iter().any(|byte| *byte <= b' '), "{:?}", state.request.path);
+    assert!(state.response.as_ref().is_none_or(|head| (200..600).contains(&head.status)));
+    for body in [&state.request_body, &state.response_body] {
+        assert!(body.len() <= limits.body_buffer_bytes, "a body of {}", body.len());
+    }
+}
+
+fn drive(mut vm: Vm, state: &Rc<RefCell<StreamState>>, seen: &mut Vec<String>) -> Result<(), outrigger_wasm::Trap> {
     let Some(root) = vm.roots().next().map(|(root, _)| root) else { return Ok(()) };
     let effects = |vm: &mut Vm, seen: &mut Vec<String>| {
         // What a guest may ask for in one callback is bounded; far beyond that is a find.
@@ -252,7 +288,7 @@ fn drive(mut vm: Vm, seen: &mut Vec<String>) -> Result<(), outrigger_wasm::Trap>
         assert!(all.len() < 10_000, "{} effects of one callback", all.len());
         seen.extend(all.iter().map(kind));
     };
-    let id = vm.create_stream(root, Rc::new(RefCell::new(stream())))?;
+    let id = vm.create_stream(root, state.clone())?;
     seen.push(kind(&vm.on_request_headers(id, false)?));
     effects(&mut vm, seen);
     seen.push(kind(&vm.on_request_body(id, true)?));
@@ -294,10 +330,26 @@ fn kind(of: &impl std::fmt::Debug) -> String {
 #[expect(clippy::expect_used, reason = "without an engine there is nothing to try")]
 fn modules() -> Run {
     let engine = Engine::new().expect("an engine");
+    let services = Services::new(Arc::new(Registry::default()), Node::default());
+    let limits = Limits { start_timeout: Duration::from_millis(5), memory_bytes: 8 << 20, ..Limits::default() };
+    let plugin = Arc::new(Plugin { vm: Arc::new(VmConfig { limits, ..VmConfig::default() }), ..Plugin::default() });
     Box::new(move |input| {
         let outcome = match engine.compile(input) {
             Ok(code) => match engine.load(Code::Bytes(code)) {
-                Ok(module) => format!("{:?}", module.abi()),
+                Ok(module) => {
+                    let try_one = |module: &CompiledModule| {
+                        let error = start(module, &plugin, &services, StartMode::Canary).err();
+                        error.map_or_else(String::new, |error| kind(&error))
+                    };
+                    let started = try_one(&module);
+                    if let Ok(pooled) = module.pooled() {
+                        let pooled = try_one(&pooled);
+                        // Whether a loop ends in time is the machine's affair.
+                        let is_timed = [&started, &pooled].into_iter().any(|error| error == "Deadline");
+                        assert!(is_timed || started == pooled, "{started} and in the pool {pooled}");
+                    }
+                    format!("{:?} {started}", module.abi())
+                }
                 Err(error) => kind(&error),
             },
             // The reason's first words, without the offsets.
