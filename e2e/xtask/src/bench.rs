@@ -10,13 +10,20 @@
 //!
 //! A scenario is a module with one entry in [`SCENARIOS`]; a proxy is one entry in [`peers::table`].
 
+mod client;
 mod clusters;
 mod configs;
+mod endpoint;
 mod h2c;
 mod http1;
+mod idle;
+mod latency;
 mod measure;
 mod peers;
+mod plan;
+mod policies;
 mod report;
+mod script;
 mod tls;
 mod wasm;
 
@@ -47,16 +54,26 @@ enum Suite {
     Proxy,
     /// The Wasm host beside Envoy's.
     Wasm,
+    /// Both.
+    All,
 }
 
-const SCENARIOS: [Scenario; 7] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario { name: "h1-c32", about: "HTTP/1, 32 connections, no, one and four filters", run: http1::c32 },
     Scenario { name: "h1-c256", about: "HTTP/1, 256 connections", run: http1::c256 },
     Scenario { name: "h2c-20k", about: "HTTP/2 both ways at 20,000 requests a second", run: h2c::at_20k },
     Scenario { name: "h2c-10k", about: "HTTP/2 both ways at 10,000 requests a second", run: h2c::at_10k },
     Scenario { name: "tls-c32", about: "HTTP/1 over TLS 1.3, 32 connections", run: tls::keep_alive },
     Scenario { name: "tls-handshakes", about: "a TLS 1.3 connection for each request", run: tls::handshakes },
+    Scenario { name: "policies", about: "RBAC, rate limit, access log and traces together", run: policies::run },
+    Scenario { name: "latency", about: "an open loop at 6,000 requests a second", run: latency::run },
+    Scenario { name: "idle", about: "10,000 idle connections, plain and TLS", run: idle::run },
     Scenario { name: "clusters", about: "10,000 static clusters with a route each", run: clusters::run },
+    Scenario {
+        name: "endpoint",
+        about: "one endpoint changes among 10,000 clusters, by delta ADS",
+        run: endpoint::run,
+    },
 ];
 
 #[derive(Debug, clap::Args)]
@@ -119,15 +136,7 @@ impl Bench {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let all: &[Scenario] = match args.suite {
-        Suite::Proxy => &SCENARIOS,
-        Suite::Wasm => &wasm::SCENARIOS,
-    };
-    let is_wanted = |s: &&Scenario| args.only.is_empty() || args.only.iter().any(|o| s.name.starts_with(o));
-    let scenarios: Vec<&Scenario> = all.iter().filter(is_wanted).collect();
-    if scenarios.is_empty() {
-        bail!("no scenario of that name; there are {}", all.iter().map(|s| s.name).collect::<Vec<_>>().join(", "));
-    }
+    let scenarios = chosen(args)?;
     let progress = Progress::new();
     prepare(&progress, Purpose::Bench)?;
     let modules = progress.step("build the filters for Wasm", filters::build)?;
@@ -151,16 +160,45 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         header_policy,
         guest: guest.join("bench_guest.wasm"),
         rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).max(1),
-        window: Duration::from_secs(if args.quick { 2 } else { 4 }),
+        window: Duration::ZERO,
         quick: args.quick,
         peers: args.peers.clone(),
     };
+    let plan = plan::Plan::new(&scenarios, bench.rounds, args.quick);
+    let bench = Bench { window: plan.window, ..bench };
+    bench.progress.say(&plan.words(&scenarios, bench.rounds));
     let mut reports = Vec::new();
-    for scenario in scenarios {
-        let words = format!("{}: {}", scenario.name, scenario.about);
-        reports.push((scenario.name, bench.progress.step(&words, || (scenario.run)(&bench))?));
+    for (index, scenario) in scenarios.iter().enumerate() {
+        let words = format!("{} of {}: {}: {}", index + 1, scenarios.len(), scenario.name, scenario.about);
+        let mut report = bench.progress.step(&words, || (scenario.run)(&bench))?;
+        let issue = if SCENARIOS.iter().any(|own| own.name == scenario.name) { 3 } else { 4 };
+        report.targets.iter_mut().for_each(|target| target.issue = target.issue.or(Some(issue)));
+        for target in &report.targets {
+            let (name, value, limit) = (&target.name, target.value, target.limit);
+            bench.progress.say(&format!("  {name}: {value:.2} of at most {limit:.2}: {}", target.verdict()));
+        }
+        reports.push((scenario.name, report));
     }
     finish(&bench, &reports, args.json.as_deref())
+}
+
+/// The scenarios that the arguments name. A name that is one's whole name is only that one.
+fn chosen(args: &Args) -> Result<Vec<&'static Scenario>> {
+    let all: Vec<&Scenario> = match args.suite {
+        Suite::Proxy => SCENARIOS.iter().collect(),
+        Suite::Wasm => wasm::SCENARIOS.iter().collect(),
+        Suite::All => SCENARIOS.iter().chain(&wasm::SCENARIOS).collect(),
+    };
+    let names: Vec<&str> = all.iter().map(|scenario| scenario.name).collect();
+    let is_exact = |wanted: &String| names.contains(&wanted.as_str());
+    let matches = |name: &str, wanted: &String| name == wanted || (!is_exact(wanted) && name.starts_with(&**wanted));
+    for wanted in &args.only {
+        if !names.iter().any(|name| matches(name, wanted)) {
+            bail!("no scenario is named {wanted}; there are {}", names.join(", "));
+        }
+    }
+    let is_wanted = |s: &&Scenario| args.only.is_empty() || args.only.iter().any(|wanted| matches(s.name, wanted));
+    Ok(all.into_iter().filter(is_wanted).collect())
 }
 
 /// Our proxy, and the program that times the Wasm host.
@@ -184,10 +222,11 @@ fn finish(bench: &Bench, reports: &[(&str, Report)], json: Option<&Path>) -> Res
         print!("{}", report.table());
     }
     let targets: Vec<_> = reports.iter().flat_map(|(_, report)| &report.targets).collect();
-    println!("\n{:<58} {:>10} {:>10}", "target", "measured", "at most");
+    println!("\n{:<62} {:>5} {:>10} {:>10}", "target", "issue", "measured", "at most");
     for target in &targets {
-        let verdict = if target.is_met() { "met" } else { "MISSED" };
-        println!("{:<58} {:>10.2} {:>10.2}  {verdict}", target.name, target.value, target.limit);
+        let issue = target.issue.map_or_else(|| "-".to_owned(), |issue| issue.to_string());
+        let (name, verdict) = (&target.name, target.verdict());
+        println!("{name:<62} {issue:>5} {:>10.2} {:>10.2}  {verdict}", target.value, target.limit);
     }
     if bench.quick {
         println!("\nThis was a quick run: a look, not a result.");

@@ -3,11 +3,15 @@
 
 use std::path::Path;
 
+/// What origins answer: 40 bytes.
+pub(crate) const ORIGIN_BODY: &str = "forty bytes of body for every request..";
+pub(crate) const OTHER_ORIGIN_BODY: &str = "other bytes of body for every request..";
+
 /// nginx as the origin: a small fixed answer, over HTTP/1 and HTTP/2 by prior knowledge, and the files in `bytes`.
-pub(crate) fn nginx_origin(dir: &Path, h1: u16, h2: u16) -> String {
+pub(crate) fn nginx_origin(dir: &Path, h1: u16, h2: u16, body: &str) -> String {
     let server = |port: u16, http2: &str| {
         format!(
-            "server {{ listen 127.0.0.1:{port}{http2} backlog=4096; location / {{ return 200 'forty bytes of body for every request..'; }}
+            "server {{ listen 127.0.0.1:{port}{http2} backlog=4096; location / {{ return 200 '{body}'; }}
                location /bytes/ {{ root {dir}; }} }}",
             dir = dir.display(),
         )
@@ -32,7 +36,7 @@ fn nginx(dir: &Path, servers: &str) -> String {
     let dir = dir.display();
     format!(
         "daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log error;
-         events {{ worker_connections 8192; }}
+         events {{ worker_connections 24576; }}
          http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 300s;
            client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;
            uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;

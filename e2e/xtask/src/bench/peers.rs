@@ -129,13 +129,22 @@ fn wait_listening(guard: &mut Guard, port: u16, log: &Path) -> Result<()> {
 }
 
 pub(crate) fn start_origin(bench: &Bench) -> Result<Origin> {
+    start_named_origin(bench, "origin", configs::ORIGIN_BODY)
+}
+
+/// Another one, which a client can tell by its body.
+pub(crate) fn start_other_origin(bench: &Bench) -> Result<Origin> {
+    start_named_origin(bench, "other-origin", configs::OTHER_ORIGIN_BODY)
+}
+
+fn start_named_origin(bench: &Bench, name: &str, body: &str) -> Result<Origin> {
     let (h1, h2) = (free_port()?, free_port()?);
-    let bytes = bench.file("origin").join("bytes");
+    let bytes = bench.file(name).join("bytes");
     std::fs::create_dir_all(&bytes)?;
     for kib in BODIES_KIB {
         std::fs::write(bytes.join(kib.to_string()), vec![b'b'; kib * 1024])?;
     }
-    let guard = start_nginx(bench, "origin", LOAD_CORE, h1, |dir| configs::nginx_origin(dir, h1, h2))?;
+    let guard = start_nginx(bench, name, LOAD_CORE, h1, |dir| configs::nginx_origin(dir, h1, h2, body))?;
     Ok(Origin { _guard: guard, h1, h2 })
 }
 

@@ -48,6 +48,8 @@ pub(crate) struct Row {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Target {
     pub(crate) name: String,
+    /// The issue that promises it, where it isn't the suite's own.
+    pub(crate) issue: Option<u32>,
     pub(crate) value: f64,
     pub(crate) limit: f64,
 }
@@ -55,6 +57,10 @@ pub(crate) struct Target {
 impl Target {
     pub(crate) fn is_met(&self) -> bool {
         self.value <= self.limit
+    }
+
+    pub(crate) fn verdict(&self) -> &'static str {
+        if self.is_met() { "met" } else { "MISSED" }
     }
 }
 
@@ -103,10 +109,18 @@ impl Report {
         Some(Spread::of(&slopes))
     }
 
+    /// A promise of the suite's own issue, if it was measured.
     pub(crate) fn target(&mut self, name: &str, value: Option<f64>, limit: f64) {
-        if let Some(value) = value {
-            self.targets.push(Target { name: name.to_owned(), value, limit });
-        }
+        self.promise(None, name, value, limit);
+    }
+
+    /// The same of another issue.
+    pub(crate) fn target_of(&mut self, issue: u32, name: &str, value: Option<f64>, limit: f64) {
+        self.promise(Some(issue), name, value, limit);
+    }
+
+    fn promise(&mut self, issue: Option<u32>, name: &str, value: Option<f64>, limit: f64) {
+        self.targets.extend(value.map(|value| Target { name: name.to_owned(), issue, value, limit }));
     }
 
     pub(crate) fn table(&self) -> String {
