@@ -357,8 +357,6 @@ async fn settle(server: Rc<Server>) {
         tokio::time::sleep(pause).await;
         pause = (pause + pause / 8).min(SETTLE_PAUSE_MAX);
     }
-    allocator::purge();
-    system::forget_startup_code();
 }
 
 /// Kinds whose first answer the start waits for.

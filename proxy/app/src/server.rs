@@ -19,10 +19,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::args::Options;
-use crate::certificates;
 use crate::logging::Logging;
 use crate::metrics::ServerMetrics;
 use crate::rollouts::Rollouts;
+use crate::{allocator, certificates, system};
 
 /// Where the process is in its life; Envoy's words and numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,6 +252,9 @@ impl Server {
             self.enter(State::Live);
             self.metrics.workers_started.set(1);
             tracing::info!("all dependencies are there: serving");
+            // What only starting needed doesn't stay resident.
+            allocator::purge();
+            system::forget_startup_code();
         }
     }
 

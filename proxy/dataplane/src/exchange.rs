@@ -119,6 +119,8 @@ pub(crate) struct Exchange<'a> {
     /// What the origin is told.
     expected_timeout: Option<Duration>,
     deadlines: Deadlines,
+    /// The time of this turn: one reading of the clock serves all that happens in it.
+    now: Instant,
     _active: ActiveGuard<HttpStats>,
 }
 
@@ -154,18 +156,19 @@ pub(crate) struct Incoming {
     pub(crate) upgrade: Option<Bytes>,
     /// The client waits for a 100 before it sends the body.
     pub(crate) expect_continue: bool,
-    pub(crate) received: Instant,
     /// Memory is short: the request is refused.
     pub(crate) shed: bool,
 }
 
 impl<'a> Exchange<'a> {
+    /// `received`: when the head was there.
     pub(crate) fn new(
         cx: &'a Rc<WorkerCx>,
         chain: Rc<HttpChain>,
         down: Downstream<'a>,
         stream: Rc<RefCell<StreamState>>,
         timer: &'a mut LazyTimer,
+        received: Instant,
     ) -> Exchange<'a> {
         let stats = &chain.stats;
         stats.downstream_rq_total().inc();
@@ -205,6 +208,7 @@ impl<'a> Exchange<'a> {
             attempt_timeout: None,
             expected_timeout: None,
             deadlines: Deadlines::default(),
+            now: received,
             _active: active,
         }
     }
@@ -223,7 +227,14 @@ impl<'a> Exchange<'a> {
         if let Err(stop) = begun {
             self.stop(stop)?;
         }
-        poll_fn(|cx| self.poll(cx)).await
+        let mut same_turn = true;
+        poll_fn(|cx| {
+            if !std::mem::take(&mut same_turn) {
+                self.now = Instant::now();
+            }
+            self.poll(cx)
+        })
+        .await
     }
 
     fn finish(&mut self, result: Result<(), StreamError>) -> Outcome {
@@ -241,7 +252,7 @@ impl<'a> Exchange<'a> {
                 self.chain.stats.downstream_rq_tx_reset().inc();
             }
         }
-        self.stream.borrow_mut().info.mark(TimingPoint::ResponseComplete);
+        self.stream.borrow_mut().info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
         let origin = std::mem::replace(&mut self.origin, Origin::Done);
         let outcome = match origin {
             Origin::Connected(picked) if tunnel => {
@@ -317,7 +328,7 @@ impl<'a> Exchange<'a> {
                     self.arm_attempt();
                 }
                 if self.deadlines.idle_timeout.is_some() {
-                    self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| Instant::now() + timeout);
+                    self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| self.now + timeout);
                 }
                 continue;
             }
@@ -416,7 +427,8 @@ impl<'a> Exchange<'a> {
 
     /// A deadline has passed.
     fn expire(&mut self) -> Result<(), StreamError> {
-        let now = Instant::now();
+        self.now = Instant::now();
+        let now = self.now;
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         let stats = &self.chain.stats;
         let kind = if passed(self.deadlines.stream) {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ struct Client<'a> {
     stats: Rc<HttpStats>,
     /// `None`: cleartext.
     tls: Option<Arc<TlsInfo>>,
+    /// Who is woken when connections are to close.
+    waker: RefCell<Option<Waker>>,
 }
 
 impl Drop for Client<'_> {
@@ -65,6 +67,15 @@ impl Client<'_> {
             LiveChain::Http(chain) => Some(chain),
             // The chain does something else now: what was accepted as HTTP ends.
             LiveChain::Tcp(_) => None,
+        }
+    }
+
+    /// From now on the task is woken when connections are to close.
+    fn listen_for_changes(&self, waker: &Waker) {
+        let mut known = self.waker.borrow_mut();
+        if known.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            *known = Some(waker.clone());
+            self.cx.register_idle(self.id, waker);
         }
     }
 
@@ -93,6 +104,7 @@ impl Client<'_> {
         remote: Option<std::net::SocketAddr>,
         local: Option<std::net::SocketAddr>,
         generation: u64,
+        began: Instant,
     ) -> StreamState {
         if self.tls.is_some() && head.version != Version::Http2 {
             head.scheme = Scheme::Https;
@@ -105,10 +117,10 @@ impl Client<'_> {
             downstream_tls: self.tls.clone(),
             request_header_bytes: head_bytes as u64,
             generation,
-            ..StreamInfo::default()
+            ..StreamInfo::new(began.into_std(), self.cx.wall_clock(began))
         };
         self.slot.describe(&mut info);
-        StreamState { request: head, info, ..StreamState::default() }
+        StreamState::new(head, info)
     }
 }
 
@@ -119,8 +131,16 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
     chain.stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_active);
     let tls = transport.tls().cloned();
-    let client =
-        Client { cx, slot, info, tls, id: cx.connection_id(), opened: Instant::now(), stats: chain.stats.clone() };
+    let client = Client {
+        cx,
+        slot,
+        info,
+        tls,
+        id: cx.connection_id(),
+        opened: Instant::now(),
+        stats: chain.stats.clone(),
+        waker: RefCell::new(None),
+    };
     let http2 = speaks_http2(&chain.hcm, &mut transport, &client).await;
     drop(chain);
     let Some(http2) = http2 else { return };
@@ -171,7 +191,7 @@ async fn starts_with_preface(transport: &mut Transport, client: &Client<'_>) -> 
                 Poll::Ready(Ok(n)) if n > 0 => {}
                 Poll::Ready(_) => return Poll::Ready((read > 0).then_some(false)),
                 Poll::Pending => {
-                    client.cx.register_idle(client.id, task.waker());
+                    client.listen_for_changes(task.waker());
                     return if client.closing() && read == 0 { Poll::Ready(None) } else { Poll::Pending };
                 }
             }
@@ -218,20 +238,26 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
         if over || client.closing() || client.disables_keepalive() {
             connection.close_after();
         }
+        let received = Instant::now();
         let (remote, local) = (connection.transport.remote, connection.transport.local);
         let generation = chain.live.prepared.snapshot.generation;
-        let state = client.state(parsed.head, parsed.head_bytes, remote, local, generation);
+        let state = client.state(parsed.head, parsed.head_bytes, remote, local, generation, received);
         let incoming = Incoming {
             end: parsed.body == BodyLength::None,
             upgrade: parsed.upgrade,
             expect_continue: parsed.expect_continue,
-            received: Instant::now(),
             shed: client.sheds(),
         };
         let stats = chain.stats.clone();
         let idle = chain.hcm.stream_idle_timeout;
-        let exchange =
-            Exchange::new(client.cx, chain, Downstream::H1(&mut connection), Rc::new(RefCell::new(state)), &mut timer);
+        let exchange = Exchange::new(
+            client.cx,
+            chain,
+            Downstream::H1(&mut connection),
+            Rc::new(RefCell::new(state)),
+            &mut timer,
+            received,
+        );
         match exchange.run(incoming).await {
             Outcome::Done if connection.reusable() && !client.closing() => {}
             Outcome::Tunnel(picked) => {
@@ -283,7 +309,7 @@ async fn next_request(
             }
             return Poll::Pending;
         }
-        client.cx.register_idle(client.id, task.waker());
+        client.listen_for_changes(task.waker());
         if client.closing() {
             return Poll::Ready(None);
         }
@@ -314,14 +340,15 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     connection.close_after();
     connection.send_head(&head, true, None);
     let (remote, local) = (connection.transport.remote, connection.transport.local);
-    let mut state = client.state(RequestHead::default(), 0, remote, local, chain.live.prepared.snapshot.generation);
+    let generation = chain.live.prepared.snapshot.generation;
+    let mut state = client.state(RequestHead::default(), 0, remote, local, generation, Instant::now());
     state.request.path = Bytes::new();
     state.response = Some(head);
     if error != HeadError::Timeout {
         state.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
     }
     state.info.code_details = error.to_string().into();
-    state.info.mark(outrigger_http::TimingPoint::ResponseComplete);
+    state.info.mark(outrigger_http::TimingPoint::ResponseComplete, std::time::Instant::now());
     let state = Rc::new(RefCell::new(state));
     chain.live.tell_loggers(&chain.hcm.access_logs, &state);
     for log in &chain.hcm.access_logs {
@@ -396,7 +423,7 @@ async fn http2_connection(client: &Client<'_>, transport: Transport) {
                 going_away = true;
                 connection.abrupt_shutdown(::h2::Reason::ENHANCE_YOUR_CALM);
             }
-            client.cx.register_idle(client.id, task.waker());
+            client.listen_for_changes(task.waker());
             if !going_away && (client.closing() || client.disables_keepalive()) {
                 going_away = true;
                 connection.graceful_shutdown();
@@ -472,9 +499,9 @@ fn http2_exchange<'c>(
     let mut stream = h2::Stream::new(body, respond, &head);
     let length = head.headers.get(&HeaderName::CONTENT_LENGTH);
     let says_empty = length.is_some_and(|value| value.iter().all(|byte| *byte == b'0'));
-    let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation);
+    let received = Instant::now();
+    let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation, received);
     Some(async move {
-        let received = Instant::now();
         if says_empty && !stream.request_complete() {
             // Not a byte goes to the origin before it is known that nothing follows.
             let settled = tokio::time::timeout(HEADERS_TIMEOUT, stream.settle()).await;
@@ -486,11 +513,11 @@ fn http2_exchange<'c>(
             }
         }
         let end = stream.request_complete();
-        let incoming = Incoming { end, upgrade: None, expect_continue: false, received, shed: client.sheds() };
+        let incoming = Incoming { end, upgrade: None, expect_continue: false, shed: client.sheds() };
         let state = Rc::new(RefCell::new(state));
         let mut timer = LazyTimer::default();
         let down = Downstream::H2(Box::new(stream));
-        let outcome = Exchange::new(client.cx, chain, down, state.clone(), &mut timer).run(incoming).await;
+        let outcome = Exchange::new(client.cx, chain, down, state.clone(), &mut timer, received).run(incoming).await;
         matches!(outcome, Outcome::Aborted)
             && received.elapsed() < resets::LIFETIME_MIN
             && state.borrow().info.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use outrigger_config::{DownstreamTransport, TcpProxy};
-use outrigger_http::{ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use rand::Rng;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
@@ -118,7 +118,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
         ..StreamInfo::default()
     };
     slot.describe(&mut info);
-    let mut state = StreamState { info, ..StreamState::default() };
+    let mut state = StreamState::new(RequestHead::default(), info);
     state.request.path = bytes::Bytes::new();
     let filters = slot.network_filters();
     let outcome = if filters.is_empty() {
@@ -147,7 +147,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     stats.downstream_cx_length_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     state.info.request_body_bytes = down.bytes_read;
     state.info.response_body_bytes = down.bytes_written;
-    state.info.mark(TimingPoint::ResponseComplete);
+    state.info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
     let logs = &chain.proxy.access_logs;
     let state = Rc::new(RefCell::new(state));
     chain.live.tell_loggers(logs, &state);

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::time::{Instant, Sleep};
 
@@ -13,6 +13,8 @@ use tokio::time::{Instant, Sleep};
 #[derive(Debug, Default)]
 pub(crate) struct LazyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Whom the armed timer wakes.
+    waker: Option<Waker>,
 }
 
 impl LazyTimer {
@@ -20,9 +22,16 @@ impl LazyTimer {
     pub(crate) fn poll_until(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = deadline else { return Poll::Pending };
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if sleep.deadline() > deadline || (sleep.is_elapsed() && sleep.deadline() < deadline) {
+        let armed = !sleep.is_elapsed();
+        if armed && sleep.deadline() <= deadline {
+            // It runs, and wakes this task: nothing to do for it.
+            if self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+        } else if armed || sleep.deadline() < deadline {
             sleep.as_mut().reset(deadline);
         }
+        self.waker = Some(cx.waker().clone());
         while sleep.as_mut().poll(cx).is_ready() {
             if sleep.deadline() >= deadline {
                 return Poll::Ready(());

@@ -16,6 +16,7 @@ use outrigger_wasm::Services;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use crate::access_log::AccessLogWriter;
 use crate::cluster::{BreakerSet, ClusterStatus, HealthSet};
@@ -28,6 +29,9 @@ use crate::stats::InspectStats;
 use crate::tls::Handshakes;
 use crate::trace::{SpanSink, Spans};
 use crate::workers::DrainOptions;
+
+/// How long the two clocks are taken to run alike.
+const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 
 /// What the control side asks of a worker.
 pub(crate) enum Command {
@@ -81,6 +85,8 @@ pub(crate) struct WorkerCx {
     pub(crate) inspect_stats: InspectStats,
     random: RefCell<SmallRng>,
     date: RefCell<(u64, Bytes)>,
+    /// One instant by both clocks.
+    clocks: Cell<(Instant, SystemTime)>,
     draining: Cell<bool>,
     idle: RefCell<HashMap<u64, Waker>>,
     next_connection: Cell<u64>,
@@ -109,6 +115,7 @@ impl WorkerCx {
             listeners_by_address: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::new((0, Bytes::new())),
+            clocks: Cell::new((Instant::now(), SystemTime::now())),
             draining: Cell::new(false),
             idle: RefCell::default(),
             next_connection: Cell::new(0),
@@ -145,6 +152,19 @@ impl WorkerCx {
             *date = (now, Bytes::from(crate::date::http_date(now)));
         }
         date.1.clone()
+    }
+
+    /// An instant by the wall clock, which is read once a second.
+    pub(crate) fn wall_clock(&self, at: Instant) -> SystemTime {
+        let (known, time) = self.clocks.get();
+        match at.checked_duration_since(known) {
+            Some(since) if since < CLOCKS_AGREE => time + since,
+            _ => {
+                let now = (Instant::now(), SystemTime::now());
+                self.clocks.set(now);
+                now.1 - now.0.saturating_duration_since(at)
+            }
+        }
     }
 
     /// A random UUID (RFC 9562, version 4).
@@ -218,9 +238,7 @@ impl WorkerCx {
     }
 
     pub(crate) fn wake_idle(&self) {
-        for (_, waker) in self.idle.borrow_mut().drain() {
-            waker.wake();
-        }
+        self.idle.borrow().values().for_each(Waker::wake_by_ref);
     }
 
     fn publish(self: &Rc<Self>, prepared: Arc<Prepared>, vms: WorkerVms) {

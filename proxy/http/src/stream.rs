@@ -25,6 +25,22 @@ pub struct StreamState {
     pub info: StreamInfo,
 }
 
+impl StreamState {
+    /// A stream of which nothing has come but the request's head.
+    #[must_use]
+    pub fn new(request: RequestHead, info: StreamInfo) -> StreamState {
+        StreamState {
+            request,
+            request_body: BodyBuffer::new(),
+            request_trailers: None,
+            response: None,
+            response_body: BodyBuffer::new(),
+            response_trailers: None,
+            info,
+        }
+    }
+}
+
 /// `traffic_direction` of the listener; the numbers are Envoy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Direction {
@@ -133,9 +149,17 @@ pub struct StreamInfo {
 
 impl Default for StreamInfo {
     fn default() -> StreamInfo {
+        StreamInfo::new(Instant::now(), SystemTime::now())
+    }
+}
+
+impl StreamInfo {
+    /// A stream that began at one instant, told by two clocks.
+    #[must_use]
+    pub fn new(start: Instant, start_time: SystemTime) -> StreamInfo {
         StreamInfo {
-            start_time: SystemTime::now(),
-            start: Instant::now(),
+            start_time,
+            start,
             timings: Timings::default(),
             connection_id: 0,
             downstream_remote: None,
@@ -172,9 +196,7 @@ impl Default for StreamInfo {
             filter_state: BTreeMap::new(),
         }
     }
-}
 
-impl StreamInfo {
     /// SNI, as an inspector or the handshake found it.
     #[must_use]
     pub fn requested_server_name(&self) -> Option<&str> {
@@ -189,8 +211,8 @@ impl StreamInfo {
         self.connection.as_ref().and_then(|connection| connection.direct_remote).or(self.downstream_remote)
     }
 
-    /// Records that a point is reached now.
-    pub fn mark(&mut self, point: TimingPoint) {
-        self.timings.set(point, self.start.elapsed());
+    /// Records that a point was reached.
+    pub fn mark(&mut self, point: TimingPoint, at: Instant) {
+        self.timings.set(point, at.saturating_duration_since(self.start));
     }
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use outrigger_config::{InternalRedirect, RedirectPredicate, RedirectTarget};
 use outrigger_http::{BodyBuffer, HeaderName, Method, RequestHead, ResponseHead, Scheme, StreamInfo, StreamState};
-use tokio::time::Instant;
 
 use super::retry::Retry;
 use super::{Exchange, Origin, Outcome, Sent};
@@ -130,9 +129,9 @@ impl<'a> Exchange<'a> {
     pub(super) fn begin_anew(mut self, next: Box<Next>) -> Pin<Box<dyn Future<Output = Outcome> + 'a>> {
         self.finish(Ok(()));
         let selection = self.filters.selection.again();
-        let Exchange { cx, chain, down, timer, internal, redirects, .. } = self;
+        let Exchange { cx, chain, down, timer, internal, redirects, now, .. } = self;
         let Next { state, body } = *next;
-        let mut exchange = Exchange::new(cx, chain, down, Rc::new(RefCell::new(state)), timer);
+        let mut exchange = Exchange::new(cx, chain, down, Rc::new(RefCell::new(state)), timer, now);
         exchange.filters.selection = selection;
         exchange.internal = internal;
         exchange.redirects = redirects;
@@ -150,7 +149,7 @@ impl<'a> Exchange<'a> {
     fn begin_whole(&mut self, mut body: BodyBuffer) -> Result<(), Stop> {
         let hcm = self.chain.hcm.clone();
         self.deadlines.idle_timeout = hcm.stream_idle_timeout.filter(|timeout| !timeout.is_zero());
-        self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| Instant::now() + timeout);
+        self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| self.now + timeout);
         self.request_is_complete();
         if let Some(tracing) = &hcm.tracing {
             self.trace = Some(Trace::start(tracing, &self.stream.borrow(), &mut *self.cx.random()));

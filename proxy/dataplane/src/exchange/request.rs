@@ -11,7 +11,6 @@ use crate::iteration::{Iteration, Stop};
 use crate::trace::Trace;
 use bytes::Bytes;
 use outrigger_http::{HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
-use tokio::time::Instant;
 
 /// What is queued for one side before the other one is no longer read.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024;
@@ -26,9 +25,8 @@ impl Exchange<'_> {
             return Err(Stop::Error(StreamError::internal(ErrorKind::Overload)));
         }
         self.deadlines.idle_timeout = hcm.stream_idle_timeout.filter(|timeout| !timeout.is_zero());
-        self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| incoming.received + timeout);
-        self.deadlines.request =
-            hcm.request_timeout.filter(|t| !t.is_zero() && !incoming.end).map(|t| incoming.received + t);
+        self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| self.now + timeout);
+        self.deadlines.request = hcm.request_timeout.filter(|t| !t.is_zero() && !incoming.end).map(|t| self.now + t);
         let end = incoming.end && self.upgrade.is_none();
         if end {
             // Before anything can answer: an answer then finds a request that is whole, and keeps the connection.
@@ -105,10 +103,10 @@ impl Exchange<'_> {
     pub(super) fn request_is_complete(&mut self) {
         self.request_ended = true;
         self.deadlines.request = None;
-        self.stream.borrow_mut().info.mark(TimingPoint::RequestComplete);
+        self.stream.borrow_mut().info.mark(TimingPoint::RequestComplete, self.now.into_std());
         // The route's timeout counts from here (Envoy: "when the entire downstream request has been processed").
         if self.deadlines.route.is_none() {
-            self.deadlines.route = self.deadlines.route_timeout.map(|timeout| Instant::now() + timeout);
+            self.deadlines.route = self.deadlines.route_timeout.map(|timeout| self.now + timeout);
         }
         if self.attempt_timeout.is_some() {
             self.arm_attempt();
@@ -331,9 +329,9 @@ impl Exchange<'_> {
             if self.filters.len() > 0 {
                 tell_filters(&mut state.info, &picked);
             }
-            state.info.mark(TimingPoint::UpstreamReady);
+            state.info.mark(TimingPoint::UpstreamReady, self.now.into_std());
             picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
-            state.info.mark(TimingPoint::UpstreamRequestSent);
+            state.info.mark(TimingPoint::UpstreamRequestSent, self.now.into_std());
         }
         self.origin = Origin::Connected(picked);
         if self.attempt_timeout.is_some() || self.retry.is_some() {

@@ -102,7 +102,7 @@ impl Exchange<'_> {
         }
         {
             let mut state = self.stream.borrow_mut();
-            state.info.mark(TimingPoint::UpstreamResponseStart);
+            state.info.mark(TimingPoint::UpstreamResponseStart, self.now.into_std());
             state.info.response_header_bytes = head_bytes as u64;
             state.info.code_details = "via_upstream".into();
             let elapsed = state.info.timings.get(TimingPoint::UpstreamResponseStart).unwrap_or_default()
@@ -111,7 +111,7 @@ impl Exchange<'_> {
             head.headers.set(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, text.split().freeze());
             state.response = Some(head);
             if end {
-                state.info.mark(TimingPoint::UpstreamResponseComplete);
+                state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
             }
         }
         if let Some(cookie) = self.cookie.take()
@@ -154,7 +154,7 @@ impl Exchange<'_> {
                 }
                 let mut state = self.stream.borrow_mut();
                 if end {
-                    state.info.mark(TimingPoint::UpstreamResponseComplete);
+                    state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
                 }
                 drop(state);
                 if self.filters.len() == 0 {
@@ -167,7 +167,7 @@ impl Exchange<'_> {
             }
             BodyEvent::Trailers(trailers) => {
                 let mut state = self.stream.borrow_mut();
-                state.info.mark(TimingPoint::UpstreamResponseComplete);
+                state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
                 state.response_trailers = Some(trailers);
                 drop(state);
                 if self.filters.len() == 0 {

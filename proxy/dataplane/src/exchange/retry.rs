@@ -8,7 +8,6 @@ use bytes::Bytes;
 use outrigger_config::{RetryOn, RetryPolicy, RouteForward};
 use outrigger_http::{BodyBuffer, HeaderName, ResponseFlags, ResponseHead};
 use rand::RngCore;
-use tokio::time::Instant;
 
 use super::{Exchange, Origin, Sent};
 use crate::cluster::{Checkout, ClusterHandle, Outcome, PickKey, RetryGuard};
@@ -326,7 +325,7 @@ impl Exchange<'_> {
         self.rewind();
         self.deadlines.attempt = None;
         self.deadlines.attempt_idle = None;
-        self.deadlines.back_off = Some(Instant::now() + pause);
+        self.deadlines.back_off = Some(self.now + pause);
     }
 
     /// Puts what the failed attempt had of the body before what is still to be sent.
@@ -389,12 +388,11 @@ impl Exchange<'_> {
         if self.answered || !matches!(self.origin, Origin::Connected(_)) {
             return;
         }
-        let now = Instant::now();
         if self.request_ended && self.deadlines.attempt.is_none() {
-            self.deadlines.attempt = self.attempt_timeout.map(|timeout| now + timeout);
+            self.deadlines.attempt = self.attempt_timeout.map(|timeout| self.now + timeout);
         }
         if let Some(idle) = self.retry.as_ref().and_then(|retry| retry.policy().per_try_idle_timeout) {
-            self.deadlines.attempt_idle = Some(now + idle);
+            self.deadlines.attempt_idle = Some(self.now + idle);
         }
     }
 

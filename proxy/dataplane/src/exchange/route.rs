@@ -18,6 +18,7 @@ use crate::cluster::{Checkout, ClusterHandle, PickKey};
 use crate::error::{ErrorKind, LocalReply, StreamError};
 use crate::filter::Way;
 use crate::mutation;
+use tokio::time::Instant;
 
 impl Exchange<'_> {
     /// Chooses the virtual host, the route and its weighted cluster.
@@ -55,6 +56,10 @@ impl Exchange<'_> {
 
     /// The request has passed the filters: it is forwarded, redirected or answered.
     pub(super) fn route_request(&mut self) -> Result<(), StreamError> {
+        if self.filters.len() > 0 {
+            // What they took counts as theirs.
+            self.now = Instant::now();
+        }
         if self.filters.slot.take_route_dirty() {
             self.filters.selection.choose(&self.stream);
         }
@@ -206,27 +211,28 @@ impl Exchange<'_> {
         }
     }
 
-    /// The header mutations of the scopes, in the order in which they are applied.
-    fn mutations<'s>(&'s self, pick: impl Fn(Scope<'s>) -> &'s HeaderMutations) -> Vec<&'s HeaderMutations> {
+    /// The header mutations of the scopes that ask for any, in the order in which they are applied.
+    fn mutations<'s>(
+        &'s self,
+        pick: impl Fn(Scope<'s>) -> &'s HeaderMutations,
+    ) -> impl Iterator<Item = &'s HeaderMutations> {
         let selection = &self.filters.selection;
-        let mut all = Vec::with_capacity(4);
-        if let Some(cluster) = selection.weighted_cluster() {
-            all.push(pick(Scope { request: &cluster.request_headers, response: &cluster.response_headers }));
+        let cluster = selection.weighted_cluster();
+        let cluster =
+            cluster.map(|cluster| Scope { request: &cluster.request_headers, response: &cluster.response_headers });
+        let route = selection.route.as_ref();
+        let route = route.map(|route| Scope { request: &route.request_headers, response: &route.response_headers });
+        let host = selection.host.as_ref();
+        let host = host.map(|host| Scope { request: &host.request_headers, response: &host.response_headers });
+        let routes = self.chain.routes.as_ref();
+        let reverse = routes.is_some_and(|routes| routes.most_specific_header_mutations_wins);
+        let routes =
+            routes.map(|routes| Scope { request: &routes.request_headers, response: &routes.response_headers });
+        let mut scopes = [cluster, route, host, routes];
+        if reverse {
+            scopes.reverse();
         }
-        if let Some(route) = &selection.route {
-            all.push(pick(Scope { request: &route.request_headers, response: &route.response_headers }));
-        }
-        if let Some(host) = &selection.host {
-            all.push(pick(Scope { request: &host.request_headers, response: &host.response_headers }));
-        }
-        if let Some(routes) = &self.chain.routes {
-            all.push(pick(Scope { request: &routes.request_headers, response: &routes.response_headers }));
-            if routes.most_specific_header_mutations_wins {
-                all.reverse();
-            }
-        }
-        all.retain(|mutations| !mutations.is_empty());
-        all
+        scopes.into_iter().flatten().map(pick).filter(|mutations| !mutations.is_empty())
     }
 
     fn request_headers_by_route(&self) {

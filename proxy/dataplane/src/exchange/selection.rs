@@ -38,6 +38,9 @@ impl Selection {
             routes.ignore_port_in_host_matching,
             self.random,
         );
+        if self.is_choice(host, route) {
+            return;
+        }
         self.weighted = match route.map(|route| &route.action) {
             Some(RouteAction::Forward(forward)) => match &forward.cluster {
                 ClusterSpec::Weighted { clusters, total } => {
@@ -66,6 +69,17 @@ impl Selection {
     pub(super) fn route_of(&self, head: &RequestHead) -> Option<&Arc<Route>> {
         let routes = self.routes.as_ref()?;
         routes.table.select(&routes.virtual_hosts, head, routes.ignore_port_in_host_matching, self.random).1
+    }
+
+    /// Whether this is what was chosen before, and all that follows from it with it.
+    fn is_choice(&self, host: Option<&Arc<VirtualHost>>, route: Option<&Arc<Route>>) -> bool {
+        let (Some(host), Some(route), Some(old_host), Some(old_route)) = (host, route, &self.host, &self.route) else {
+            return false;
+        };
+        // A cluster that a header names may be another one now.
+        let by_header =
+            matches!(&route.action, RouteAction::Forward(forward) if matches!(forward.cluster, ClusterSpec::Header(_)));
+        Arc::ptr_eq(host, old_host) && Arc::ptr_eq(route, old_route) && !by_header
     }
 
     /// Whether a choice was made since this was last asked.

@@ -16,7 +16,7 @@ impl Exchange<'_> {
     pub(super) fn stream_deadlines(&mut self, forward: &RouteForward) {
         if let Some(idle) = forward.idle_timeout {
             self.deadlines.idle_timeout = Some(idle).filter(|timeout| !timeout.is_zero());
-            self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| Instant::now() + timeout);
+            self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| self.now + timeout);
         }
         let limit = &forward.max_stream_duration;
         if !limit.set && self.chain.hcm.max_stream_duration.is_none() {
@@ -33,7 +33,7 @@ impl Exchange<'_> {
         let duration = asked.or(limit.max).or(self.chain.hcm.max_stream_duration);
         self.deadlines.stream = duration.filter(|duration| !duration.is_zero()).map(|duration| {
             let start = self.stream.borrow().info.start;
-            Instant::now() + duration.saturating_sub(start.elapsed())
+            Instant::from_std(start) + duration
         });
     }
 
@@ -66,7 +66,7 @@ impl Exchange<'_> {
         self.deadlines.route_timeout = if self.upgrade.is_some() { None } else { timeout };
         self.expected_timeout = self.attempt_timeout.or(timeout);
         if self.request_ended {
-            self.deadlines.route = self.deadlines.route_timeout.map(|timeout| Instant::now() + timeout);
+            self.deadlines.route = self.deadlines.route_timeout.map(|timeout| self.now + timeout);
         }
     }
 
@@ -77,7 +77,7 @@ impl Exchange<'_> {
         // Before the first attempt no time counts as used.
         let again = self.retry.as_ref().is_some_and(|retry| retry.made > 0);
         let deadline = self.deadlines.route.filter(|_| again);
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(self.now));
         let expected = left.map_or(expected, |left| expected.min(left).max(Duration::from_millis(1)));
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
         let value = match &forward.expected_timeout {

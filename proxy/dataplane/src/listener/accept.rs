@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_http::{ConnectionInfo, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{ConnectionInfo, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use tokio::time::Instant;
 
 use super::secure::secure;
@@ -129,13 +129,13 @@ impl Record {
             listener_direction: listener.direction,
             ..StreamInfo::default()
         };
-        let mut state = StreamState { info, ..StreamState::default() };
+        let mut state = StreamState::new(RequestHead::default(), info);
         state.request.path = bytes::Bytes::new();
         Some(Record(state))
     }
 
     fn write(mut self, cx: &WorkerCx, slot: &ListenerSlot) {
-        self.0.info.mark(TimingPoint::ResponseComplete);
+        self.0.info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
         let state = Rc::new(RefCell::new(self.0));
         let listener = slot.listener();
         cx.live().tell_loggers(&listener.access_logs, &state);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use outrigger_http::{StreamInfo, StreamState};
+use outrigger_http::{RequestHead, StreamInfo, StreamState};
 use tokio::net::UnixStream;
 
 use super::{ClosedBy, NetworkFactory, NetworkFilters, run};
@@ -45,7 +45,7 @@ fn describe(cx: &WorkerCx, accepted: &Accepted) -> StreamState {
         ..StreamInfo::default()
     };
     accepted.chain.describe(&mut info);
-    let mut state = StreamState { info, ..StreamState::default() };
+    let mut state = StreamState::new(RequestHead::default(), info);
     state.request.path = Bytes::new();
     state
 }
