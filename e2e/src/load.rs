@@ -195,7 +195,7 @@ async fn sender(load: &Load, shared: &Shared, bytes: &[u8], start: Instant) {
             shared.update(|report| report.closed += 1);
             link = None;
         }
-        let attempt = timeout(load.request_timeout, one_request(load.target, &mut link, bytes)).await;
+        let attempt = timeout(load.request_timeout, ask(load.target, &mut link, bytes, shared)).await;
         let outcome = attempt.unwrap_or_else(|_| Err(anyhow!("no answer within {:?}", load.request_timeout)));
         if outcome.is_err() && link.take().is_some() {
             reconnects += 1;
@@ -253,7 +253,32 @@ impl Link {
     }
 }
 
+/// A kept connection that was closed while the request was on its way to it.
+#[derive(Debug)]
+struct Unanswered;
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the kept connection was closed before a byte of the answer came")
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+/// One exchange. Where a close crosses the request, it is asked again on a new connection (RFC 9112 section 9.3.1).
+async fn ask(target: SocketAddr, link: &mut Option<Link>, bytes: &[u8], shared: &Shared) -> Result<Response> {
+    match one_request(target, link, bytes).await {
+        Err(error) if error.is::<Unanswered>() => {
+            shared.update(|report| report.closed += 1);
+            *link = None;
+            one_request(target, link, bytes).await
+        }
+        outcome => outcome,
+    }
+}
+
 async fn one_request(target: SocketAddr, link: &mut Option<Link>, bytes: &[u8]) -> Result<Response> {
+    let mut kept = link.is_some();
     let link = match link {
         Some(link) => link,
         None => {
@@ -263,7 +288,10 @@ async fn one_request(target: SocketAddr, link: &mut Option<Link>, bytes: &[u8]) 
             link.insert(Link { stream, buffer, parser: Parser::new(Role::Responses { to_head: false }) })
         }
     };
-    link.stream.write_all(bytes).await.context("send")?;
+    match link.stream.write_all(bytes).await {
+        Err(_) if kept => bail!(Unanswered),
+        outcome => outcome.context("send")?,
+    }
     let mut response = Response::default();
     loop {
         while let Some(event) = link.parser.poll()? {
@@ -271,7 +299,12 @@ async fn one_request(target: SocketAddr, link: &mut Option<Link>, bytes: &[u8]) 
                 return Ok(response);
             }
         }
-        match link.stream.read(&mut link.buffer).await.context("read")? {
+        let read = link.stream.read(&mut link.buffer).await;
+        if matches!(read, Ok(0) | Err(_)) && kept {
+            bail!(Unanswered);
+        }
+        kept = false;
+        match read.context("read")? {
             0 => bail!("the proxy closed in the middle of an exchange ({} bytes of body)", response.body.len()),
             count => link.parser.feed(&link.buffer[..count]),
         }

@@ -115,9 +115,13 @@ fn connections_beyond_the_limit_of_the_process_are_closed() {
         }
         let beyond = Request::get("/").send(address);
         assert!(beyond.is_err(), "{name}: {beyond:?}");
-        let text = plane.admin.get("/stats").expect("stats").text();
-        let counted = text.lines().any(|line| line.ends_with("downstream_global_cx_overflow: 1"));
-        assert!(counted, "{name}: the refusal isn't counted");
+        // Envoy's workers tell of their counts a moment later.
+        eventually(DEADLINE, || {
+            let text = plane.admin.get("/stats").map_err(|error| format!("{error:#}"))?.text();
+            let counted = text.lines().any(|line| line.ends_with("downstream_global_cx_overflow: 1"));
+            if counted { Ok(()) } else { Err(format!("{name}: the refusal isn't counted")) }
+        })
+        .expect("counted");
         // Room again: a new connection is served.
         drop(open);
         eventually(DEADLINE, || Request::get("/").send(address).map_err(|error| format!("{name}: {error:#}")))
