@@ -141,7 +141,7 @@ pub struct LimitsSpec {
     /// CPU time of the start. Default 5s.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_timeout: Option<String>,
-    /// Linear memory of one instance. Default 64Mi.
+    /// Linear memory of one instance. Default 64Mi, which is also the most with `isolation: Stream`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<String>,
     /// What a filter holds back of one body. Default 1Mi.

@@ -43,9 +43,9 @@ pub(super) fn decode<'a>(
     let policies =
         [("Closed", FailurePolicy::Closed), ("Open", FailurePolicy::Open), ("Reload", FailurePolicy::Reload)];
     let failure_policy = spec.take("failurePolicy").and_then(|node| cx.choice(node, &policies)).unwrap_or_default();
-    let limits = spec.take("limits").map(|node| limits(cx, node)).unwrap_or_default();
     let isolations = [("Shared", Isolation::Shared), ("Plugin", Isolation::Plugin), ("Stream", Isolation::Stream)];
     let isolation = spec.take("isolation").and_then(|node| cx.choice(node, &isolations)).unwrap_or_default();
+    let limits = spec.take("limits").map(|node| limits(cx, node, isolation)).unwrap_or_default();
     let env = spec.take("env").map(|node| env(cx, node)).unwrap_or_default();
     let rollout = spec.take("rollout").and_then(|node| rollout(cx, node));
     let shadow = spec.take("shadow").and_then(|node| cx.boolean(node)).unwrap_or(false);
@@ -162,15 +162,26 @@ fn config<'a>(cx: &Decoder<'a>, node: &'a Node) -> Bytes {
     Bytes::from(config)
 }
 
-fn limits<'a>(cx: &Decoder<'a>, node: &'a Node) -> Limits {
+fn limits<'a>(cx: &Decoder<'a>, node: &'a Node, isolation: Isolation) -> Limits {
     const HOUR: Duration = Duration::from_secs(3600);
     const MILLISECOND: Duration = Duration::from_millis(1);
     // What the proxy has where `memory` is not set.
     const MEMORY: u64 = 64 << 20;
+    // What it has room for in an instance of one stream.
+    const STREAM_MEMORY_MAX: u64 = 64 << 20;
     let Some(mut fields) = cx.object(node) else { return Limits::default() };
     // One page of Wasm's memory, and all that 32 bits can address.
     let memory_range = 1 << 16..=1 << 32;
-    let memory_bytes = quantity(cx, fields.take("memory"), memory_range.clone());
+    let memory_node = fields.take("memory");
+    let memory_bytes = quantity(cx, memory_node, memory_range.clone());
+    if let (Isolation::Stream, Some(node)) = (isolation, memory_node)
+        && memory_bytes > Some(STREAM_MEMORY_MAX)
+    {
+        cx.error(
+            node,
+            format!("with isolation Stream at most {STREAM_MEMORY_MAX} bytes: the proxy's pool has no more"),
+        );
+    }
     let recycle_node = fields.take("recycleMemory");
     let recycle_memory_bytes = quantity(cx, recycle_node, memory_range);
     if let (Some(node), Some(mark)) = (recycle_node, recycle_memory_bytes)
