@@ -82,3 +82,33 @@ pub fn faulty(fault: Fault) -> String {
   (func (export "proxy_on_delete") (param i32)))"#
     )
 }
+
+/// A filter that takes its time over a configuration of up to 64 bytes (about a millisecond, more than a worker gives it),
+/// and that answers every request with the configuration of its root context.
+pub fn slow_to_configure() -> String {
+    r#"(module
+  (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_send_local_response"
+    (func $reply (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 8)
+  (global $root (mut i32) (i32.const 0))
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param i32) (result i32) i32.const 1024)
+  (func $slot (param $root i32) (result i32)
+    (i32.add (i32.const 65536) (i32.mul (i32.const 68) (i32.rem_u (local.get $root) (i32.const 6000)))))
+  (func (export "proxy_on_configure") (param $root i32) (param $length i32) (result i32) (local $left i32)
+    (local.set $left (i32.const 2000000))
+    (loop $l (br_if $l (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (drop (call $buffer (i32.const 7) (i32.const 0) (local.get $length) (i32.const 8) (i32.const 12)))
+    (i32.store (call $slot (local.get $root)) (local.get $length))
+    (memory.copy (i32.add (call $slot (local.get $root)) (i32.const 4)) (i32.load (i32.const 8)) (local.get $length))
+    i32.const 1)
+  (func (export "proxy_on_context_create") (param $context i32) (param $root i32)
+    (if (local.get $root) (then (global.set $root (local.get $root)))))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (local $slot i32)
+    (local.set $slot (call $slot (global.get $root)))
+    (drop (call $reply (i32.const 200) (i32.const 0) (i32.const 0)
+      (i32.add (local.get $slot) (i32.const 4)) (i32.load (local.get $slot)) (i32.const 0) (i32.const 0) (i32.const -1)))
+    i32.const 1))"#
+        .to_owned()
+}

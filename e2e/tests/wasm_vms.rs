@@ -7,14 +7,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
+use outrigger_e2e::closing::{progress, scaled};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
 use outrigger_e2e::folder;
 use outrigger_e2e::guest::assemble;
 use outrigger_e2e::h2raw::{Frame, RawH2, get};
-use outrigger_e2e::modules::{Fault, faulty};
+use outrigger_e2e::modules::{Fault, faulty, slow_to_configure};
 use outrigger_e2e::rig::put_module;
 use outrigger_e2e::wait::DEADLINE;
-use outrigger_e2e::{Bootstrap, Connection, Origin, Request, Response, Rig, eventually, workspace};
+use outrigger_e2e::yaml::to_yaml;
+use outrigger_e2e::{Bootstrap, Connection, Load, Origin, Request, Response, Rig, eventually, workspace};
 use serde_json::{Value, json};
 
 const OWN: &str = "type.googleapis.com/outrigger.filters.http.wasm.v1.Wasm";
@@ -79,6 +81,83 @@ fn routes_configure_a_filter_and_share_its_vm() {
         }
     }
     assert_eq!(metric(&plane, "vm_active"), 1, "one VM for the one worker");
+}
+
+/// Routes with a configuration each for the filter `slow`, in a watched file, replaced in one step.
+fn slow_routes(path: &Path, version: &str, count: usize) {
+    let one = |index: usize| {
+        let value = format!("{version}-{index}");
+        let config = json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": value});
+        with(
+            route(&format!("/{index}/"), "o"),
+            json!({"typed_per_filter_config": {"slow": {"@type": OWN, "config": {"configuration": config}}}}),
+        )
+    };
+    let mut routes: Vec<Value> = (0..count).map(one).collect();
+    routes.push(route("/", "o"));
+    let routes = json!({"@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "name": "routes",
+        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]});
+    let beside = path.with_extension("new");
+    std::fs::write(&beside, to_yaml(&json!({"version_info": version, "resources": [routes]}))).expect("write");
+    std::fs::rename(&beside, path).expect("rename");
+}
+
+/// A listener whose only filter takes its time over each configuration, and whose routes come from a file.
+fn slow_listener(module: &Path, routes: &Path) -> Value {
+    let config = json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": "own"});
+    let filter =
+        with(wasm_filter("slow", module, &json!({})), json!({"typed_config": {"config": {"configuration": config}}}));
+    let mut listener: Value = HttpListener::new("main", &json!([])).filter(filter).into();
+    let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+    manager.as_object_mut().expect("an object").remove("route_config");
+    let source = json!({"path_config_source": {"path": routes}, "resource_api_version": "V3"});
+    manager["rds"] = json!({"route_config_name": "routes", "config_source": source});
+    listener
+}
+
+#[test]
+fn configurations_that_take_their_time_share_a_vm_too() {
+    if !ours() {
+        return;
+    }
+    let count = scaled(100, 1000);
+    let dir = tempfile::tempdir().expect("a folder");
+    let (module, routes) = (dir.path().join("slow.wasm"), dir.path().join("rds.yaml"));
+    std::fs::write(&module, wat::parse_str(slow_to_configure()).expect("a module")).expect("its file");
+    slow_routes(&routes, "a", 0);
+    let origin = Origin::start("o").expect("origin");
+    let bootstrap =
+        Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(slow_listener(&module, &routes));
+    let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+    let address = plane.listener("main").expect("listener");
+    let answer = |path: &str| Request::get(path).send(address).map(|response| (response.status, response.text()));
+    let own = (200, "own".to_owned());
+    assert_eq!(answer("/").expect("an answer"), own);
+    let before = metric(&plane, "vm_memory_bytes");
+    let load = Load::new(address, 200.0, Request::get("/0/")).start().expect("load");
+    for version in ["b", "c"] {
+        slow_routes(&routes, version, count);
+        let last = format!("/{}/", count - 1);
+        eventually(DEADLINE, || match answer(&last) {
+            Ok((200, body)) if body == format!("{version}-{}", count - 1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .expect(version);
+        for index in (0..count).step_by(9) {
+            let answer = answer(&format!("/{index}/")).expect("an answer");
+            assert_eq!(answer, (200, format!("{version}-{index}")), "all of them serve from the swap on");
+        }
+        assert_eq!(answer("/").expect("an answer"), own);
+        eventually(DEADLINE, || match metric(&plane, "vm_active") {
+            2 => Ok(()),
+            active => Err(active),
+        })
+        .expect("the filter's own, and one for all of the update");
+    }
+    load.stop().expect("the load").must_be_clean().expect("nobody waits for a configuration");
+    let bytes = metric(&plane, "vm_memory_bytes").saturating_sub(before);
+    progress(&format!("{count} configurations that take their time: {bytes} bytes of guest memory"));
+    assert!(bytes <= 8 << 20, "{bytes} bytes for {count} configurations");
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! Preparing plugins: module, canary, and one VM for each worker, before anything that is served is touched.
+//! Preparing plugins: module and canary, and VMs for the workers, before anything that is served is touched.
 //!
 //! What is prepared waits here until the generation that uses it is published, and is dropped when no accepted resource
 //! names it any more. A plugin that serves already is not prepared again: plugins are compared by value.
+
+mod vms;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -13,19 +15,22 @@ use outrigger_config::{
     ResourceKind, ResourceSet, RolloutShare, RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
 };
 use outrigger_dataplane::{GenerationPlugins, PreparedPlugin, WorkerVms};
-use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, ReadyVm, Services, StartMode, VmConfig};
+use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, Services, StartMode, VmConfig};
 use tokio::time::Instant;
 
+pub(crate) use self::vms::VmsWanted;
+use self::vms::{VmsStarted, WaitingVms};
 use crate::cache::Digest;
 use crate::metrics::{WasmMetrics, milliseconds};
 use crate::modules::{Endpoints, Modules, off_thread};
 
-/// What is ready to be published.
+/// What a generation needs before it can be published.
 #[derive(Debug)]
-struct Waiting {
-    prepared: PreparedPlugin,
-    /// One for each worker; none where another waiting plugin of the same VM brings them.
-    vms: Vec<ReadyVm>,
+pub(crate) enum Missing {
+    /// Plugins that have not passed their canary.
+    Plugins(Vec<Arc<WasmPlugin>>),
+    /// VMs for those that have.
+    Vms(Vec<VmsWanted>),
 }
 
 /// What a generation runs with.
@@ -42,7 +47,8 @@ pub(crate) struct Plugins {
     modules: Modules,
     services: Arc<Services>,
     concurrency: usize,
-    waiting: RefCell<HashMap<Arc<WasmPlugin>, Waiting>>,
+    waiting: RefCell<HashMap<Arc<WasmPlugin>, PreparedPlugin>>,
+    waiting_vms: RefCell<WaitingVms>,
     /// What the published generation has.
     serving: RefCell<HashMap<Arc<WasmPlugin>, PreparedPlugin>>,
     /// Plugins of static listeners that could not be prepared and whose policy lets requests pass without them.
@@ -62,6 +68,7 @@ impl Plugins {
             services,
             concurrency,
             waiting: RefCell::default(),
+            waiting_vms: RefCell::default(),
             serving: RefCell::default(),
             passed_over: RefCell::default(),
             metrics,
@@ -81,32 +88,45 @@ impl Plugins {
             return Ok(());
         }
         let started = Instant::now();
-        let outcome = self.start(plugin, endpoints).await;
+        let outcome = self.canary(plugin, endpoints).await;
         self.metrics.prepare_time.record(milliseconds(started.elapsed()));
         match outcome {
-            Ok(waiting) => {
-                self.waiting.borrow_mut().insert(Arc::clone(plugin), waiting);
+            Ok(prepared) => {
+                self.waiting.borrow_mut().insert(Arc::clone(plugin), prepared);
                 Ok(())
             }
-            Err(reason) => {
-                self.metrics.rejected.inc();
-                Err(format!("plugin {}: {reason}", plugin.name))
-            }
+            Err(reason) => Err(self.rejected(plugin, &reason)),
         }
     }
 
-    async fn start(&self, plugin: &Arc<WasmPlugin>, endpoints: &impl Endpoints) -> Result<Waiting, String> {
+    fn rejected(&self, plugin: &WasmPlugin, reason: &str) -> String {
+        self.metrics.rejected.inc();
+        format!("plugin {}: {reason}", plugin.name)
+    }
+
+    async fn canary(&self, plugin: &Arc<WasmPlugin>, endpoints: &impl Endpoints) -> Result<PreparedPlugin, String> {
         let (module, code) = self.modules.load(&plugin.vm.code, endpoints).await?;
         for warning in module.warnings() {
             tracing::warn!("plugin {}: {warning}", plugin.name);
         }
         let host = Arc::new(to_host(plugin, code));
-        let has_vms = |waiting: &Waiting| waiting.prepared.plugin.vm == host.vm && !waiting.vms.is_empty();
-        let is_per_stream = host.vm.isolation == outrigger_wasm::Isolation::Stream;
-        let vms_wanted =
-            if is_per_stream || self.waiting.borrow().values().any(has_vms) { 0 } else { self.concurrency };
         let services = Arc::clone(&self.services);
-        off_thread(move || start_all(&module, &host, &services, vms_wanted)).await?
+        off_thread(move || canary(&module, &host, &services)).await?
+    }
+
+    /// Starts VMs for the workers. Plugins that don't start, though their canaries did, are not ready any more.
+    pub(crate) async fn start(&self, wanted: VmsWanted) -> Vec<(Arc<WasmPlugin>, String)> {
+        let (services, workers) = (Arc::clone(&self.services), self.concurrency);
+        let all: Vec<Arc<WasmPlugin>> = wanted.plugins().cloned().collect();
+        let started = off_thread(move || vms::start(wanted, &services, workers)).await;
+        let mut started = started.unwrap_or_else(|reason| VmsStarted::none(all, &reason));
+        for (plugin, reason) in &mut started.failed {
+            self.waiting.borrow_mut().remove(plugin);
+            *reason = self.rejected(plugin, reason);
+        }
+        let failed = std::mem::take(&mut started.failed);
+        self.waiting_vms.borrow_mut().insert(started);
+        failed
     }
 
     /// Lets a plugin be left out, as its policy has it.
@@ -114,9 +134,17 @@ impl Plugins {
         self.passed_over.borrow_mut().insert(Arc::clone(plugin));
     }
 
-    /// Plugins that a generation uses and that are not ready.
-    pub(crate) fn unready(&self, snapshot: &Snapshot) -> Vec<Arc<WasmPlugin>> {
-        used(snapshot).plugins.into_iter().filter(|plugin| !self.is_ready(plugin)).collect()
+    /// What a generation needs before it can be published; `None`: nothing.
+    pub(crate) fn missing(&self, snapshot: &Snapshot) -> Option<Missing> {
+        let used = used(snapshot).plugins;
+        let unready: Vec<Arc<WasmPlugin>> = used.iter().filter(|plugin| !self.is_ready(plugin)).cloned().collect();
+        if !unready.is_empty() {
+            return Some(Missing::Plugins(unready));
+        }
+        let waiting = self.waiting.borrow();
+        let new = used.iter().filter_map(|plugin| waiting.get_key_value(plugin));
+        let wanted = self.waiting_vms.borrow().wanted(new);
+        (!wanted.is_empty()).then_some(Missing::Vms(wanted))
     }
 
     /// Hands over what a generation needs: each plugin of it, and VMs for those that the last one didn't have.
@@ -132,11 +160,9 @@ impl Plugins {
                 plugins.insert(Arc::clone(known), prepared.clone());
                 continue;
             }
-            let Some(waiting) = self.waiting.borrow_mut().remove(&plugin) else { continue };
-            for (worker, vm) in taken.vms.iter_mut().zip(waiting.vms) {
-                worker.vms.push(vm);
-            }
-            plugins.insert(plugin, waiting.prepared);
+            let Some(prepared) = self.waiting.borrow_mut().remove(&plugin) else { continue };
+            self.waiting_vms.borrow_mut().take(&prepared.plugin, &mut taken.vms);
+            plugins.insert(plugin, prepared);
         }
         for (filter, route, made) in used.by_route {
             if let Some((made, _)) = plugins.get_key_value(&made) {
@@ -150,19 +176,9 @@ impl Plugins {
     pub(crate) fn give_back(&self, taken: Taken) {
         let Taken { plugins, vms } = taken;
         let serving = self.serving.borrow();
-        let mut waiting = self.waiting.borrow_mut();
-        for (plugin, prepared) in plugins.plugins {
-            if !serving.contains_key(&plugin) {
-                waiting.insert(plugin, Waiting { prepared, vms: Vec::new() });
-            }
-        }
-        for vm in vms.into_iter().flat_map(|worker| worker.vms) {
-            let brings =
-                |waiting: &&mut Waiting| vm.roots().any(|(_, plugin)| Arc::ptr_eq(plugin, &waiting.prepared.plugin));
-            if let Some(waiting) = waiting.values_mut().find(brings) {
-                waiting.vms.push(vm);
-            }
-        }
+        let new = plugins.plugins.into_iter().filter(|(plugin, _)| !serving.contains_key(plugin));
+        self.waiting.borrow_mut().extend(new);
+        self.waiting_vms.borrow_mut().give_back(vms);
     }
 
     /// Remembers what is published, and drops what no accepted resource names.
@@ -177,6 +193,8 @@ impl Plugins {
             .flat_map(of_resource)
             .collect();
         self.waiting.borrow_mut().retain(|plugin, _| named.contains(plugin));
+        let waiting = self.waiting.borrow();
+        self.waiting_vms.borrow_mut().retain(|vm| waiting.values().any(|prepared| prepared.plugin.vm == *vm));
         let used = used(snapshot).plugins;
         self.passed_over.borrow_mut().retain(|plugin| named.contains(plugin) || used.contains(plugin));
     }
@@ -184,28 +202,18 @@ impl Plugins {
 
 const _: () = assert!(Isolation::STREAM_MEMORY_BYTES_MAX == outrigger_wasm::STREAM_MEMORY_BYTES_MAX as u64);
 
-/// A canary, and then what serves.
-fn start_all(
-    module: &CompiledModule,
-    plugin: &Arc<Plugin>,
-    services: &Arc<Services>,
-    vms_wanted: usize,
-) -> Result<Waiting, String> {
-    let text = |error: outrigger_wasm::StartError| error.to_string();
+/// Starts a plugin where nobody sees it.
+fn canary(module: &CompiledModule, plugin: &Arc<Plugin>, services: &Arc<Services>) -> Result<PreparedPlugin, String> {
     let pooled = match plugin.vm.isolation {
         outrigger_wasm::Isolation::Stream => Some(module.pooled().map_err(|error| format!("the module {error}"))?),
         outrigger_wasm::Isolation::Shared | outrigger_wasm::Isolation::Plugin(_) => None,
     };
     let module = pooled.as_ref().unwrap_or(module);
-    let canary = outrigger_wasm::start(module, plugin, services, StartMode::Canary).map_err(text)?;
+    let canary =
+        outrigger_wasm::start(module, plugin, services, StartMode::Canary).map_err(|error| error.to_string())?;
     let configured_in = canary.configured_in();
-    drop(canary);
-    let vms: Result<Vec<ReadyVm>, String> = (0..vms_wanted)
-        .map(|_| outrigger_wasm::start(module, plugin, services, StartMode::Serving).map_err(text))
-        .collect();
     let labels = PluginLabels::new(services, plugin);
-    let prepared = PreparedPlugin { plugin: Arc::clone(plugin), module: module.clone(), configured_in, labels };
-    Ok(Waiting { prepared, vms: vms? })
+    Ok(PreparedPlugin { plugin: Arc::clone(plugin), module: module.clone(), configured_in, labels })
 }
 
 /// The plugins that a resource brings: those of a listener's filters, defaults included, or an extension's own.

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use crate::allocator;
 use crate::metrics::milliseconds;
 use crate::modules::Endpoints;
-use crate::plugins::{Plugins, brings, of_resource};
+use crate::plugins::{Missing, Plugins, brings, of_resource};
 use crate::rollouts::refusal;
 use crate::server::Server;
 
@@ -58,8 +58,8 @@ enum Outcome<F> {
     Published(F),
     /// Nothing changed.
     Same,
-    /// The generation needs plugins that aren't ready.
-    Unready(Vec<Arc<WasmPlugin>>),
+    /// The generation needs something that isn't ready.
+    Missing(Missing),
 }
 
 impl ConfigSink for Sink {
@@ -76,7 +76,7 @@ impl ConfigSink for Sink {
                     }
                     break;
                 }
-                Outcome::Unready(plugins) => self.make_ready(&plugins, &mut update, &mut rejected).await,
+                Outcome::Missing(missing) => self.make_ready(missing, &mut update, &mut rejected).await,
             }
         }
         if size > LARGE_UPDATE {
@@ -148,9 +148,7 @@ impl Sink {
         }
         for plugin in plugins {
             let Err(reason) = self.plugins.prepare(&plugin, self).await else { continue };
-            if *source == Source::Static && plugin.failure_policy == FailurePolicy::Open {
-                tracing::warn!("{name}: {reason}; its policy is FAIL_OPEN, so requests pass without it");
-                self.plugins.pass_over(&plugin);
+            if self.passes_over(&plugin, &reason, source) {
                 continue;
             }
             return Some(Rejected { name: Arc::clone(name), reason });
@@ -158,23 +156,54 @@ impl Sink {
         None
     }
 
+    /// A proxy starts without a static plugin that can't be had, where that plugin's policy lets requests pass.
+    fn passes_over(&self, plugin: &Arc<WasmPlugin>, reason: &str, source: &Source) -> bool {
+        let passes = *source == Source::Static && plugin.failure_policy == FailurePolicy::Open;
+        if passes {
+            tracing::warn!("{reason}; its policy is FAIL_OPEN, so requests pass without it");
+            self.plugins.pass_over(plugin);
+        }
+        passes
+    }
+
     /// Prepares what a generation turned out to need further; what cannot be is taken out of the update.
-    async fn make_ready(&self, plugins: &[Arc<WasmPlugin>], update: &mut Update, rejected: &mut Vec<Rejected>) {
-        for plugin in plugins {
-            let Err(reason) = self.plugins.prepare(plugin, self).await else { continue };
-            let brings = |resource: &Resource| brings(resource, plugin);
-            let before = update.upserts.len();
-            update.upserts.retain(|(name, resource)| {
-                if brings(resource) {
-                    rejected.push(Rejected { name: Arc::clone(name), reason: reason.clone() });
+    async fn make_ready(&self, missing: Missing, update: &mut Update, rejected: &mut Vec<Rejected>) {
+        let mut failed = Vec::new();
+        match missing {
+            Missing::Plugins(plugins) => {
+                for plugin in plugins {
+                    if let Err(reason) = self.plugins.prepare(&plugin, self).await {
+                        failed.push((plugin, reason));
+                    }
                 }
-                !brings(resource)
-            });
-            if update.upserts.len() == before {
-                // Something else brings it to light: an older resource that could be prepared when it came.
-                tracing::error!("{reason}; requests are answered as its failure policy has it");
-                self.plugins.pass_over(plugin);
             }
+            Missing::Vms(wanted) => {
+                let started = stream::iter(wanted).map(|wanted| self.plugins.start(wanted));
+                failed = started.buffer_unordered(PREPARED_AT_ONCE).concat().await;
+            }
+        }
+        for (plugin, reason) in failed {
+            self.take_out(&plugin, &reason, update, rejected);
+        }
+    }
+
+    /// Rejects what brings a plugin that can't be had.
+    fn take_out(&self, plugin: &Arc<WasmPlugin>, reason: &str, update: &mut Update, rejected: &mut Vec<Rejected>) {
+        if self.passes_over(plugin, reason, &update.source) {
+            return;
+        }
+        let before = update.upserts.len();
+        update.upserts.retain(|(name, resource)| {
+            let brings = brings(resource, plugin);
+            if brings {
+                rejected.push(Rejected { name: Arc::clone(name), reason: reason.to_owned() });
+            }
+            !brings
+        });
+        if update.upserts.len() == before {
+            // Something else brings it to light: an older resource that could be prepared when it came.
+            tracing::error!("{reason}; requests are answered as its failure policy has it");
+            self.plugins.pass_over(plugin);
         }
     }
 
@@ -199,9 +228,8 @@ impl Sink {
                 return Outcome::Same;
             }
             let snapshot = Arc::new(Snapshot::compile(&candidate, Some(&previous), previous.generation + 1));
-            let unready = self.plugins.unready(&snapshot);
-            if !unready.is_empty() {
-                return Outcome::Unready(unready);
+            if let Some(missing) = self.plugins.missing(&snapshot) {
+                return Outcome::Missing(missing);
             }
             let taken = self.plugins.take(&snapshot);
             let last = self.prepared.borrow().clone();

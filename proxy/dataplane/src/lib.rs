@@ -56,7 +56,8 @@ pub use cluster::{ClusterStatus, EndpointStatus, HealthFlags};
 pub use inherited::Inherited;
 pub use overload::Overload;
 pub use plugin::{
-    GivenUp, GivenUps, PreparedPlugin, RevisionFigures, RolloutRun, ShadowDifferences, Verdict as RolloutVerdict,
+    GivenUp, GivenUps, PreparedPlugin, RevisionFigures, RolloutRun, ShadowDifferences, StartedVm,
+    Verdict as RolloutVerdict, start_vm,
 };
 pub use prepared::{BoundListener, GenerationPlugins, ListenerFailure, Prepared, RoutePlugins, WorkerVms};
 pub use resolver::{Resolved, Resolvers};

@@ -3,7 +3,8 @@
 //! A [`VmHandle`] is one VM of a worker through all its [`Instance`]s: the one that serves, and older ones whose streams
 //! finish. Plugins of equal VM configuration share it; each is a root context there ([`Root`]). A plugin that is new in a VM
 //! which runs already is configured by the worker itself, at its first stream or in a turn of its own, if its canary took
-//! no longer than [`QUICK`]; a slower one comes in a VM of its own from a prepare thread, so that no worker ever waits.
+//! no longer than [`QUICK`]; slower ones come in a VM that a prepare thread started, all of an update in the same one, so
+//! that no worker ever waits.
 
 mod breaker;
 mod call;
@@ -33,7 +34,7 @@ pub use rollout::{GivenUp, GivenUps, RevisionFigures, RolloutRun, ShadowDifferen
 pub(crate) use root::Root;
 pub(crate) use set::Plugins;
 pub(crate) use staged::Staged;
-use start::start_vm;
+pub use start::{StartedVm, start_vm};
 pub(crate) use stream::{FailedFilter, WasmFilter};
 pub(crate) use vm::VmHandle;
 

@@ -20,7 +20,7 @@ pub(crate) struct Plugins {
 
 impl Plugins {
     /// Plugins that the previous generation had stay as they are; new ones get a VM: one of equal configuration that serves
-    /// already, the one that was started for them, or a new one. Nothing here waits: what is left is configured in turns.
+    /// already, the one that was started for them all, or a new one. Nothing here waits: what is left is configured in turns.
     pub(crate) fn build(prepared: &Prepared, started: Vec<ReadyVm>, previous: &Plugins, cx: &Rc<WorkerCx>) -> Plugins {
         let mut handles = HashMap::with_capacity(prepared.plugins.len());
         let mut vms = Vms::default();

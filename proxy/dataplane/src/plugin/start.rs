@@ -6,15 +6,15 @@ use outrigger_wasm::{CompiledModule, Plugin, ReadyVm, Services, StartError, Star
 
 /// What came of starting a VM for some plugins.
 #[derive(Debug)]
-pub(super) struct StartedVm {
+pub struct StartedVm {
     /// `None`: none of the plugins could be configured.
-    pub(super) vm: Option<ReadyVm>,
-    pub(super) failed: Vec<(Arc<Plugin>, StartError)>,
+    pub vm: Option<ReadyVm>,
+    pub failed: Vec<(Arc<Plugin>, StartError)>,
 }
 
-/// Starts a VM and configures plugins in it. One that refuses is left out; one that traps is left out as well, and the others
-/// get a VM that it never was in.
-pub(super) fn start_vm(module: &CompiledModule, plugins: Vec<Arc<Plugin>>, services: &Arc<Services>) -> StartedVm {
+/// Starts a VM and configures plugins in it; blocks. One that refuses is left out; one that traps is left out as well, and
+/// the others get a VM that it never was in.
+pub fn start_vm(module: &CompiledModule, plugins: Vec<Arc<Plugin>>, services: &Arc<Services>) -> StartedVm {
     let mut failed: Vec<(Arc<Plugin>, StartError)> = Vec::new();
     let mut left = plugins;
     loop {
