@@ -3,7 +3,7 @@
 //! A [`Target`] takes bytes and returns a fingerprint of the outcome: which error, how many parts, which way. An input whose
 //! fingerprint is new joins the corpus and is mutated further, so the search goes where behaviour differs (libFuzzer's
 //! coverage would need a nightly compiler). A target panics where something is wrong: that is the find, and the input is
-//! kept in a file. The same seed and count do the same again.
+//! kept in a file. The same seed and count do the same again, however long they take.
 //!
 //! `cargo run -p outrigger-fuzz -- --help`; the tests of this crate run every target for a moment.
 
@@ -14,6 +14,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -66,12 +67,19 @@ pub struct Find {
     pub file: PathBuf,
 }
 
-/// Feeds a target with `count` inputs that follow from `seed`.
+/// How long a target is fed: so many inputs, and then more for so long.
+#[derive(Debug, Clone, Copy)]
+pub struct Length {
+    pub inputs: u64,
+    pub further: Duration,
+}
+
+/// Feeds a target with inputs that follow from `seed`. Only their number may follow from the clock.
 ///
 /// # Errors
 ///
 /// The first input that makes it panic.
-pub fn fuzz(target: &Target, seed: u64, count: u64) -> Result<Ran, Find> {
+pub fn fuzz(target: &Target, seed: u64, length: Length) -> Result<Ran, Find> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut run = (target.prepare)();
     let mut corpus = (target.seeds)();
@@ -79,7 +87,10 @@ pub fn fuzz(target: &Target, seed: u64, count: u64) -> Result<Ran, Find> {
     for input in &corpus {
         seen.insert(attempt(target, &mut run, input)?);
     }
-    for _ in 0..count {
+    let mut inputs = 0;
+    let mut until = None;
+    while inputs < length.inputs || *until.get_or_insert_with(|| Instant::now() + length.further) > Instant::now() {
+        inputs += 1;
         let input = mutate::next(&mut random, &corpus, target.words, INPUT_BYTES_MAX);
         if seen.insert(attempt(target, &mut run, &input)?) {
             if corpus.len() < CORPUS_MAX {
@@ -90,7 +101,7 @@ pub fn fuzz(target: &Target, seed: u64, count: u64) -> Result<Ran, Find> {
             }
         }
     }
-    Ok(Ran { inputs: count, outcomes: seen.len() })
+    Ok(Ran { inputs, outcomes: seen.len() })
 }
 
 /// Runs one input again, as it was.

@@ -4,9 +4,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
-use outrigger_fuzz::{TARGETS, Target, fuzz, replay};
+use outrigger_fuzz::{Length, TARGETS, Target, fuzz, replay};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,6 +24,9 @@ struct Cli {
     /// Inputs for each target [default: each target's own moment].
     #[arg(long)]
     inputs: Option<u64>,
+    /// Further inputs for so many seconds.
+    #[arg(long, default_value_t = 0)]
+    seconds: u64,
     /// What all of them follow from [default: any].
     #[arg(long)]
     seed: Option<u64>,
@@ -50,7 +54,8 @@ fn main() -> ExitCode {
             println!("{}: {:016x}", target.name, replay(target, &input));
             continue;
         }
-        match fuzz(target, seed, cli.inputs.unwrap_or(target.short)) {
+        let inputs = cli.inputs.unwrap_or(target.short);
+        match fuzz(target, seed, Length { inputs, further: Duration::from_secs(cli.seconds) }) {
             Ok(ran) => println!("{}: {} inputs, {} outcomes (seed {seed})", target.name, ran.inputs, ran.outcomes),
             Err(find) => {
                 eprintln!("{}: a find (seed {seed}): {}", target.name, find.file.display());
