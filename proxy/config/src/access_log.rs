@@ -1,5 +1,7 @@
 //! Access logs (`envoy.config.accesslog.v3.AccessLog`).
 
+mod filter;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,10 +9,14 @@ use outrigger_http::StreamState;
 
 use crate::{Format, FormatValue, WasmPlugin};
 
+pub use filter::{Comparison, ComparisonOp, LogFilter};
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLog {
     pub sink: AccessLogSink,
     pub format: AccessLogFormat,
+    /// Which streams it tells of; `None`: all.
+    pub filter: Option<LogFilter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -23,6 +29,11 @@ pub enum AccessLogSink {
 }
 
 impl AccessLog {
+    /// Whether it tells of a stream that is over.
+    pub fn wants(&self, state: &StreamState, random: &mut dyn FnMut() -> u64) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.wants(state, random))
+    }
+
     /// Who is told instead of having a line written.
     #[must_use]
     pub fn plugin(&self) -> Option<&Arc<WasmPlugin>> {

@@ -12,6 +12,7 @@ mod tls;
 use bytes::Bytes;
 use outrigger_http::StreamState;
 
+pub(crate) use operator::grpc_code;
 use operator::{Operator, Value};
 
 /// A compiled format.

@@ -46,7 +46,7 @@ mod tls;
 mod tracing;
 mod wasm_override;
 
-pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, JsonNode};
+pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, Comparison, ComparisonOp, JsonNode, LogFilter};
 pub use balancing::{
     HashFunction, LbOptions, LbPolicy, PeakEwma, Real, SelectorFallback, SlowStart, SubsetFallback, SubsetSelector,
     Subsets,

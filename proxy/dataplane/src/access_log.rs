@@ -50,9 +50,6 @@ impl AccessLogWriter {
 
     /// Formats a line and hands it over.
     pub(crate) fn write(&self, log: &AccessLog, state: &StreamState) {
-        if log.plugin().is_some() {
-            return;
-        }
         let mut line = Vec::with_capacity(256);
         log.format.write(state, &mut line);
         let queued = self.shared.queued.fetch_add(line.len(), Ordering::Relaxed);

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_http::{ResponseFlags, StreamState, TimingPoint};
+use outrigger_http::{LogType, ResponseFlags, StreamState, TimingPoint};
 use tokio::time::Instant;
 
 use crate::cluster::{Checkout, ClusterHandle, Picked};
@@ -281,7 +281,6 @@ impl<'a> Exchange<'a> {
 
     fn log(&mut self) {
         self.filters.log();
-        self.chain.live.tell_loggers(&self.chain.hcm.access_logs, &self.stream);
         let stats = &self.chain.stats;
         let state = self.stream.borrow();
         let elapsed = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();
@@ -290,9 +289,8 @@ impl<'a> Exchange<'a> {
         if let Some(trace) = &self.trace {
             trace.finish(&state, &self.cx.spans);
         }
-        for log in &self.chain.hcm.access_logs {
-            self.cx.access_log.write(log, &state);
-        }
+        drop(state);
+        self.chain.live.log(self.cx, &self.chain.hcm.access_logs, LogType::DownstreamEnd, &self.stream);
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {

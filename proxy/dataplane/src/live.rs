@@ -11,7 +11,8 @@ use outrigger_config::{
     NativeFilter, NetworkFilter, OverrideConfig, RolloutShare, RouteConfig, RouteSource, Snapshot, TcpProxy,
     WasmOverride, WasmPlugin,
 };
-use outrigger_http::StreamState;
+use outrigger_http::{LogType, StreamState};
+use rand::Rng;
 
 use crate::cluster::{ClusterHandle, ClusterStatus};
 use crate::enabled::{Enabled, Place};
@@ -153,13 +154,18 @@ impl LiveConfig {
         factories.collect()
     }
 
-    /// Tells the access logs of a stream or connection that is over. Plugins are told first: what they say of it may be
-    /// in a line.
-    pub(crate) fn tell_loggers(&self, logs: &[AccessLog], state: &Rc<RefCell<StreamState>>) {
-        for plugin in logs.iter().filter_map(AccessLog::plugin) {
-            if let Some(handle) = self.plugins.get(plugin) {
+    /// Tells the access logs of a stream or connection that is over, those whose filters want it. Plugins are told first:
+    /// what they say of it may be in a line.
+    pub(crate) fn log(&self, cx: &WorkerCx, logs: &[AccessLog], kind: LogType, state: &Rc<RefCell<StreamState>>) {
+        state.borrow_mut().info.log_type = kind;
+        let wanted = |log: &&AccessLog| log.wants(&state.borrow(), &mut || cx.random().random());
+        for log in logs.iter().filter(|log| log.plugin().is_some()).filter(wanted) {
+            if let Some(handle) = log.plugin().and_then(|plugin| self.plugins.get(plugin)) {
                 handle.log(state);
             }
+        }
+        for log in logs.iter().filter(|log| log.plugin().is_none()).filter(wanted) {
+            cx.access_log.write(log, &state.borrow());
         }
     }
 

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use outrigger_config::{Action, CodecType, HttpConnectionManager};
 use outrigger_http::{
-    ConnectionInfo, HeaderName, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo, StreamState, TlsInfo,
-    Version,
+    ConnectionInfo, HeaderName, LogType, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo, StreamState,
+    TlsInfo, Version,
 };
 use outrigger_stats::Name;
 use tokio::time::Instant;
@@ -350,10 +350,7 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     state.info.code_details = error.to_string().into();
     state.info.mark(outrigger_http::TimingPoint::ResponseComplete, std::time::Instant::now());
     let state = Rc::new(RefCell::new(state));
-    chain.live.tell_loggers(&chain.hcm.access_logs, &state);
-    for log in &chain.hcm.access_logs {
-        client.cx.access_log.write(log, &state.borrow());
-    }
+    chain.live.log(client.cx, &chain.hcm.access_logs, LogType::DownstreamEnd, &state);
     drop(chain);
     linger(&mut connection.transport).await;
 }

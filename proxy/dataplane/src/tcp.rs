@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use outrigger_config::{DownstreamTransport, TcpProxy};
-use outrigger_http::{RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use rand::Rng;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
@@ -148,10 +148,8 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     state.info.request_body_bytes = down.bytes_read;
     state.info.response_body_bytes = down.bytes_written;
     state.info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
-    let logs = &chain.proxy.access_logs;
     let state = Rc::new(RefCell::new(state));
-    chain.live.tell_loggers(logs, &state);
-    logs.iter().for_each(|log| cx.access_log.write(log, &state.borrow()));
+    chain.live.log(cx, &chain.proxy.access_logs, LogType::TcpConnectionEnd, &state);
     state.take()
 }
 

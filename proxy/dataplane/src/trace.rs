@@ -88,16 +88,18 @@ pub(crate) struct Trace {
 
 impl Trace {
     /// Continues the context of the request, or begins one and decides whether it is sampled.
-    pub(crate) fn start(tracing: &Arc<Tracing>, state: &StreamState, random: &mut dyn rand::RngCore) -> Box<Trace> {
+    pub(crate) fn start(tracing: &Arc<Tracing>, state: &mut StreamState, random: &mut dyn rand::RngCore) -> Box<Trace> {
         let headers = &state.request.headers;
+        let client =
+            headers.contains(&HeaderName::X_CLIENT_TRACE_ID) && tracing.client_sampling.contains(random.next_u32());
+        let service = !client && headers.contains(&HeaderName::X_ENVOY_FORCE_TRACE);
+        let chosen = client || service || tracing.random_sampling.contains(random.next_u32());
+        let chosen = chosen && tracing.overall_sampling.contains(random.next_u32());
+        state.info.trace_forced = chosen && service;
         let context = TraceContext::extract(headers).unwrap_or_else(|| {
             let mut trace_id = [0; 16];
             random.fill_bytes(&mut trace_id);
-            let forced =
-                headers.contains(&HeaderName::X_CLIENT_TRACE_ID) && tracing.client_sampling.contains(random.next_u32());
-            let chosen = forced || tracing.random_sampling.contains(random.next_u32());
-            let sampled = chosen && tracing.overall_sampling.contains(random.next_u32());
-            TraceContext { form: Form::W3c, trace_id, parent: None, sampled, state: String::new() }
+            TraceContext { form: Form::W3c, trace_id, parent: None, sampled: chosen, state: String::new() }
         });
         let mut span_id = [0; 8];
         random.fill_bytes(&mut span_id);

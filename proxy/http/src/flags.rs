@@ -94,6 +94,18 @@ impl ResponseFlags {
         self.0 & other.0 == other.0
     }
 
+    /// Whether one of them is here.
+    #[must_use]
+    pub const fn intersects(self, other: ResponseFlags) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// The flag with this short name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<ResponseFlags> {
+        SHORT.iter().find(|(_, short)| *short == name).map(|(bit, _)| ResponseFlags(*bit))
+    }
+
     pub const fn insert(&mut self, other: ResponseFlags) {
         self.0 |= other.0;
     }

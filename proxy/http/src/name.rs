@@ -108,6 +108,7 @@ known! {
     X_B3_SAMPLED XB3Sampled "x-b3-sampled"
     X_B3_SPANID XB3SpanId "x-b3-spanid"
     X_CLIENT_TRACE_ID XClientTraceId "x-client-trace-id"
+    X_ENVOY_FORCE_TRACE XEnvoyForceTrace "x-envoy-force-trace"
 }
 
 /// A byte that may stand in a token (RFC 9110 §5.6.2).

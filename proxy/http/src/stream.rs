@@ -50,6 +50,17 @@ pub enum Direction {
     Outbound = 2,
 }
 
+/// When a line of an access log is written; the numbers are Envoy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LogType {
+    /// Of a listener's log.
+    #[default]
+    NotSet = 0,
+    TcpConnectionEnd = 3,
+    /// A request is over.
+    DownstreamEnd = 6,
+}
+
 /// A point on a stream's way, as time since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimingPoint {
@@ -112,6 +123,10 @@ pub struct StreamInfo {
     pub upstream_local: Option<SocketAddr>,
     pub listener_name: Arc<str>,
     pub listener_direction: Direction,
+    /// What an access log's line is about.
+    pub log_type: LogType,
+    /// Traced because a service within the mesh asked for it (`x-envoy-force-trace`).
+    pub trace_forced: bool,
     pub filter_chain_name: Arc<str>,
     pub virtual_host_name: Option<Arc<str>>,
     pub virtual_host_metadata: Option<Arc<Metadata>>,
@@ -170,6 +185,8 @@ impl StreamInfo {
             upstream_local: None,
             listener_name: Arc::default(),
             listener_direction: Direction::default(),
+            log_type: LogType::NotSet,
+            trace_forced: false,
             filter_chain_name: Arc::default(),
             virtual_host_name: None,
             virtual_host_metadata: None,

@@ -33,11 +33,18 @@ pub enum ValueMatcher {
 impl MetadataMatcher {
     #[must_use]
     pub fn matches(&self, metadata: Option<&StreamMetadata>) -> bool {
-        let value = self.path.split_first().and_then(|(first, rest)| {
-            let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-            metadata?.dynamic.get(&self.namespace, first)?.walk(&rest)
-        });
-        self.value.matches(value) != self.invert
+        self.value.matches(self.find(metadata)) != self.invert
+    }
+
+    /// The same without the inversion; `None`: there is no value.
+    pub(crate) fn holds(&self, metadata: Option<&StreamMetadata>) -> Option<bool> {
+        self.find(metadata).map(|value| self.value.matches(Some(value)))
+    }
+
+    fn find<'m>(&self, metadata: Option<&'m StreamMetadata>) -> Option<&'m MetadataValue> {
+        let (first, rest) = self.path.split_first()?;
+        let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+        metadata?.dynamic.get(&self.namespace, first)?.walk(&rest)
     }
 }
 

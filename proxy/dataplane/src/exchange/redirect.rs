@@ -152,7 +152,7 @@ impl<'a> Exchange<'a> {
         self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| self.now + timeout);
         self.request_is_complete();
         if let Some(tracing) = &hcm.tracing {
-            self.trace = Some(Trace::start(tracing, &self.stream.borrow(), &mut *self.cx.random()));
+            self.trace = Some(Trace::start(tracing, &mut self.stream.borrow_mut(), &mut *self.cx.random()));
         }
         self.select_route();
         self.chain.clone().start_filters(self);

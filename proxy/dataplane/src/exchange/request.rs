@@ -40,7 +40,7 @@ impl Exchange<'_> {
             Stop::Reply(*reply)
         })?;
         if let Some(tracing) = &hcm.tracing {
-            self.trace = Some(Trace::start(tracing, &self.stream.borrow(), &mut *self.cx.random()));
+            self.trace = Some(Trace::start(tracing, &mut self.stream.borrow_mut(), &mut *self.cx.random()));
         }
         self.select_route();
         self.check_upgrade()?;

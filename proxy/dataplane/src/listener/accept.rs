@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_http::{ConnectionInfo, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{ConnectionInfo, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use tokio::time::Instant;
 
 use super::secure::secure;
@@ -137,11 +137,7 @@ impl Record {
     fn write(mut self, cx: &WorkerCx, slot: &ListenerSlot) {
         self.0.info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
         let state = Rc::new(RefCell::new(self.0));
-        let listener = slot.listener();
-        cx.live().tell_loggers(&listener.access_logs, &state);
-        for log in &listener.access_logs {
-            cx.access_log.write(log, &state.borrow());
-        }
+        cx.live().log(cx, &slot.listener().access_logs, LogType::NotSet, &state);
     }
 }
 

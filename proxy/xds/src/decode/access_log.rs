@@ -1,5 +1,7 @@
 //! Access logs, and the formats that they and local replies share.
 
+mod filter;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,7 +36,9 @@ fn access_log(log: &accesslog::AccessLog, diagnostics: &mut Diagnostics) -> Opti
         return None;
     };
     let name: Arc<str> = Arc::from(log.name.as_str());
-    diagnostics.at("typed_config", |d| logger(&name, config, d))
+    let filter = log.filter.as_ref().map(|filter| diagnostics.at("filter", |d| filter::filter(filter, 0, d)));
+    let found = diagnostics.at("typed_config", |d| logger(&name, config, d))?;
+    Some(AccessLog { filter: filter.flatten(), ..found })
 }
 
 fn logger(logger_name: &Arc<str>, config: &Any, diagnostics: &mut Diagnostics) -> Option<AccessLog> {
@@ -48,20 +52,20 @@ fn logger(logger_name: &Arc<str>, config: &Any, diagnostics: &mut Diagnostics) -
             let config: stream::StdoutAccessLog = message(config, diagnostics)?;
             let format = config.access_log_format.map(|Proto::LogFormat(format)| format);
             let format = log_format(format.as_ref(), diagnostics)?;
-            Some(AccessLog { sink: AccessLogSink::Stdout, format })
+            Some(AccessLog { sink: AccessLogSink::Stdout, format, filter: None })
         }
         name if name == type_url::message_name(type_url::STDERR_ACCESS_LOG) => {
             use stream::stderr_access_log::AccessLogFormat as Proto;
             let config: stream::StderrAccessLog = message(config, diagnostics)?;
             let format = config.access_log_format.map(|Proto::LogFormat(format)| format);
             let format = log_format(format.as_ref(), diagnostics)?;
-            Some(AccessLog { sink: AccessLogSink::Stderr, format })
+            Some(AccessLog { sink: AccessLogSink::Stderr, format, filter: None })
         }
         name if name == type_url::message_name(type_url::WASM_ACCESS_LOG) => {
             let config: wasm::WasmAccessLog = message(config, diagnostics)?;
             let plugin = super::wasm::plugin_of(logger_name, config.config.as_ref(), diagnostics)?;
             let format = AccessLogFormat::Json(Vec::new());
-            Some(AccessLog { sink: AccessLogSink::Wasm(Arc::new(plugin)), format })
+            Some(AccessLog { sink: AccessLogSink::Wasm(Arc::new(plugin)), format, filter: None })
         }
         name if IGNORED.contains(&name) => {
             diagnostics.ignore(format!("type {name} is not supported; it only observes and is ignored"));
@@ -100,7 +104,7 @@ fn file_log(config: file::FileAccessLog, diagnostics: &mut Diagnostics) -> Optio
         Some(Proto::TypedJsonFormat(fields)) => diagnostics.at("typed_json_format", |d| json(&fields, false, d)),
         Some(Proto::LogFormat(format)) => log_format(Some(&format), diagnostics),
     };
-    Some(AccessLog { sink, format: format? })
+    Some(AccessLog { sink, format: format?, filter: None })
 }
 
 fn log_format(

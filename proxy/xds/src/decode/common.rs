@@ -379,3 +379,19 @@ fn read(path: &str, max: usize) -> Result<Bytes, String> {
     file.take(max as u64 + 1).read_to_end(&mut bytes).map_err(text)?;
     Ok(Bytes::from(bytes))
 }
+
+/// At least one element, all valid.
+pub(crate) fn list<P, T>(
+    protos: &[P],
+    field: &'static str,
+    d: &mut Diagnostics,
+    mut decode: impl FnMut(&P, &mut Diagnostics) -> Option<T>,
+) -> Option<Vec<T>> {
+    if protos.is_empty() {
+        d.at(field, |d| d.error("is required"));
+        return None;
+    }
+    let decoded: Vec<Option<T>> =
+        protos.iter().enumerate().map(|(index, proto)| d.at_index(field, index, |d| decode(proto, d))).collect();
+    decoded.into_iter().collect()
+}

@@ -1,5 +1,7 @@
 //! Strings, headers, query parameters and paths to match.
 
+mod metadata;
+
 use bytes::Bytes;
 use outrigger_config::{
     CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, PathMatcher, QueryMatch, QueryMatcher, Regex,
@@ -17,6 +19,8 @@ use prost::{Message, Name};
 
 use super::access_log::message;
 use crate::Diagnostics;
+
+pub(crate) use metadata::metadata;
 
 /// The longest regular expression.
 const REGEX_BYTES_MAX: usize = 16 << 10;

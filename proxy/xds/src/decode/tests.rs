@@ -1,5 +1,6 @@
 //! Decoding, by example: YAML in, configuration or problems out.
 
+mod access_logs;
 mod filter_chains;
 mod listener_filters;
 mod native;

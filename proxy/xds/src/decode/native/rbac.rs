@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use outrigger_config::{
     MetadataMatcher, NetworkRbac, OverrideConfig, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules,
-    StringMatcher, UriTemplate, ValueMatcher,
+    StringMatcher, UriTemplate,
 };
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
@@ -17,8 +17,8 @@ use pb::envoy::extensions::filters::network::rbac::v3 as network;
 use pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use pb::envoy::r#type::matcher::v3 as matcher;
 
-use super::super::common::{cidr, duration, name, variant};
-use super::super::matcher::{extension, header, string};
+use super::super::common::{cidr, duration, list, name, variant};
+use super::super::matcher::{extension, header, metadata, string};
 use crate::Diagnostics;
 
 /// Rules within rules.
@@ -118,22 +118,6 @@ fn policy(name: &str, proto: &rbac::Policy, place: Place, d: &mut Diagnostics) -
     let permissions = list(&proto.permissions, "permissions", d, |proto, d| permission(proto, place, d));
     let principals = list(&proto.principals, "principals", d, |proto, d| principal(proto, place, d));
     Some(RbacPolicy { name: Arc::from(name), permissions: permissions?, principals: principals? })
-}
-
-/// At least one element, all valid.
-fn list<P, T>(
-    protos: &[P],
-    field: &'static str,
-    d: &mut Diagnostics,
-    mut decode: impl FnMut(&P, &mut Diagnostics) -> Option<T>,
-) -> Option<Vec<T>> {
-    if protos.is_empty() {
-        d.at(field, |d| d.error("is required"));
-        return None;
-    }
-    let decoded: Vec<Option<T>> =
-        protos.iter().enumerate().map(|(index, proto)| d.at_index(field, index, |d| decode(proto, d))).collect();
-    decoded.into_iter().collect()
 }
 
 fn too_deep<T>(d: &mut Diagnostics) -> Option<T> {
@@ -265,70 +249,6 @@ fn sourced(proto: &rbac::SourcedMetadata, d: &mut Diagnostics) -> Option<Metadat
         return None;
     };
     d.at("metadata_matcher", |d| metadata(matcher, d))
-}
-
-fn metadata(proto: &matcher::MetadataMatcher, d: &mut Diagnostics) -> Option<MetadataMatcher> {
-    use matcher::metadata_matcher::path_segment::Segment;
-    if proto.filter.is_empty() {
-        d.at("filter", |d| d.error("is required"));
-    }
-    let path = list(&proto.path, "path", d, |segment, d| match &segment.segment {
-        Some(Segment::Key(key)) if !key.is_empty() => Some(key.clone()),
-        _ => {
-            d.at("key", |d| d.error("is required"));
-            None
-        }
-    });
-    let value = d.at("value", |d| match &proto.value {
-        Some(value) => value_matcher(value, 0, d),
-        None => {
-            d.error("is required");
-            None
-        }
-    });
-    Some(MetadataMatcher { namespace: proto.filter.clone(), path: path?, value: value?, invert: proto.invert })
-}
-
-fn value_matcher(proto: &matcher::ValueMatcher, depth: usize, d: &mut Diagnostics) -> Option<ValueMatcher> {
-    use matcher::double_matcher::MatchPattern as Double;
-    use matcher::list_matcher::MatchPattern as List;
-    use matcher::value_matcher::MatchPattern as Pattern;
-    if depth > DEPTH_MAX {
-        return too_deep(d);
-    }
-    match &proto.match_pattern {
-        Some(Pattern::NullMatch(_)) => Some(ValueMatcher::Null),
-        Some(Pattern::BoolMatch(value)) => Some(ValueMatcher::Bool(*value)),
-        Some(Pattern::PresentMatch(present)) => Some(ValueMatcher::Present(*present)),
-        Some(Pattern::StringMatch(matcher)) => d.at("string_match", |d| string(matcher, d)).map(ValueMatcher::String),
-        Some(Pattern::DoubleMatch(matcher)) => match &matcher.match_pattern {
-            Some(Double::Exact(number)) => Some(ValueMatcher::Number(number.to_bits())),
-            Some(Double::Range(range)) => Some(ValueMatcher::Range(range.start.to_bits(), range.end.to_bits())),
-            None => {
-                d.at("double_match", |d| d.error("has no pattern"));
-                None
-            }
-        },
-        Some(Pattern::ListMatch(matcher)) => match &matcher.match_pattern {
-            Some(List::OneOf(value)) => {
-                let value = d.at("list_match", |d| value_matcher(value, depth + 1, d))?;
-                Some(ValueMatcher::OneOf(Box::new(value)))
-            }
-            None => {
-                d.at("list_match", |d| d.error("has no pattern"));
-                None
-            }
-        },
-        Some(Pattern::OrMatch(any)) => d
-            .at("or_match", |d| {
-                list(&any.value_matchers, "value_matchers", d, |value, d| value_matcher(value, depth + 1, d))
-            })
-            .map(ValueMatcher::Or),
-        None => {
-            d.error("has no pattern");
-            None
-        }
-    }
 }
 
 /// A text that goes into a header.

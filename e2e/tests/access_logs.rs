@@ -1,0 +1,190 @@
+//! Access logs: which requests they tell of, as in Envoy.
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+#![allow(clippy::needless_pass_by_value, reason = "configurations are plain values")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use outrigger_e2e::bootstrap::{HttpListener, cluster, route, tcp_listener, with};
+use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::{Bootstrap, DataPlane, Origin, Peer, Request, eventually};
+use serde_json::{Value, json};
+
+/// Request ids that a share of 10 % takes, and doesn't.
+const SAMPLED: &str = "00000009-0000-4000-8000-000000000000";
+const UNSAMPLED: &str = "0000000a-0000-4000-8000-000000000000";
+const HTTP: &str = "type.googleapis.com/envoy.extensions.filters.http";
+
+/// A log of lines that name it and the request.
+fn log(name: &str, filter: Option<Value>) -> Value {
+    let mut log = json!({"name": "envoy.access_loggers.file", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "@DIR@/access.log",
+        "log_format": {"json_format": {"log": name, "test": "%REQ(X-TEST)%", "port": "%DOWNSTREAM_LOCAL_PORT%"}},
+    }});
+    if let Some(filter) = filter {
+        log["filter"] = filter;
+    }
+    log
+}
+
+fn compare(op: &str, value: u32) -> Value {
+    json!({"comparison": {"op": op, "value": {"default_value": value, "runtime_key": "key"}}})
+}
+
+/// Filters by the names of their logs.
+fn filters() -> Vec<(&'static str, Value)> {
+    let status = |op, value| json!({"status_code_filter": compare(op, value)});
+    let share = |numerator: u32, independent: bool| {
+        json!({"runtime_filter": {
+            "runtime_key": "key", "percent_sampled": {"numerator": numerator}, "use_independent_randomness": independent,
+        }})
+    };
+    let grpc =
+        |statuses: Value, exclude: bool| json!({"grpc_status_filter": {"statuses": statuses, "exclude": exclude}});
+    let noted = |key: &str, value: Value, extra: Value| {
+        let matcher = json!({"filter": "envoy.filters.http.rbac", "path": [{"key": key}], "value": value});
+        with(json!({"metadata_filter": {"matcher": matcher}}), json!({"metadata_filter": extra}))
+    };
+    let header = |fields: Value| json!({"header_filter": {"header": fields}});
+    let denied = || json!({"string_match": {"exact": "denied"}});
+    vec![
+        ("eq", status("EQ", 404)),
+        ("ge", status("GE", 404)),
+        ("le", status("LE", 404)),
+        ("ne", status("NE", 404)),
+        ("long", json!({"duration_filter": compare("GE", 200)})),
+        ("short", json!({"duration_filter": compare("LE", 3_600_000)})),
+        ("no_health_check", json!({"not_health_check_filter": {}})),
+        ("traceable", json!({"traceable_filter": {}})),
+        ("some", share(10, false)),
+        ("none", share(0, false)),
+        ("all_of_them", share(100, true)),
+        ("unset", json!({"runtime_filter": {"runtime_key": "key"}})),
+        ("and", json!({"and_filter": {"filters": [status("GE", 400), json!({"response_flag_filter": {}})]}})),
+        ("or", json!({"or_filter": {"filters": [status("EQ", 201), header(json!({"name": "x-a"}))]}})),
+        ("exact", header(json!({"name": "x-a", "string_match": {"exact": "1"}}))),
+        ("path", header(json!({"name": ":path", "string_match": {"prefix": "/found"}}))),
+        ("not_there", header(json!({"name": "x-a", "invert_match": true}))),
+        ("flagged", json!({"response_flag_filter": {}})),
+        ("no_cluster", json!({"response_flag_filter": {"flags": ["NC", "UF"]}})),
+        ("not_found", grpc(json!(["NOT_FOUND", "UNIMPLEMENTED"]), false)),
+        ("not_unknown", grpc(json!(["UNKNOWN"]), true)),
+        ("shadow", noted("shadow_engine_result", denied(), json!({}))),
+        ("shadow_or_none", noted("other", denied(), json!({"match_if_key_not_found": true}))),
+        ("shadow_there", noted("other", denied(), json!({"match_if_key_not_found": false}))),
+        ("no_matcher", json!({"metadata_filter": {"match_if_key_not_found": false}})),
+        ("ends", json!({"log_type_filter": {"types": ["DownstreamEnd"]}})),
+        ("no_ends", json!({"log_type_filter": {"types": ["DownstreamEnd", "TcpConnectionEnd"], "exclude": true}})),
+        ("tcp_ends", json!({"log_type_filter": {"types": ["TcpConnectionEnd"]}})),
+    ]
+}
+
+fn logs() -> Value {
+    let mut logs: Vec<Value> = filters().into_iter().map(|(name, filter)| log(name, Some(filter))).collect();
+    // The last one: what it tells of, all others had their chance at.
+    logs.push(log("all", None));
+    logs.into()
+}
+
+fn requests() -> Vec<(&'static str, Request)> {
+    let get = |path: &str| Request::get(path);
+    vec![
+        ("ok", get("/")),
+        ("created", get("/").origin("status=201")),
+        ("not-found", get("/found/not")),
+        ("no-cluster", get("/nowhere")),
+        ("refused", get("/refused")),
+        ("header", get("/").with("x-a", "1")),
+        ("other-header", get("/found/x").with("x-a", "2")),
+        ("slow", get("/").with("x-envoy-fault-delay-request", "250")),
+        ("grpc-5", get("/").origin("header=grpc-status:5")),
+        ("grpc-99", get("/").origin("header=grpc-status:99")),
+        ("shadow", get("/").with("x-shadow", "yes")),
+        ("sampled", get("/").with("x-request-id", SAMPLED)),
+        ("forced", get("/").with("x-envoy-force-trace", "1").with("x-forwarded-for", "10.0.0.1")),
+        ("stranger", get("/").with("x-envoy-force-trace", "1")),
+    ]
+}
+
+fn bootstrap(origin: &Origin, refused: SocketAddr) -> Bootstrap {
+    let routes = json!([
+        {"match": {"prefix": "/found"}, "direct_response": {"status": 404}},
+        route("/nowhere", "nowhere"), route("/refused", "refused"), route("/", "o"),
+    ]);
+    let shadow = json!({"name": "rbac", "typed_config": {
+        "@type": format!("{HTTP}.rbac.v3.RBAC"),
+        "shadow_rules": {"action": "DENY", "policies": {"x": {
+            "permissions": [{"header": {"name": "x-shadow", "present_match": true}}], "principals": [{"any": true}],
+        }}},
+    }});
+    let fault = json!({"name": "fault", "typed_config": {
+        "@type": format!("{HTTP}.fault.v3.HTTPFault"), "delay": {"header_delay": {}, "percentage": {"numerator": 100}},
+    }});
+    let tracer = json!({"@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig", "service_name": "x",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "refused"}, "timeout": "0.2s"}});
+    let main = HttpListener::new("main", &routes).filter(shadow).filter(fault).manager(json!({
+        "access_log": logs(), "preserve_external_request_id": true, "generate_request_id": true,
+        "route_config": {"validate_clusters": false},
+        "internal_address_config": {"cidr_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]},
+        "tracing": {"random_sampling": {"value": 0}, "provider": {"name": "otlp", "typed_config": tracer}},
+    }));
+    let mut tcp = tcp_listener("tcp", "o");
+    tcp["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = logs();
+    let mut listener = tcp_listener("listener", "o");
+    listener["access_log"] = logs();
+    Bootstrap::new()
+        .cluster(cluster("o", &[origin.address()]))
+        .cluster(cluster("refused", &[refused]))
+        .listener(main)
+        .listener(tcp)
+        .listener(listener)
+}
+
+/// The logs that told of each request.
+fn run(peer: Peer) -> BTreeMap<String, BTreeSet<String>> {
+    let origin = Origin::start("o").expect("origin");
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("its address");
+    let plane = DataPlane::start(peer, &bootstrap(&origin, unused)).expect("the proxy starts");
+    let main = plane.listener("main").expect("its listener");
+    for (name, request) in requests() {
+        let sampled = request.headers.iter().any(|(name, _)| name == "x-request-id");
+        let request = if sampled { request } else { request.with("x-request-id", UNSAMPLED) };
+        request.with("x-test", name).send(main).expect("an answer");
+    }
+    let mut ports = BTreeMap::new();
+    for name in ["tcp", "listener"] {
+        let address = plane.listener(name).expect("its listener");
+        Request::get("/").with("connection", "close").send(address).expect("an answer");
+        ports.insert(address.port(), name);
+    }
+    let name_of = |record: &Value| {
+        let port = record["port"].as_u64().and_then(|port| u16::try_from(port).ok()).and_then(|port| ports.get(&port));
+        port.map_or_else(|| record["test"].as_str().unwrap_or_default().to_owned(), |name| (*name).to_owned())
+    };
+    let wanted = requests().len() + ports.len();
+    let records = eventually(DEADLINE, || {
+        let records = plane.access_records();
+        let ended = records.iter().filter(|record| record["log"] == "all").count();
+        if ended >= wanted { Ok(records) } else { Err(format!("{ended} of {wanted}")) }
+    });
+    let mut told: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    // Without a request id the share is one of chance.
+    let by_chance = |record: &Value| record["log"] == "some" && record["test"].is_null();
+    for record in records.expect("all are told of").into_iter().filter(|record| !by_chance(record)) {
+        told.entry(name_of(&record)).or_default().insert(record["log"].as_str().unwrap_or_default().to_owned());
+    }
+    told
+}
+
+#[test]
+fn filters_choose_as_envoys_do() {
+    let (ours, theirs) = (run(Peer::Outrigger), run(Peer::Envoy));
+    for (name, theirs) in &theirs {
+        assert_eq!(&ours[name], theirs, "{name}");
+    }
+    assert_eq!(ours.len(), theirs.len());
+    let told: BTreeSet<&String> = theirs.values().flatten().collect();
+    let never: Vec<&str> =
+        filters().into_iter().map(|(name, _)| name).filter(|name| !told.contains(&(*name).to_owned())).collect();
+    assert_eq!(never, ["none", "unset", "shadow_there", "no_matcher"]);
+}
