@@ -97,6 +97,35 @@ fn a_bad_module_is_rejected_by_name_and_the_old_one_serves() {
     running.stop().expect("the load").must_be_clean().expect("nobody notices");
 }
 
+/// What other hosts offer, and what is somebody's own, links: a filter that only calls it where it is there runs here too.
+#[test]
+fn an_import_of_another_host_is_unimplemented_and_said() {
+    if !Peer::all().contains(&Peer::Outrigger) {
+        return;
+    }
+    let import =
+        |name: &str, local: &str| format!(r#"(import "env" "{name}" (func ${local} (param i32) (result i32)))"#);
+    let both = format!("(module {} {}", import("proxy_redis_call", "redis"), import("our_own_extension", "own"));
+    let calls = "(i32.and (i32.eq (call $redis (i32.const 1)) (i32.const 12)) (i32.eq (call $own (i32.const 1)) (i32.const 12)))";
+    let configure = r#"(func (export "proxy_on_configure") (param i32 i32) (result i32)"#;
+    let text = faulty(Fault::RefuseConfiguration).replacen("(module", &both, 1);
+    let text = text.replace(&format!("{configure} i32.const 0)"), &format!("{configure} {calls})"));
+    assert!(text.contains(calls), "{text}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let module = dir.path().join("private.wasm");
+    std::fs::write(&module, assemble(&text)).expect("write");
+    let origin = Origin::start("o").expect("origin");
+    let listener = HttpListener::new("main", &json!([route("/", "o")])).filter(wasm_filter("p", &module, &json!({})));
+    let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(listener);
+    let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("it starts, so both calls answered 12");
+    let response = Request::get("/").send(plane.listener("main").expect("listener")).expect("an answer");
+    assert_eq!(response.status, 200);
+    let log = plane.process.log();
+    for name in ["proxy_redis_call", "our_own_extension"] {
+        assert!(log.contains(&format!("plugin p: env.{name} is imported as (i32) -> i32: calls answer 12")), "{log}");
+    }
+}
+
 #[test]
 fn a_filter_that_fails_at_run_time_fails_only_its_own_streams() {
     if !Peer::all().contains(&Peer::Outrigger) {

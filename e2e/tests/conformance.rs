@@ -5,6 +5,8 @@
 
 #[path = "conformance/cases.rs"]
 mod cases;
+#[path = "conformance/properties.rs"]
+mod properties;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,6 +22,7 @@ use outrigger_e2e::ports::free_port;
 use outrigger_e2e::talker::{Talker, ask};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
+use properties::PROPERTIES;
 use serde_json::{Value, json};
 
 const NETWORK_WASM: &str = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm";
@@ -206,7 +209,7 @@ fn cases_are_answered_as_in_envoy() {
         return;
     }
     let wanted = std::env::var("OUTRIGGER_E2E_CASE").unwrap_or_default();
-    let cases: Vec<&Case> = CASES.iter().filter(|case| case.name.contains(&wanted)).collect();
+    let cases: Vec<&Case> = CASES.iter().chain(PROPERTIES).filter(|case| case.name.contains(&wanted)).collect();
     let (envoy, ours) = std::thread::scope(|scope| {
         let envoy = scope.spawn(|| observe(Peer::Envoy, &cases));
         let ours = observe(Peer::Outrigger, &cases);

@@ -35,7 +35,7 @@ pub(crate) struct Case {
 const RUST_PANICS: &str = "the Rust SDK panics on anything but Ok and NotFound";
 const LEGACY: &str = "old filters still ask by the names before 1.33";
 
-const fn case(name: &'static str, drive: Drive, script: &'static str) -> Case {
+pub(crate) const fn case(name: &'static str, drive: Drive, script: &'static str) -> Case {
     let until = match drive {
         Drive::Root => "configure",
         _ => "delete",

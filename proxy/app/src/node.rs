@@ -10,7 +10,13 @@ const DEPTH_MAX: usize = 32;
 
 pub(crate) fn to_host(node: &core::Node) -> Node {
     let locality = node.locality.clone().unwrap_or_default();
+    let version = match &node.user_agent_version_type {
+        Some(core::node::UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        _ => String::new(),
+    };
     Node {
+        user_agent_name: node.user_agent_name.clone(),
+        user_agent_version: version,
         id: node.id.clone(),
         cluster: node.cluster.clone(),
         metadata: node.metadata.as_ref().map_or_else(|| Property::Map([].into()), |metadata| from_struct(metadata, 0)),

@@ -204,11 +204,6 @@ impl ClusterHandle {
         }
     }
 
-    /// How many endpoints there are, whatever their health.
-    pub(crate) fn endpoint_count(&self) -> usize {
-        self.with_hosts(|hosts| hosts.list.len())
-    }
-
     pub(crate) fn status(&self) -> ClusterStatus {
         let endpoints = match &self.destinations {
             Some(destinations) => destinations.list().iter().map(|endpoint| endpoint.status()).collect(),

@@ -145,8 +145,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     stats.downstream_cx_rx_bytes_total().add(down.bytes_read);
     stats.downstream_cx_tx_bytes_total().add(down.bytes_written);
     stats.downstream_cx_length_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
-    state.info.request_body_bytes = down.bytes_read;
-    state.info.response_body_bytes = down.bytes_written;
+    down.tell_sizes(&mut state.info);
     state.info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
     let state = Rc::new(RefCell::new(state));
     chain.live.log(cx, &chain.proxy.access_logs, LogType::TcpConnectionEnd, &state);
@@ -193,6 +192,7 @@ async fn run_filtered(
     let mut up = None;
     let outcome = network::run(down, &mut up, &mut filters, connect, times(chain)).await;
     let by = outcome.as_ref().map_or(ClosedBy::Proxy, |(_, by)| *by);
+    down.tell_sizes(&mut state.borrow_mut().info);
     let mut state = filters.close(by);
     let outcome = outcome.and_then(|(end, _)| ended(chain, end, down, up.as_ref(), &mut state.info));
     (outcome, state)
@@ -218,6 +218,7 @@ fn describe_upstream(info: &mut StreamInfo, up: &Transport, attempts: u32) {
     info.upstream_local = up.local;
     info.upstream_tls = up.tls().cloned();
     info.upstream_attempts = attempts;
+    info.mark(TimingPoint::UpstreamReady, std::time::Instant::now());
 }
 
 /// The idle timeout, and when it is over in any case.

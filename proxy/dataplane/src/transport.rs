@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use outrigger_http::TlsInfo;
+use outrigger_http::{StreamInfo, TlsInfo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(crate) use crate::socket::Socket;
@@ -63,6 +63,12 @@ impl Transport {
             bytes_read: 0,
             bytes_written: 0,
         })
+    }
+
+    /// What a client's connection has of a request's and a response's size.
+    pub(crate) fn tell_sizes(&self, info: &mut StreamInfo) {
+        info.request_body_bytes = self.bytes_read;
+        info.response_body_bytes = self.bytes_written;
     }
 
     /// Shakes hands with a client. What was read ahead is the beginning of its TLS.

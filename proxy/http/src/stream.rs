@@ -144,8 +144,6 @@ pub struct StreamInfo {
     pub response_header_bytes: u64,
     pub response_body_bytes: u64,
     pub upstream_attempts: u32,
-    /// Endpoints of the cluster that was routed to.
-    pub upstream_endpoints: u32,
     /// Region, zone and sub-zone of the endpoint.
     pub upstream_locality: Option<Arc<[String; 3]>>,
     pub downstream_tls: Option<Arc<TlsInfo>>,
@@ -202,7 +200,6 @@ impl StreamInfo {
             response_header_bytes: 0,
             response_body_bytes: 0,
             upstream_attempts: 0,
-            upstream_endpoints: 0,
             upstream_locality: None,
             downstream_tls: None,
             upstream_tls: None,

@@ -12,7 +12,7 @@ use outrigger_http::{MetadataStruct, MetadataValue};
 
 use crate::pairs;
 
-pub(crate) use attributes::{ROOTS, lookup};
+pub(crate) use attributes::{ROOTS, fields_of, lookup};
 
 /// A value that a property path leads to.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -17,6 +17,8 @@ pub struct Node {
     pub id: String,
     pub cluster: String,
     pub metadata: Property,
+    pub user_agent_name: String,
+    pub user_agent_version: String,
     /// Region, zone, sub-zone.
     pub locality: [String; 3],
     /// The serialized `envoy.config.core.v3.Node`: what a read of the whole `xds.node` answers.

@@ -37,6 +37,12 @@ pub trait WorkerHost {
         None
     }
 
+    /// `upstream.num_endpoints`.
+    fn cluster_endpoints(&self, name: &str) -> Option<usize> {
+        _ = name;
+        None
+    }
+
     /// `xds.listener_metadata`.
     fn listener_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
         _ = name;

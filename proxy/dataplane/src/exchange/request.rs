@@ -360,7 +360,6 @@ impl Exchange<'_> {
 
 /// What only filters ask for.
 fn tell_filters(info: &mut StreamInfo, picked: &Picked) {
-    info.upstream_endpoints = u32::try_from(picked.cluster.endpoint_count()).unwrap_or(u32::MAX);
     info.upstream_locality.clone_from(&picked.endpoint.locality_names);
     if let Some(metadata) = &picked.endpoint.endpoint.metadata {
         info.metadata.get_or_insert_default().upstream_host = Some(metadata.clone());

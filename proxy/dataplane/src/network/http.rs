@@ -75,5 +75,6 @@ async fn serve_between(cx: &Rc<WorkerCx>, accepted: Accepted, mut filters: Netwo
         }
     };
     drop(up);
+    down.tell_sizes(&mut filters.state.borrow_mut().info);
     filters.close(by)
 }

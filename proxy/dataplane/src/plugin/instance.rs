@@ -68,6 +68,13 @@ impl WorkerHost for Host {
         self.0.upgrade()?.live().snapshot().clusters.get(name)?.cluster.metadata.clone()
     }
 
+    fn cluster_endpoints(&self, name: &str) -> Option<usize> {
+        let cx = self.0.upgrade()?;
+        let live = cx.live();
+        let assignment = live.snapshot().clusters.get(name)?.assignment.as_ref();
+        Some(assignment.map_or(0, |assignment| assignment.endpoints().count()))
+    }
+
     fn listener_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
         self.0.upgrade()?.live().snapshot().listeners.get(name)?.metadata.clone()
     }

@@ -96,10 +96,40 @@ pub(crate) const ROOTS: &[(&str, &[&str])] = &[
             "request_attempt_count",
             "cx_pool_ready_duration",
             "num_endpoints",
+            "locality",
         ],
     ),
-    ("xds", &["cluster_name", "route_name", "virtual_host_name", "filter_chain_name", "listener_direction"]),
+    (
+        "xds",
+        &[
+            "node",
+            "cluster_name",
+            "cluster_metadata",
+            "route_name",
+            "route_metadata",
+            "virtual_host_name",
+            "virtual_host_metadata",
+            "filter_chain_name",
+            "listener_direction",
+            "listener_metadata",
+            "upstream_host_metadata",
+            "upstream_host_locality_metadata",
+        ],
+    ),
 ];
+
+/// The fields that an expression can name of a property that is a message.
+pub(crate) fn fields_of(path: &[&str]) -> Option<&'static [&'static str]> {
+    match path {
+        ["node"] | ["xds", "node"] => {
+            Some(&["id", "cluster", "metadata", "locality", "user_agent_name", "user_agent_version"])
+        }
+        [.., "locality"] => Some(&["region", "zone", "sub_zone"]),
+        ["metadata"] => Some(&["filter_metadata"]),
+        ["xds", name] | [name] if XDS_METADATA.contains(name) => Some(&["filter_metadata"]),
+        _ => None,
+    }
+}
 
 fn found(value: Option<Property>) -> Lookup {
     value.map_or(Lookup::Absent, Lookup::Found)
@@ -133,9 +163,7 @@ const XDS_METADATA: [&str; 6] = [
 /// The value of a path, as the effective context sees it.
 pub(crate) fn lookup(host: &Host, path: &[&str]) -> Lookup {
     match path {
-        [] | [""] | ["request" | "response" | "connection" | "source" | "destination" | "upstream" | "xds"] => {
-            Lookup::NotAValue
-        }
+        [] | [""] | ["request" | "response" | "xds"] => Lookup::NotAValue,
         ["plugin_name"] => found(text(&host.plugin.name)),
         ["plugin_root_id"] => found(text(&host.plugin.root_id)),
         ["plugin_vm_id"] => found(text(&host.plugin.vm.vm_id)),
@@ -143,21 +171,24 @@ pub(crate) fn lookup(host: &Host, path: &[&str]) -> Lookup {
         _ => {
             let Some((_, stream)) = host.stream() else { return Lookup::Absent };
             let Ok(state) = stream.state.try_borrow() else { return Lookup::Absent };
-            if stream.is_connection() && !of_connections(path) {
-                return Lookup::Absent;
-            }
-            of_stream(&state, host.worker.as_ref().map(|worker| &*worker.0), path)
+            let objects = host.worker.as_ref().map(|worker| &*worker.0);
+            if stream.is_connection() { of_connection(&state, objects, path) } else { of_stream(&state, objects, path) }
         }
     }
 }
 
-/// A connection is no request, but has begun, has a duration and sizes.
-fn of_connections(path: &[&str]) -> bool {
+/// A connection is no request and has no fields, but has begun, has a duration and sizes.
+fn of_connection(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup {
     match path {
-        ["request", name] => matches!(*name, "time" | "duration" | "size" | "total_size"),
-        ["response", name] => matches!(*name, "flags" | "size" | "total_size" | "code_details"),
-        ["request" | "response", ..] => false,
-        _ => true,
+        ["request" | "response", "headers"] | ["response", "trailers"] => fields(None, &[]),
+        ["request" | "response", "headers_bytes"] => found(int(0)),
+        ["request", "total_size"] => found(int(state.info.request_body_bytes)),
+        ["request", "time" | "duration" | "size"] | ["response", "flags" | "size" | "total_size" | "code_details"] => {
+            of_stream(state, objects, path)
+        }
+        ["request" | "response", ..] => Lookup::Absent,
+        ["upstream", "transport_failure_reason"] => found(text(&state.info.upstream_transport_failure_reason)),
+        path => of_stream(state, objects, path),
     }
 }
 
@@ -169,6 +200,8 @@ fn node(host: &Host, path: &[&str]) -> Lookup {
         ["cluster"] => found(text(&node.cluster)),
         ["metadata", rest @ ..] => node.metadata.walk(rest),
         ["locality", rest @ ..] => messages::locality(&node.locality, rest),
+        ["user_agent_name"] => found(text(&node.user_agent_name)),
+        ["user_agent_version"] => found(text(&node.user_agent_version)),
         _ => Lookup::Absent,
     }
 }
@@ -179,6 +212,7 @@ type Objects<'a> = Option<&'a dyn WorkerHost>;
 fn of_stream(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup {
     let info = &state.info;
     match path {
+        ["connection" | "source" | "destination" | "upstream" | "filter_state"] => Lookup::NotAValue,
         ["request", "headers", rest @ ..] => fields(Some(MapRef::Request(&state.request)), rest),
         ["response", "headers", rest @ ..] => fields(state.response.as_ref().map(MapRef::Response), rest),
         ["request", "trailers", rest @ ..] => fields(state.request_trailers.as_ref().map(MapRef::Fields), rest),
@@ -197,6 +231,11 @@ fn of_stream(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup
                 None => Lookup::Absent,
             }
         }
+        ["upstream", "num_endpoints"] => {
+            let count =
+                info.cluster_name.as_ref().zip(objects).and_then(|(name, objects)| objects.cluster_endpoints(name));
+            found(count.map(|count| Property::Uint(count as u64)))
+        }
         ["upstream", name] => found(upstream(info, name)),
         ["metadata", rest @ ..] => messages::metadata(info.metadata.as_ref().map(|all| &all.dynamic), rest),
         ["xds", name, rest @ ..] | [name, rest @ ..] if XDS_METADATA.contains(name) => {
@@ -208,6 +247,7 @@ fn of_stream(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup
         }
         ["filter_state", rest @ ..] => found(filter_state(info, &rest.join("."))),
         // What the upstream's connection would carry: nothing puts anything there.
+        ["upstream_filter_state"] if info.upstream_remote.is_some() => Lookup::NotAValue,
         ["upstream_filter_state", ..] => Lookup::Absent,
         path => found(filter_state(info, &format!("wasm.{}", path.join(".")))),
     }
@@ -265,10 +305,21 @@ fn request(state: &StreamState, name: &str) -> Option<Property> {
         "time" => nanoseconds(info.start_time.duration_since(UNIX_EPOCH).unwrap_or_default()),
         "duration" => nanoseconds(info.timings.get(TimingPoint::ResponseComplete)?),
         "size" => int(content_length(&head.headers).unwrap_or(info.request_body_bytes)),
-        "total_size" => int(info.request_header_bytes.saturating_add(info.request_body_bytes)),
-        "headers_bytes" => int(info.request_header_bytes),
+        "total_size" => int(bytes_of(MapRef::Request(head)).saturating_add(info.request_body_bytes)),
+        "headers_bytes" => int(bytes_of(MapRef::Request(head))),
         _ => None,
     }
+}
+
+/// Names and values, as they are now.
+fn bytes_of(map: MapRef<'_>) -> u64 {
+    let mut bytes = 0;
+    map.for_each(&mut |name, value| bytes += name.len() + value.len());
+    bytes as u64
+}
+
+fn response_bytes(state: &StreamState) -> u64 {
+    state.response.as_ref().map_or(0, |head| bytes_of(MapRef::Response(head)))
 }
 
 fn content_length(headers: &Headers) -> Option<u64> {
@@ -282,8 +333,8 @@ fn response(state: &StreamState, name: &str) -> Option<Property> {
         "code_details" => (!info.code_details.is_empty()).then(|| Property::string(&info.code_details)),
         "flags" => int(u64::from(info.flags.bits())),
         "size" => int(info.response_body_bytes),
-        "total_size" => int(info.response_header_bytes.saturating_add(info.response_body_bytes)),
-        "headers_bytes" => int(info.response_header_bytes),
+        "total_size" => int(response_bytes(state).saturating_add(info.response_body_bytes)),
+        "headers_bytes" => int(response_bytes(state)),
         "grpc_status" => grpc_status(state),
         "backend_latency" => {
             let sent = info.timings.get(TimingPoint::UpstreamRequestSent)?;
@@ -361,7 +412,6 @@ fn upstream(info: &StreamInfo, name: &str) -> Option<Property> {
         "transport_failure_reason" if info.upstream_remote.is_some() => text(&info.upstream_transport_failure_reason),
         "transport_failure_reason" => not_empty(&info.upstream_transport_failure_reason),
         "request_attempt_count" => Some(Property::Uint(u64::from(info.upstream_attempts))),
-        "num_endpoints" => (info.upstream_endpoints > 0).then_some(Property::Uint(u64::from(info.upstream_endpoints))),
         "cx_pool_ready_duration" => nanoseconds(info.timings.get(TimingPoint::UpstreamReady)?),
         name => of_tls(info.upstream_tls.as_deref()?, name),
     }
@@ -379,9 +429,11 @@ fn xds(info: &StreamInfo, name: &str) -> Option<Property> {
     }
 }
 
-/// A header map, whole (repeated fields joined by commas) or one name of it.
+/// A header map, whole (repeated fields joined by commas) or one name of it. One that isn't there is empty.
 fn fields(map: Option<MapRef<'_>>, path: &[&str]) -> Lookup {
-    let Some(map) = map else { return Lookup::Absent };
+    let Some(map) = map else {
+        return if path.is_empty() { Lookup::Found(Property::Map(BTreeMap::new())) } else { Lookup::Absent };
+    };
     let mut all: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     let mut collect = |key: &[u8], value: &[u8]| match all.get_mut(key) {
         Some(joined) => {
@@ -445,7 +497,8 @@ mod tests {
         check("request/headers/missing", None);
         check("request/nothing", None);
         check("response/code", None);
-        check("response/headers", None);
+        check("response/headers", Some(&[0; 4]));
+        check("response/headers/x", None);
         check("response/flags", Some(&[0; 8]));
         check("source/address", Some(b"127.0.0.1:4321"));
         check("source/port", Some(&4321i64.to_le_bytes()));

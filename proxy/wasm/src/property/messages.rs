@@ -18,6 +18,8 @@ pub(super) fn metadata(metadata: Option<&Metadata>, path: &[&str]) -> Lookup {
             let all = metadata.namespaces();
             Lookup::Found(Property::Map(all.map(|(name, fields)| (name.to_owned(), Property::from(fields))).collect()))
         }
+        // Nothing here has any.
+        ["typed_filter_metadata"] => Lookup::Found(Property::Map([].into())),
         ["filter_metadata", namespace] => {
             metadata.namespace(namespace).map_or(Lookup::Absent, |fields| Lookup::Found(Property::from(fields)))
         }
@@ -124,7 +126,8 @@ mod tests {
         check(&["filter_metadata", "ns", "k"], Some(b"v"));
         check(&["filter_metadata", "ns", "l", "0"], Some(&[0]));
         check(&["filter_metadata", "other"], None);
-        check(&["typed_filter_metadata"], None);
+        check(&["typed_filter_metadata"], Some(&[0; 4]));
+        check(&["nothing"], None);
         check(
             &[],
             Some(

@@ -4,7 +4,7 @@
 //! matches only patterns that it spells out and that compile small. So evaluating it takes time in proportion to its text
 //! and to what it reads.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
@@ -155,30 +155,27 @@ fn run(host: &Host, program: &Program) -> Option<Value> {
 /// The value of a variable: a group of attributes as a map, or what a property of that name is.
 fn root(host: &Host, name: &str) -> Option<Value> {
     if let Some((_, members)) = ROOTS.iter().find(|(root, _)| *root == name) {
-        let members = members.iter().filter_map(|member| match property::lookup(host, &[name, member]) {
-            Lookup::Found(value) => Some(((*member).to_owned(), to_cel(&value, 0)?)),
-            Lookup::Absent | Lookup::NotAValue => None,
-        });
-        return Some(Value::from(members.collect::<HashMap<String, Value>>()));
+        let members =
+            members.iter().filter_map(|member| Some(((*member).to_owned(), property_at(host, &[name, member])?)));
+        return to_cel(&Property::Map(members.collect()), 0);
     }
-    match name {
-        "metadata" => group(host, name, &["filter_metadata"]),
-        "node" => group(host, name, &["id", "cluster", "metadata"]),
-        name => match property::lookup(host, &[name]) {
-            Lookup::Found(value) => to_cel(&value, 0),
-            Lookup::Absent | Lookup::NotAValue => None,
-        },
-    }
+    to_cel(&property_at(host, &[name])?, 0)
 }
 
-fn group(host: &Host, name: &str, members: &[&str]) -> Option<Value> {
-    let mut found = BTreeMap::new();
-    for member in members {
-        if let Lookup::Found(value) = property::lookup(host, &[name, member]) {
-            found.insert((*member).to_owned(), value);
-        }
+/// What a path leads to; of a message, its fields.
+fn property_at(host: &Host, path: &[&str]) -> Option<Property> {
+    let Some(fields) = property::fields_of(path) else {
+        return match property::lookup(host, path) {
+            Lookup::Found(value) => Some(value),
+            Lookup::Absent | Lookup::NotAValue => None,
+        };
+    };
+    if property::lookup(host, path) == Lookup::Absent {
+        return None;
     }
-    to_cel(&Property::Map(found), 0)
+    let fields =
+        fields.iter().filter_map(|field| Some(((*field).to_owned(), property_at(host, &[path, &[field]].concat())?)));
+    Some(Property::Map(fields.collect()))
 }
 
 fn to_cel(value: &Property, depth: usize) -> Option<Value> {
