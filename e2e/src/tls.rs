@@ -17,9 +17,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use serde_json::{Value, json};
 
+use crate::bootstrap::with;
 use crate::http1::{Request, Response, absorb};
 use crate::parser::{Parser, Role};
-use crate::wait::DEADLINE;
+use crate::wait::{DEADLINE, eventually};
+use crate::yaml::to_yaml;
 use crate::{Process, script};
 
 /// A certificate authority.
@@ -89,6 +91,29 @@ pub fn replace(path: &Path, text: &str) -> Result<()> {
     let beside = path.with_extension("new");
     std::fs::write(&beside, text)?;
     std::fs::rename(&beside, path).with_context(|| format!("{}", path.display()))
+}
+
+/// Replaces a watched file of secrets in one step.
+pub fn write_secrets(path: &Path, version: &str, secrets: &[Value]) -> Result<()> {
+    let typed = json!({"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"});
+    let resources: Vec<Value> = secrets.iter().map(|secret| with(typed.clone(), secret.clone())).collect();
+    replace(path, &to_yaml(&json!({"version_info": version, "resources": resources})))
+}
+
+/// `SdsSecretConfig` of a watched file.
+pub fn from_file(name: &str, path: &Path) -> Value {
+    json!({"name": name, "sds_config": {"path_config_source": {"path": path}, "resource_api_version": "V3"}})
+}
+
+/// Waits until a new connection is shown this leaf.
+pub fn shows(address: SocketAddr, client: &Client, leaf: &Leaf) -> Result<()> {
+    let wanted = der(leaf)?;
+    eventually(DEADLINE, || {
+        let connection = client.connect(address).map_err(|error| format!("{error:#}"))?;
+        let shown = connection.server_leaf().map_err(|error| format!("{error:#}"))?;
+        if shown == wanted { Ok(()) } else { Err("another certificate".to_owned()) }
+    })
+    .map_err(|error| anyhow!("the new certificate is not shown: {error}"))
 }
 
 /// `transport_socket` of a filter chain.

@@ -4,13 +4,13 @@
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, tcp_listener, with};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
-use outrigger_e2e::tls::{Authority, Client, Leaf, SecretServer, der, downstream, replace, upstream};
+use outrigger_e2e::tls::{
+    Authority, Client, Leaf, SecretServer, der, downstream, from_file, shows, upstream, write_secrets,
+};
 use outrigger_e2e::wait::DEADLINE;
-use outrigger_e2e::yaml::to_yaml;
 use outrigger_e2e::{Bootstrap, Load, Origin, Request, eventually};
 use serde_json::{Value, json};
 
@@ -264,28 +264,6 @@ fn servers_are_trusted_alike() {
     }
 }
 
-const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
-
-fn write_secrets(path: &Path, version: &str, secrets: &[Value]) {
-    let resources: Vec<Value> = secrets.iter().map(|secret| with(json!({"@type": TYPE}), secret.clone())).collect();
-    replace(path, &to_yaml(&json!({"version_info": version, "resources": resources}))).expect("write");
-}
-
-fn from_file(name: &str, path: &Path) -> Value {
-    json!({"name": name, "sds_config": {"path_config_source": {"path": path}, "resource_api_version": "V3"}})
-}
-
-/// Waits until a new connection is shown this leaf.
-fn shows(address: SocketAddr, client: &Client, leaf: &Leaf) {
-    let wanted = der(leaf).expect("DER");
-    eventually(DEADLINE, || {
-        let connection = client.connect(address).map_err(|error| format!("{error:#}"))?;
-        let shown = connection.server_leaf().map_err(|error| format!("{error:#}"))?;
-        if shown == wanted { Ok(()) } else { Err("another certificate".to_owned()) }
-    })
-    .expect("the new certificate is shown");
-}
-
 #[test]
 fn secrets_rotate_under_load_and_nobody_notices() {
     let pki = Pki::new();
@@ -293,8 +271,8 @@ fn secrets_rotate_under_load_and_nobody_notices() {
     let folder = tempfile::tempdir().expect("a folder");
     let (leaf, bundle) = (folder.path().join("leaf.yaml"), folder.path().join("bundle.yaml"));
     let bundle_of = |pems: &str| json!({"name": "ca", "validation_context": {"trusted_ca": {"inline_string": pems}}});
-    write_secrets(&leaf, "1", &[pki.server.secret("leaf")]);
-    write_secrets(&bundle, "1", &[bundle_of(&pki.ours.pem())]);
+    write_secrets(&leaf, "1", &[pki.server.secret("leaf")]).expect("written");
+    write_secrets(&bundle, "1", &[bundle_of(&pki.ours.pem())]).expect("written");
     let common = json!({
         "tls_certificate_sds_secret_configs": [from_file("leaf", &leaf)],
         "validation_context_sds_secret_config": from_file("ca", &bundle),
@@ -324,14 +302,14 @@ fn secrets_rotate_under_load_and_nobody_notices() {
     let mut kept = known.connect(inner).expect("a connection");
     kept.exchange(&Request::get("/")).expect("an answer");
     let running = Load::new(address, 200.0, Request::get("/load")).start().expect("load");
-    shows(inner, &known, &pki.server);
+    shows(inner, &known, &pki.server).expect("the new certificate");
     for round in 2..6 {
         let renewed = pki.ours.issue("server.test", "spiffe://mesh/server").expect("a leaf");
-        write_secrets(&leaf, &round.to_string(), &[renewed.secret("leaf")]);
-        shows(inner, &known, &renewed);
+        write_secrets(&leaf, &round.to_string(), &[renewed.secret("leaf")]).expect("written");
+        shows(inner, &known, &renewed).expect("the new certificate");
     }
     // The authority too: first both are trusted, then the leaf is of the new one, then the old one goes.
-    write_secrets(&bundle, "2", &[bundle_of(&(pki.ours.pem() + &pki.theirs.pem()))]);
+    write_secrets(&bundle, "2", &[bundle_of(&(pki.ours.pem() + &pki.theirs.pem()))]).expect("written");
     let moved = pki.theirs.issue("client.test", "spiffe://mesh/moved").expect("a leaf");
     let as_moved = Client::named("server.test").with(&moved);
     let lets_in = |client: &Client, expected: bool| {
@@ -343,20 +321,20 @@ fn secrets_rotate_under_load_and_nobody_notices() {
     };
     lets_in(&as_moved, true);
     let renewed = pki.theirs.issue("server.test", "spiffe://mesh/server").expect("a leaf");
-    write_secrets(&leaf, "9", &[renewed.secret("leaf")]);
-    shows(inner, &as_moved, &renewed);
-    write_secrets(&bundle, "3", &[bundle_of(&pki.theirs.pem())]);
+    write_secrets(&leaf, "9", &[renewed.secret("leaf")]).expect("written");
+    shows(inner, &as_moved, &renewed).expect("the new certificate");
+    write_secrets(&bundle, "3", &[bundle_of(&pki.theirs.pem())]).expect("written");
     lets_in(&known, false);
     // A bad one is told, and changes nothing.
     let mut broken = pki.theirs.issue("server.test", "spiffe://mesh/server").expect("a leaf");
     broken.key.clone_from(&pki.client.key);
-    write_secrets(&leaf, "10", &[broken.secret("leaf")]);
+    write_secrets(&leaf, "10", &[broken.secret("leaf")]).expect("written");
     eventually(DEADLINE, || {
         let rejected = plane.admin.stat("sds.update_rejected").map_err(|error| format!("{error:#}"))?;
         if rejected > 0 { Ok(()) } else { Err("not rejected yet".to_owned()) }
     })
     .expect("the mismatch is noticed");
-    shows(inner, &as_moved, &renewed);
+    shows(inner, &as_moved, &renewed).expect("the new certificate");
     kept.exchange(&Request::get("/")).expect("a connection outlives its certificates");
     running.stop().expect("the load").must_be_clean().expect("nobody notices");
 
@@ -389,18 +367,19 @@ fn certificate_files_of_a_secret_are_watched() {
         &[
             json!({"name": "leaf", "tls_certificate": {"certificate_chain": file("leaf.crt"), "private_key": file("leaf.key")}}),
         ],
-    );
+    )
+    .expect("written");
     let context = json!({"common_tls_context": {"tls_certificate_sds_secret_configs": [from_file("leaf", &secrets)]}});
     let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(secure("main", &context));
     for peer in Peer::all() {
         pki.server.write(folder.path(), "leaf").expect("written");
         let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
         let address = plane.listener("main").expect("the listener");
-        shows(address, &Client::default(), &pki.server);
+        shows(address, &Client::default(), &pki.server).expect("the new certificate");
         let renewed = pki.ours.issue("server.test", "spiffe://mesh/server").expect("a leaf");
         // For a moment key and certificate don't fit.
         renewed.write(folder.path(), "leaf").expect("written");
-        shows(address, &Client::default(), &renewed);
+        shows(address, &Client::default(), &renewed).expect("the new certificate");
     }
 }
 
@@ -481,10 +460,10 @@ fn secrets_come_over_streams() {
         plane.wait_ready().expect("ready");
         let address = plane.listener("main").expect("the listener");
         let known = Client::named("server.test").with(&pki.client);
-        shows(address, &known, &pki.server);
+        shows(address, &known, &pki.server).expect("the new certificate");
         let renewed = pki.ours.issue("server.test", "spiffe://mesh/server").expect("a leaf");
         secrets.set(&renewed.secret("leaf")).expect("set");
-        shows(address, &known, &renewed);
+        shows(address, &known, &renewed).expect("the new certificate");
         let requests = secrets.requests();
         assert!(requests.iter().any(|request| request["rpc"] == rpc), "{api}: {requests:?}");
         assert!(requests.iter().all(|request| request["request"].get("error_detail").is_none()), "{api}: {requests:?}");

@@ -1,6 +1,9 @@
-//! Everything at once: load while configuration churns, filters are swapped and origins die. No request is lost that a retry
-//! could save, no connection is closed, and memory and descriptors stay flat. A short form in CI, 15 minutes in full.
+//! Everything at once: load, in cleartext and over TLS on both sides, while configuration churns, filters are swapped,
+//! certificates rotate and origins die. No request is lost that a retry could save, no connection is closed, and memory and
+//! descriptors stay flat. A short form in CI, 15 minutes in full.
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
+mod secrets;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,8 +18,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
+use secrets::Secrets;
+
 const ORIGINS: usize = 3;
 const RATE: f64 = 300.0;
+/// Of requests that go through TLS within the proxy.
+const SECURED_RATE: f64 = 60.0;
 /// What a run may add to the memory that the proxy has after its first part.
 const GROWTH_MIB_MAX: u64 = 24;
 /// Connections to origins come and go.
@@ -30,11 +37,13 @@ struct World {
     addresses: Vec<SocketAddr>,
     version: u64,
     random: StdRng,
-    counts: [u64; 5],
+    secrets: Secrets,
+    counts: [u64; CHANGES.len()],
 }
 
 /// What happens next.
-const CHANGES: [&str; 5] = ["filter swaps", "route changes", "endpoint changes", "cluster changes", "origin kills"];
+const CHANGES: [&str; 6] =
+    ["filter swaps", "route changes", "endpoint changes", "cluster changes", "origin kills", "certificate rotations"];
 
 impl World {
     fn start(seed: u64) -> World {
@@ -48,7 +57,8 @@ impl World {
             addresses,
             version: 0,
             random: StdRng::seed_from_u64(seed),
-            counts: [0; 5],
+            secrets: Secrets::start().expect("secrets"),
+            counts: [0; CHANGES.len()],
         };
         world.filter();
         world.routes();
@@ -152,25 +162,40 @@ impl World {
             1 => self.routes(),
             2 => self.endpoints(),
             3 => self.cluster(),
+            5 => self.secrets.rotate().expect("the secrets rotate"),
             _ => self.kill_or_revive(),
         }
     }
 
-    fn bootstrap(&self) -> Bootstrap {
-        let from = |path: &Path| json!({"path_config_source": {"path": path}, "resource_api_version": "V3"});
+    /// A listener whose filter and routes are those of the watched files.
+    fn listener(&self, name: &str) -> Value {
         let discovered = json!({"name": "stamp", "config_discovery": {
             "config_source": from(&self.path("ecds.yaml")),
             "type_urls": ["type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"],
         }});
         let mut listener: Value =
-            HttpListener::new("main", &json!([])).manager(json!({"access_log": []})).filter(discovered).into();
+            HttpListener::new(name, &json!([])).manager(json!({"access_log": []})).filter(discovered).into();
         let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
         manager.as_object_mut().expect("an object").remove("route_config");
         manager["rds"] = json!({"route_config_name": "routes", "config_source": from(&self.path("rds.yaml"))});
+        listener
+    }
+
+    /// `main` goes to the origins, `inner` too, behind TLS; `outer` goes to `inner`.
+    fn bootstrap(&self) -> Bootstrap {
+        let route = json!({"match": {"prefix": "/"}, "route": {"cluster": "inner", "timeout": "10s"}});
+        let outer = HttpListener::new("outer", &json!([route])).manager(json!({"access_log": []}));
         Bootstrap::new()
-            .listener(listener)
+            .listener(self.listener("main"))
+            .listener(self.secrets.secure(self.listener("inner")))
+            .listener(outer)
+            .cluster(self.secrets.cluster("inner"))
             .set("dynamic_resources", json!({"cds_config": from(&self.path("cds.yaml"))}))
     }
+}
+
+fn from(path: &Path) -> Value {
+    json!({"path_config_source": {"path": path}, "resource_api_version": "V3"})
 }
 
 /// What the proxy holds.
@@ -199,11 +224,18 @@ fn nothing_is_lost_and_nothing_grows() {
     eprintln!("OUTRIGGER_SEED={seed}");
     let mut world = World::start(seed);
     let mut plane = DataPlane::start(Peer::Outrigger, &world.bootstrap()).expect("the proxy starts");
-    let address = plane.listener("main").expect("its listener");
-    let serves = || Request::get("/").send(address).map_err(|error| format!("{error:#}"));
-    eventually(DEADLINE, || serves().and_then(|r| if r.status == 200 { Ok(()) } else { Err(r.text()) }))
-        .expect("serves");
-    let running = Load::new(address, RATE, Request::get("/soak")).start().expect("load");
+    for listener in ["main", "outer"] {
+        let address = plane.listener(listener).expect("its listener");
+        let serves = || Request::get("/").send(address).map_err(|error| format!("{error:#}"));
+        eventually(DEADLINE, || serves().and_then(|r| if r.status == 200 { Ok(()) } else { Err(r.text()) }))
+            .expect("serves");
+    }
+    let load = |listener: &str, rate: f64| {
+        let address = plane.listener(listener).expect("its listener");
+        Load::new(address, rate, Request::get("/soak")).start().expect("load")
+    };
+    let (running, secured) = (load("main", RATE), load("outer", SECURED_RATE));
+    let visitors = world.secrets.visitors().expect("clients with TLS");
     let begun = Instant::now();
     let mut settled = None;
     while begun.elapsed() < length {
@@ -215,26 +247,39 @@ fn nothing_is_lost_and_nothing_grows() {
         let pause = world.random.random_range(20..250);
         std::thread::sleep(Duration::from_millis(pause));
     }
-    let report = running.stop().expect("the load");
+    let (report, secured) = (running.stop().expect("the load"), secured.stop().expect("the load"));
+    let visits = visitors.stop().expect("the clients with TLS");
     let (early, late) = (settled.expect("a quarter has passed"), held(&plane));
     let counts: Vec<String> = CHANGES.iter().zip(world.counts).map(|(name, count)| format!("{count} {name}")).collect();
-    let retried = plane.admin.stat("cluster.o.upstream_rq_retry").expect("stats");
+    let stat = |name: &str| plane.admin.stat(name).expect("stats");
     closing_line(&format!(
-        "soak (seed {seed}): {:.0} s, {}; served {}, failed {}, connections closed {}, retries {retried}, p99 {:?}, longest \
-         {:?}; memory {} MiB after a quarter and {} MiB at the end, descriptors {} and {}",
+        "soak (seed {seed}): {:.0} s, {} ({} of the authority); served {}, failed {}, connections closed {}, retries {}, p99 {:?}, \
+         longest {:?}; over TLS within, {} handshakes: served {}, failed {}, connections closed {}; over TLS from outside, {} \
+         handshakes: served {}, failed {}; memory {} MiB after a quarter and {} MiB at the end, descriptors {} and {}",
         begun.elapsed().as_secs_f64(),
         counts.join(", "),
+        world.secrets.authorities,
         report.served,
         report.failed,
         report.closed,
+        stat("cluster.o.upstream_rq_retry"),
         report.latency.per_mille(990),
         report.latency.max(),
+        stat("cluster.inner.ssl.handshake"),
+        secured.served,
+        secured.failed,
+        secured.closed,
+        visits.handshakes,
+        visits.served,
+        visits.failed.len(),
         early.rss_mib,
         late.rss_mib,
         early.descriptors,
         late.descriptors,
     ));
     report.must_be_clean().expect("nobody notices");
+    secured.must_be_clean().expect("nobody notices over TLS");
+    assert!(visits.failed.is_empty() && visits.served > 0, "{:?}", visits.failed);
     assert!(late.rss_mib <= early.rss_mib + GROWTH_MIB_MAX, "memory grows: {early:?}, {late:?}");
     assert!(late.descriptors <= early.descriptors + DESCRIPTORS_MAX, "descriptors grow: {early:?}, {late:?}");
 }
