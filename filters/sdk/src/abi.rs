@@ -153,6 +153,14 @@ mod raw {
         pub(super) fn proxy_increment_metric(id: u32, offset: i64) -> u32;
         pub(super) fn proxy_record_metric(id: u32, value: u64) -> u32;
         pub(super) fn proxy_continue_stream(half: u32) -> u32;
+        pub(super) fn proxy_call_foreign_function(
+            name: *const u8,
+            name_size: usize,
+            arguments: *const u8,
+            arguments_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
         pub(super) fn proxy_send_local_response(
             status: u32,
             details: *const u8,
@@ -325,6 +333,25 @@ pub(crate) fn metric_record(id: u32, value: u64) -> Result<(), HostError> {
 pub(crate) fn continue_stream(half: Half) -> Result<(), HostError> {
     // SAFETY: passes a number.
     done("proxy_continue_stream", unsafe { raw::proxy_continue_stream(half as u32) })
+}
+
+/// Calls what this host offers beyond the ABI; what it gives back is dropped.
+pub(crate) fn foreign_function(name: &str, arguments: &[u8]) -> Result<(), HostError> {
+    let mut out = Returned::new();
+    // SAFETY: name and arguments are live slices that the host only reads; it writes to the two live out variables.
+    let status = unsafe {
+        raw::proxy_call_foreign_function(
+            name.as_ptr(),
+            name.len(),
+            arguments.as_ptr(),
+            arguments.len(),
+            &raw mut out.data,
+            &raw mut out.size,
+        )
+    };
+    found("proxy_call_foreign_function", status, out)?
+        .map(drop)
+        .ok_or(HostError::new("proxy_call_foreign_function", status))
 }
 
 /// `headers` is a serialized map; `grpc_status` −1 lets the host derive it from the HTTP status.

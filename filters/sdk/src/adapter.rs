@@ -12,12 +12,14 @@ use crate::filter::{Body, Flow, HttpFilter, Plugin, Request, Response};
 use crate::headers::Headers;
 use crate::log;
 use crate::reply::Problem;
+use crate::unused::{self, Callback};
 
 /// What `register!` runs when the module starts.
 pub fn start<P: Plugin>() {
     // Natively the panic hook stays the test runner's.
     #[cfg(target_arch = "wasm32")]
     proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+    unused::begin::<P::Stream>();
     proxy_wasm::set_root_context(|_| Box::new(Root::<P> { plugin: None }));
 }
 
@@ -34,6 +36,7 @@ impl<P: Plugin> RootContext for Root<P> {
             // Streams that run keep the configuration that they began with.
             Ok(plugin) => {
                 self.plugin = Some(Rc::new(plugin));
+                unused::of_all(Callback::Done);
                 true
             }
             Err(error) => {

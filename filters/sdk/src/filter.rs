@@ -9,6 +9,7 @@ use crate::callout::{CalloutAnswer, CalloutId};
 use crate::config::ConfigError;
 use crate::headers::Headers;
 use crate::reply::Reply;
+use crate::unused::{self, Callback};
 
 /// A filter with one configuration; it lives as long as that configuration does.
 pub trait Plugin: Sized + 'static {
@@ -27,7 +28,8 @@ pub trait Plugin: Sized + 'static {
     fn stream(self: &Rc<Self>) -> Self::Stream;
 }
 
-/// A stream's callbacks, in the order of a request's life. What is not implemented lets everything pass.
+/// A stream's callbacks, in the order of a request's life. What is not implemented lets everything pass, and costs nothing
+/// after the first stream on a host that can leave it out.
 ///
 /// A hostcall's error may be returned with `?`: the SDK logs it and answers 500. After a filter's own reply none of
 /// its callbacks but [`HttpFilter::on_log`] runs.
@@ -37,6 +39,7 @@ pub trait HttpFilter: 'static {
     /// # Errors
     /// A hostcall failed.
     fn on_request_headers(&mut self, _request: &mut Request) -> Result<Flow, HostError> {
+        unused::default_of::<Self>(Callback::RequestHeaders);
         Ok(Flow::Continue)
     }
 
@@ -45,6 +48,7 @@ pub trait HttpFilter: 'static {
     /// # Errors
     /// A hostcall failed.
     fn on_request_body(&mut self, _body: &mut Body) -> Result<Flow, HostError> {
+        unused::default_of::<Self>(Callback::RequestBody);
         Ok(Flow::Continue)
     }
 
@@ -53,6 +57,7 @@ pub trait HttpFilter: 'static {
     /// # Errors
     /// A hostcall failed.
     fn on_request_trailers(&mut self, _trailers: Headers) -> Result<Flow, HostError> {
+        unused::default_of::<Self>(Callback::RequestTrailers);
         Ok(Flow::Continue)
     }
 
@@ -61,6 +66,7 @@ pub trait HttpFilter: 'static {
     /// # Errors
     /// A hostcall failed.
     fn on_response_headers(&mut self, _response: &mut Response) -> Result<Flow, HostError> {
+        unused::default_of::<Self>(Callback::ResponseHeaders);
         Ok(Flow::Continue)
     }
 
@@ -69,6 +75,7 @@ pub trait HttpFilter: 'static {
     /// # Errors
     /// A hostcall failed.
     fn on_response_body(&mut self, _body: &mut Body) -> Result<Flow, HostError> {
+        unused::default_of::<Self>(Callback::ResponseBody);
         Ok(Flow::Continue)
     }
 
@@ -77,6 +84,7 @@ pub trait HttpFilter: 'static {
     /// # Errors
     /// A hostcall failed.
     fn on_response_trailers(&mut self, _trailers: Headers) -> Result<Flow, HostError> {
+        unused::default_of::<Self>(Callback::ResponseTrailers);
         Ok(Flow::Continue)
     }
 
@@ -90,7 +98,9 @@ pub trait HttpFilter: 'static {
     }
 
     /// The stream is over.
-    fn on_log(&mut self) {}
+    fn on_log(&mut self) {
+        unused::default_of::<Self>(Callback::Log);
+    }
 }
 
 /// How a stream goes on after a callback.

@@ -73,6 +73,7 @@ mod reply;
 pub mod shared;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod unused;
 
 pub use abi::HostError;
 pub use callout::{Callout, CalloutAnswer, CalloutId};

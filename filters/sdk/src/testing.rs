@@ -169,6 +169,12 @@ impl<P: Plugin> TestHost<P> {
         with(|state| std::mem::take(&mut state.logs))
     }
 
+    /// The exports of the module that a host need not call for streams, as far as their defaults have run.
+    #[must_use]
+    pub fn skipped_callbacks(&self) -> Vec<String> {
+        with(|state| state.skipped.clone())
+    }
+
     /// A request without a body.
     pub fn request(&mut self, headers: &[(&str, &str)]) -> Exchange {
         self.open(headers, true)

@@ -277,3 +277,44 @@ fn shared_data() {
     let error = shared::update("n", 3, count).unwrap_err();
     assert_eq!(error.to_string(), "proxy_set_shared_data: internal failure (status 10)");
 }
+
+/// Leaves all but the response's head to the defaults.
+struct Stamp;
+
+impl Plugin for Stamp {
+    type Config = serde_json::Value;
+    type Stream = Stamped;
+
+    fn new(_: Self::Config) -> Result<Self, ConfigError> {
+        Ok(Self)
+    }
+
+    fn stream(self: &Rc<Self>) -> Stamped {
+        Stamped(Part)
+    }
+}
+
+struct Stamped(Part);
+
+impl HttpFilter for Stamped {
+    fn on_response_headers(&mut self, response: &mut Response) -> Result<Flow, HostError> {
+        // That this part has no need of the callback says nothing about the filter.
+        self.0.on_response_headers(response)?;
+        response.headers().set("x-stamp", "1")?;
+        Ok(Flow::Continue)
+    }
+}
+
+struct Part;
+
+impl HttpFilter for Part {}
+
+#[test]
+fn callbacks_that_are_left_to_defaults_need_not_be_called() {
+    let mut host = TestHost::<Stamp>::with_config("{}");
+    for _ in 0..2 {
+        let mut exchange = host.request(GET);
+        assert_eq!(exchange.respond(&[(":status", "200")]).response_header("x-stamp"), ["1"]);
+    }
+    assert_eq!(host.skipped_callbacks(), ["proxy_on_done", "proxy_on_request_headers", "proxy_on_log"]);
+}

@@ -98,6 +98,31 @@ impl Phase {
     }
 }
 
+/// Callbacks of streams that a guest has said it has no need of: bits of [`Host::skipped`].
+pub(crate) mod skip {
+    use super::Phase;
+
+    const PHASES: [Phase; 8] = [
+        Phase::RequestHeaders,
+        Phase::RequestBody,
+        Phase::RequestTrailers,
+        Phase::ResponseHeaders,
+        Phase::ResponseBody,
+        Phase::ResponseTrailers,
+        Phase::Log,
+        Phase::Done,
+    ];
+
+    pub(crate) const fn bit(phase: Phase) -> u32 {
+        1 << phase as u32
+    }
+
+    /// `None` for what cannot be left out.
+    pub(crate) fn of_export(name: &[u8]) -> Option<u32> {
+        PHASES.into_iter().find(|phase| phase.export().as_bytes() == name).map(bit)
+    }
+}
+
 /// The data of a VM's store.
 pub(crate) struct Host {
     /// The plugin of the effective context; before there is one, the one that the VM is started for.
@@ -119,6 +144,8 @@ pub(crate) struct Host {
     pub(crate) gates: Box<[u8]>,
     pub(crate) gate_mask: u8,
     pub(crate) hostcalls_left: u32,
+    /// Callbacks that streams go without: see [`skip`].
+    pub(crate) skipped: u32,
 
     pub(crate) phase: Phase,
     pub(crate) current: Target,
@@ -180,6 +207,7 @@ impl Host {
             gates,
             gate_mask: crate::hostcall::GATE_DENIED,
             hostcalls_left: 0,
+            skipped: 0,
             phase: Phase::Start,
             current: Target::Root(NO_ROOT),
             effective: Target::Root(NO_ROOT),

@@ -17,7 +17,7 @@ use wasmtime::Store;
 use crate::action::{CallResponse, ContextId, Effect, RootId};
 use crate::call_answer::CallAnswer;
 use crate::exports::Exports;
-use crate::host::{Host, Phase, RootDone, Target, Worker, open};
+use crate::host::{Host, Phase, RootDone, Target, Worker, open, skip};
 use crate::metrics::{PluginStats, VmStats};
 use crate::module::{Callbacks, CompiledModule};
 use crate::plugin::{Plugin, VmConfig};
@@ -330,7 +330,7 @@ impl Vm {
 
     /// `proxy_on_log`: the stream is over, all of it can be read, nothing changed.
     pub fn on_log(&mut self, id: ContextId) -> Result<(), Trap> {
-        if self.0.exports.log.is_none() {
+        if self.0.exports.log.is_none() || self.skips(Phase::Log) {
             return self.skip(());
         }
         self.close(id, open::REQUEST | open::RESPONSE);
@@ -360,7 +360,7 @@ impl Vm {
     }
 
     fn done(&mut self, target: Target, id: u32) -> Result<(), Trap> {
-        if self.0.exports.done.is_none() {
+        if self.0.exports.done.is_none() || self.skips(Phase::Done) {
             return self.skip(());
         }
         // A stream cannot wait: what the guest answers is for root contexts only.
@@ -484,6 +484,12 @@ impl Vm {
             deleted?;
         }
         Ok(())
+    }
+
+    /// Whether the guest has said that its streams go without this callback.
+    #[inline]
+    fn skips(&self, phase: Phase) -> bool {
+        self.0.store.data().skipped & skip::bit(phase) != 0
     }
 
     /// The answer of a callback that the guest doesn't have.

@@ -96,6 +96,8 @@ pub(super) struct State {
     pub(super) calls: Vec<&'static str>,
     /// What to answer instead, by hostcall.
     pub(super) faults: HashMap<String, u32>,
+    /// Callbacks that the filter has no need of.
+    pub(super) skipped: Vec<String>,
     pub(super) stream: StreamState,
     /// The maps that the running callback may use.
     pub(super) maps_open: Vec<usize>,
@@ -118,6 +120,7 @@ impl State {
             logs: Vec::new(),
             calls: Vec::new(),
             faults: HashMap::new(),
+            skipped: Vec::new(),
             stream: StreamState::default(),
             maps_open: Vec::new(),
             body_open: None,

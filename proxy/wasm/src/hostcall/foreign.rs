@@ -1,4 +1,5 @@
-//! Foreign functions: what a host offers beyond the ABI, by name. Envoy's, and our own `shared_data_delete`.
+//! Foreign functions: what a host offers beyond the ABI, by name. Envoy's, and our own `shared_data_delete` and
+//! `skip_stream_callbacks`.
 
 mod compression;
 mod expression;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 pub(crate) use expression::Expressions;
 
 use super::{Answer, Cx, HostcallTable, Stop, hostcalls};
+use crate::host::skip;
 use crate::status::Status;
 
 /// Arguments that are looked at, as far as they are copied or worked through: what is larger is refused.
@@ -53,6 +55,7 @@ fn function(name: &[u8]) -> Option<Function> {
         b"expr_evaluate" => expression::evaluate,
         b"expr_delete" => expression::delete,
         b"shared_data_delete" => shared_data_delete,
+        b"skip_stream_callbacks" => skip_stream_callbacks,
         _ => return None,
     })
 }
@@ -89,5 +92,15 @@ fn shared_data_delete(cx: &mut Cx<'_>, arguments: Arguments) -> Result<Vec<u8>, 
         // Unconditional, so there is nothing to mismatch.
         _ = cx.host().shared.set(key, Bytes::new(), 0, 0);
     }
+    Ok(Vec::new())
+}
+
+/// Ours: names of callbacks, with commas between them, that this VM's guest has no need of for streams. SDKs export them all.
+fn skip_stream_callbacks(cx: &mut Cx<'_>, arguments: Arguments) -> Result<Vec<u8>, Stop> {
+    let mut skipped = 0;
+    for name in arguments.of(cx)?.split(|byte| *byte == b',') {
+        skipped |= skip::of_export(name).ok_or(Status::BadArgument)?;
+    }
+    cx.host_mut().skipped |= skipped;
     Ok(Vec::new())
 }

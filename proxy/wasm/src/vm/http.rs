@@ -24,7 +24,7 @@ impl Vm {
         let is_request = phase == Phase::RequestHeaders;
         let exports = &self.0.exports;
         let exists = if is_request { exports.request_headers.is_some() } else { exports.response_headers.is_some() };
-        if !exists {
+        if !exists || self.skips(phase) {
             return self.skip(HeadersAction::Continue);
         }
         let bit = if is_request { open::REQUEST_HEADERS } else { open::RESPONSE_HEADERS };
@@ -68,7 +68,7 @@ impl Vm {
     fn on_body(&mut self, id: ContextId, end_of_stream: bool, phase: Phase) -> Result<DataAction, Trap> {
         let is_request = phase == Phase::RequestBody;
         let exports = &self.0.exports;
-        if (if is_request { &exports.request_body } else { &exports.response_body }).is_none() {
+        if (if is_request { &exports.request_body } else { &exports.response_body }).is_none() || self.skips(phase) {
             return self.skip(DataAction::Continue);
         }
         let (body, trailers) = if is_request {
@@ -114,7 +114,8 @@ impl Vm {
     fn on_trailers(&mut self, id: ContextId, phase: Phase) -> Result<TrailersAction, Trap> {
         let is_request = phase == Phase::RequestTrailers;
         let exports = &self.0.exports;
-        if (if is_request { &exports.request_trailers } else { &exports.response_trailers }).is_none() {
+        let exists = if is_request { &exports.request_trailers } else { &exports.response_trailers }.is_some();
+        if !exists || self.skips(phase) {
             return self.skip(TrailersAction::Continue);
         }
         let bit = if is_request { open::REQUEST_TRAILERS } else { open::RESPONSE_TRAILERS };

@@ -206,3 +206,39 @@ fn capabilities_close_hostcalls_and_callbacks() {
     assert_eq!(vm.tick_period(), None);
     assert!(vm.exports().request_headers);
 }
+
+#[test]
+fn streams_go_without_callbacks_that_the_guest_has_no_need_of() {
+    let fixture = Fixture::new();
+    let body = [
+        ORDER.to_owned(),
+        on("context_create", "(if (local.get 1) (then (call $o %s)))"),
+        on(
+            "vm_start",
+            r#"(call $s %a (call $foreign @"skip_stream_callbacks" @"proxy_on_log,proxy_on_response_headers" #32 #36))
+               (call $s %b (call $foreign @"skip_stream_callbacks" @"proxy_on_done" #0 #0))
+               (call $s %c (call $foreign @"skip_stream_callbacks" @"proxy_on_log,proxy_on_delete" #32 #36))
+               (call $s %d (call $foreign @"skip_stream_callbacks" @"" #32 #36))
+               (call $s %e (call $foreign @"skip_stream_callbacks" #-1 #4 #32 #36))"#,
+        ),
+        on("request_headers", "(call $o %h)"),
+        on("response_headers", "(unreachable)"),
+        on("response_body", "(call $o %b)"),
+        on("log", "(unreachable)"),
+        on("done", "(call $o %d)"),
+        on("delete", "(call $o %x)"),
+    ]
+    .concat();
+    let mut vm = fixture.vm(&body);
+    assert_eq!(fixture.statuses(), "a0 b0 c2 d2 e6");
+    let stream = stream(&mut vm);
+    assert_eq!(vm.on_request_headers(stream.id, true), Ok(HeadersAction::Continue));
+    stream.respond(200);
+    assert_eq!(vm.on_response_headers(stream.id, false), Ok(HeadersAction::Continue));
+    vm.on_response_body(stream.id, true).expect("no trap");
+    vm.on_log(stream.id).expect("no trap");
+    vm.delete_stream(stream.id).expect("no trap");
+    assert!(vm.shutdown());
+    // A root context is still asked whether it is done.
+    assert!(fixture.custom("shbxdx").is_some());
+}
