@@ -61,6 +61,10 @@ pub(crate) trait StreamFilter {
     fn on_request_headers(&mut self, _cx: &mut StreamCx<'_>, _end: bool) -> Action {
         Action::Continue
     }
+    /// Whether data may pass by without this filter being shown it, as long as it holds nothing back.
+    fn ignores_data(&self, _way: Way) -> bool {
+        false
+    }
     /// The data is in [`StreamState::request_body`].
     fn on_request_data(&mut self, _cx: &mut StreamCx<'_>, _end: bool) -> Action {
         Action::Continue
@@ -232,6 +236,11 @@ impl Filters {
             Way::Request => self.list[index].filter().on_request_headers(&mut cx, end),
             Way::Response => self.list[index].filter().on_response_headers(&mut cx, end),
         }
+    }
+
+    pub(crate) fn ignores_data(&mut self, way: Way, at: usize) -> bool {
+        let index = self.index(way, at);
+        self.list[index].filter().ignores_data(way)
     }
 
     pub(crate) fn data(&mut self, way: Way, at: usize, end: bool) -> Action {

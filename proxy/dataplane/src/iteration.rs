@@ -153,6 +153,9 @@ impl Iteration {
                 Some(place) => (place.paused, place.head.is_some()),
                 None => (None, false),
             };
+            if held.is_none() && filters.ignores_data(self.way, at) {
+                continue;
+            }
             let mut view = match held {
                 // The filter drops what it was shown: it only sees what is new.
                 Some(Pause::Drop) | None => BodyBuffer::new(),

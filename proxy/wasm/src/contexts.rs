@@ -62,11 +62,26 @@ pub(crate) enum RootDone {
     Finished,
 }
 
+/// A plugin with what is counted about it: what hostcalls and callbacks need of a root context, at hand while it is the
+/// effective one's.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) stats: Rc<PluginStats>,
+}
+
+impl std::ops::Deref for Counted {
+    type Target = Plugin;
+
+    fn deref(&self) -> &Plugin {
+        &self.plugin
+    }
+}
+
 /// A plugin in this VM.
 #[derive(Debug)]
 pub(crate) struct RootContext {
-    pub(crate) plugin: Arc<Plugin>,
-    pub(crate) stats: Rc<PluginStats>,
+    pub(crate) plugin: Rc<Counted>,
     pub(crate) tick_period: Option<Duration>,
     /// What `proxy_get_status` answers.
     pub(crate) call_status: (u32, &'static str),
@@ -175,7 +190,8 @@ impl Contexts {
     /// A new root context; `None` once all ids of this VM are used up.
     pub(crate) fn insert_root(&mut self, plugin: Arc<Plugin>, stats: Rc<PluginStats>) -> Option<RootId> {
         let id = self.new_id()?;
-        let context = RootContext { plugin, stats, tick_period: None, call_status: (0, ""), done: RootDone::Live };
+        let plugin = Rc::new(Counted { plugin, stats });
+        let context = RootContext { plugin, tick_period: None, call_status: (0, ""), done: RootDone::Live };
         Some(RootId { id, slot: self.roots.insert(id, context)? })
     }
 

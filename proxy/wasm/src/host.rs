@@ -8,7 +8,7 @@ use wasmtime::{Memory, TypedFunc};
 
 use crate::action::{ContextId, Direction, Effect, RootId};
 use crate::call_answer::{CallAnswer, GrpcAnswer};
-pub(crate) use crate::contexts::{Contexts, RootContext, RootDone, StreamContext, Target, open, queued};
+pub(crate) use crate::contexts::{Contexts, Counted, RootContext, RootDone, StreamContext, Target, open, queued};
 use crate::guest_log::GuestLog;
 use crate::hostcall::Expressions;
 use crate::interner::Interner;
@@ -126,9 +126,8 @@ pub(crate) mod skip {
 /// The data of a VM's store.
 pub(crate) struct Host {
     /// The plugin of the effective context; before there is one, the one that the VM is started for.
-    pub(crate) plugin: Arc<Plugin>,
-    pub(crate) stats: Rc<PluginStats>,
-    /// Whose `plugin` and `stats` these are.
+    pub(crate) plugin: Rc<Counted>,
+    /// Whose `plugin` this is.
     root: RootId,
     pub(crate) services: Arc<Services>,
     pub(crate) shared: Arc<SharedVm>,
@@ -193,8 +192,7 @@ impl Host {
             log: GuestLog::new(limits.log_bytes_per_second),
             metrics: GuestMetrics::new(limits.metrics),
             interner: Interner::new(),
-            plugin,
-            stats: Rc::new(PluginStats::detached()),
+            plugin: Rc::new(Counted { plugin, stats: Rc::new(PluginStats::detached()) }),
             root: NO_ROOT,
             services,
             shared,
@@ -240,11 +238,9 @@ impl Host {
         root == self.root || self.focus(root)
     }
 
-    #[cold]
     fn focus(&mut self, root: RootId) -> bool {
         let Some(context) = self.contexts.root(root) else { return false };
         self.plugin = context.plugin.clone();
-        self.stats = context.stats.clone();
         self.root = root;
         true
     }

@@ -86,7 +86,10 @@ impl Guest {
             return Rc::new(PluginStats::detached());
         }
         let known = host.contexts.roots().find(|(_, root)| root.plugin.name == plugin.name);
-        known.map_or_else(|| Rc::new(PluginStats::new(&host.services.registry, plugin)), |(_, root)| root.stats.clone())
+        known.map_or_else(
+            || Rc::new(PluginStats::new(&host.services.registry, plugin)),
+            |(_, root)| root.plugin.stats.clone(),
+        )
     }
 }
 
@@ -130,7 +133,7 @@ impl ReadyVm {
 
     /// The plugins in this VM.
     pub fn roots(&self) -> impl Iterator<Item = (RootId, &Arc<Plugin>)> {
-        self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin))
+        self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin.plugin))
     }
 
     /// Configures one more plugin, whose VM configuration is equal to this VM's, within the start budget.
@@ -166,7 +169,7 @@ impl Vm {
 
     /// The plugins in this VM.
     pub fn roots(&self) -> impl Iterator<Item = (RootId, &Arc<Plugin>)> {
-        self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin))
+        self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin.plugin))
     }
 
     /// Configures one more plugin on the worker, within a callback's budget and not a start's: for plugins whose canary was
@@ -258,7 +261,7 @@ impl Vm {
         host.limiter.refused = false;
         host.log.forget_errors();
         host.deadline.start(guest.vm.limits.callback_timeout);
-        let began = if host.stats.count_callback() { Some(Instant::now()) } else { None };
+        let began = if host.plugin.stats.count_callback() { Some(Instant::now()) } else { None };
         guest.slot.enter();
         let result = call(&guest.exports, &mut guest.store);
         guest.slot.leave();
@@ -266,7 +269,7 @@ impl Vm {
             let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let contexts = &guest.store.data().contexts;
             if let Some(root) = contexts.root_of(target).and_then(|root| contexts.root(root)) {
-                root.stats.callback_time.record(took);
+                root.plugin.stats.callback_time.record(took);
             }
         }
         result.map_err(|error| self.fail(&error))

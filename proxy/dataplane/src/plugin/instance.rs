@@ -140,6 +140,11 @@ impl Instance {
         }
     }
 
+    #[inline]
+    pub(super) fn ignores_body(&self, direction: Direction) -> bool {
+        self.vm.borrow().as_ref().is_some_and(|vm| vm.ignores_body(direction))
+    }
+
     /// A stream's context, and where its events go from now on.
     #[inline]
     pub(super) fn register(&self, context: ContextId, slot: &Rc<StreamSlot>, index: usize, policy: FailurePolicy) {

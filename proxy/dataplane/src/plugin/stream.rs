@@ -167,6 +167,15 @@ impl StreamFilter for WasmFilter {
         self.headers(cx, Way::Request, result)
     }
 
+    fn ignores_data(&self, way: Way) -> bool {
+        let direction = match way {
+            Way::Request => Direction::Request,
+            Way::Response => Direction::Response,
+        };
+        let root = self.context.as_ref().map(|(root, _)| root);
+        root.is_some_and(|root| root.instance.ignores_body(direction))
+    }
+
     fn on_request_data(&mut self, cx: &mut StreamCx<'_>, end: bool) -> Action {
         let result = self.enter(cx, |vm, context| vm.on_request_body(context, end));
         self.data(cx, Way::Request, result)

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use outrigger_http::StreamState;
 
 use super::{Vm, count};
-use crate::action::{ContextId, DataAction, HeadersAction, TrailersAction};
+use crate::action::{ContextId, DataAction, Direction, HeadersAction, TrailersAction};
 use crate::exports::HeadersCallback;
 use crate::host::{Phase, Target, open};
 use crate::trap::Trap;
@@ -55,6 +55,17 @@ impl Vm {
             _ if self.0.store.data().plugin.allow_on_headers_stop_iteration => HeadersAction::StopIteration,
             _ => HeadersAction::StopAllIterationAndWatermark,
         }
+    }
+
+    /// Whether the guest has no use for the bodies of this direction: then the callback would change nothing.
+    #[inline]
+    #[must_use]
+    pub fn ignores_body(&self, direction: Direction) -> bool {
+        let (callback, phase) = match direction {
+            Direction::Request => (&self.0.exports.request_body, Phase::RequestBody),
+            Direction::Response => (&self.0.exports.response_body, Phase::ResponseBody),
+        };
+        self.0.failed.is_none() && (callback.is_none() || self.skips(phase))
     }
 
     pub fn on_request_body(&mut self, id: ContextId, end_of_stream: bool) -> Result<DataAction, Trap> {
