@@ -87,6 +87,41 @@ fn the_server_chooses_the_protocol() {
 }
 
 #[test]
+fn upgrades_go_out_on_http1_though_the_server_would_choose_http2() {
+    let authority = Authority::new("ours").expect("an authority");
+    let leaf = authority.issue("server.test", "spiffe://mesh/server").expect("a leaf");
+    let origin = Origin::start("a").expect("an origin");
+    let mut secure: Value = HttpListener::new("both", &json!([route("/", "o")])).websocket().into();
+    secure["filter_chains"][0]["transport_socket"] = downstream(&json!({"common_tls_context": {
+        "tls_certificates": [leaf.config()], "alpn_protocols": ["h2", "http/1.1"]}}));
+    let front = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(secure);
+    let server = DataPlane::start(Peer::Outrigger, &front).expect("the server starts");
+    let at = server.listener("both").expect("its listener");
+    let transport = upstream(&json!({"sni": "server.test", "common_tls_context": {
+        "validation_context": {"trusted_ca": {"inline_string": authority.pem()}}}}));
+    let mut by_alpn = speaking(at, json!({"auto_config": {}}));
+    by_alpn["transport_socket"] = transport.clone();
+    let mut http2 = speaking(at, json!({"explicit_http_config": {"http2_protocol_options": {}}}));
+    http2["name"] = json!("two");
+    http2["transport_socket"] = transport;
+    let listener = HttpListener::new("main", &json!([route("/two", "two"), route("/", "c")])).websocket();
+    let bootstrap = Bootstrap::new().cluster(by_alpn).cluster(http2).listener(listener);
+    let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("it starts");
+    let main = plane.listener("main").expect("the listener");
+    // The pool has an HTTP/2 connection by now.
+    assert_eq!(share(&spread(main, 3), "a"), 3);
+    let upgrade = |path: &str| {
+        let mut connection = Connection::open(main).expect("a connection");
+        let request = Request::get(path).with("Connection", "Upgrade").with("Upgrade", "websocket");
+        connection.send(request.bytes()).expect("sent");
+        connection.response().expect("an answer").status
+    };
+    assert_eq!((upgrade("/chat"), upgrade("/two")), (101, 403));
+    let stats = plane.admin.stats().expect("stats");
+    assert_eq!([stats["cluster.c.upstream_cx_http1_total"], stats["cluster.c.upstream_cx_http2_total"]], [1, 1]);
+}
+
+#[test]
 fn connections_serve_so_many_requests() {
     for peer in Peer::all() {
         let origin = Origin::start("a").expect("an origin");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::{
-    Cluster, ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilterKind, Listener, MirrorCluster,
+    Cluster, ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, MirrorCluster,
     NetworkFilter, Resource, RouteAction, RouteConfig, RouteSource, SecretRef, Source,
 };
 
@@ -127,16 +127,21 @@ fn of_listener(listener: &Listener) -> Refs {
 }
 
 impl Listener {
+    /// The HTTP filters of all chains.
+    pub(crate) fn http_filters(&self) -> impl Iterator<Item = &HttpFilter> {
+        self.chains.iter().flat_map(|chain| match &chain.filter {
+            NetworkFilter::Tcp(_) => &[],
+            NetworkFilter::Http(manager) => &manager.filters[..],
+        })
+    }
+
     /// False where a filter of this listener asks for the extension by name and doesn't allow its type.
     pub(crate) fn admits(&self, extension: &ExtensionConfig) -> bool {
-        self.chains.iter().all(|chain| match &chain.filter {
-            NetworkFilter::Tcp(_) => true,
-            NetworkFilter::Http(manager) => manager.filters.iter().all(|filter| match &filter.kind {
-                HttpFilterKind::Discovered { type_urls, .. } if filter.name == extension.name => {
-                    extension.is_one_of(type_urls)
-                }
-                _ => true,
-            }),
+        self.http_filters().all(|filter| match &filter.kind {
+            HttpFilterKind::Discovered { type_urls, .. } if filter.name == extension.name => {
+                extension.is_one_of(type_urls)
+            }
+            _ => true,
         })
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum NetworkAction {
     Continue,
     /// The bytes wait here.
     Stop,
+    /// Nothing passes any more, whatever other filters say, until this one closes the connection.
+    Refuse,
     /// What has passed is written, then the connection is closed.
     Close,
 }
@@ -97,6 +99,8 @@ pub(crate) struct NetworkFilters {
     begun: usize,
     /// All filters let the connection through to the terminal filter.
     admitted: bool,
+    /// A filter has refused the connection and closes it later.
+    refused: bool,
     ends: [End; 2],
 }
 
@@ -140,7 +144,15 @@ impl NetworkFilters {
 
     fn of(list: Vec<Box<dyn NetworkFilter>>, state: StreamState) -> NetworkFilters {
         let state = Rc::new(RefCell::new(state));
-        NetworkFilters { list, state, slot: Rc::default(), begun: 0, admitted: false, ends: [End::Open; 2] }
+        NetworkFilters {
+            list,
+            state,
+            slot: Rc::default(),
+            begun: 0,
+            admitted: false,
+            refused: false,
+            ends: [End::Open; 2],
+        }
     }
 
     /// Whether the terminal filter may begin.
@@ -201,6 +213,9 @@ impl NetworkFilters {
 
     /// Walks from the `at`-th filter of a direction on.
     fn walk(&mut self, way: Way, at: usize) -> Result<Passed, Close> {
+        if self.refused {
+            return Ok(Passed::default());
+        }
         let end = self.ends[way as usize] == End::Come;
         for at in at..self.list.len() {
             let index = if way == Way::Request { at } else { self.list.len() - 1 - at };
@@ -209,6 +224,7 @@ impl NetworkFilters {
                 match self.call(index, |filter, cx| filter.on_new_connection(cx)) {
                     NetworkAction::Continue => {}
                     NetworkAction::Stop => return Ok(Passed::default()),
+                    NetworkAction::Refuse => return self.refuse(),
                     NetworkAction::Close => return Err(Close),
                 }
             }
@@ -222,6 +238,7 @@ impl NetworkFilters {
             match action {
                 NetworkAction::Continue => {}
                 NetworkAction::Stop => return Ok(Passed::default()),
+                NetworkAction::Refuse => return self.refuse(),
                 NetworkAction::Close => return Err(Close),
             }
         }
@@ -237,6 +254,11 @@ impl NetworkFilters {
             Way::Response => std::mem::take(&mut state.response_body),
         };
         Ok(Passed { bytes, end })
+    }
+
+    fn refuse(&mut self) -> Result<Passed, Close> {
+        self.refused = true;
+        Ok(Passed::default())
     }
 
     fn call(

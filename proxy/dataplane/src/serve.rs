@@ -499,6 +499,7 @@ fn http2_exchange<'c>(
     let received = Instant::now();
     let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation, received);
     Some(async move {
+        let mut now = received;
         if says_empty && !stream.request_complete() {
             // Not a byte goes to the origin before it is known that nothing follows.
             let settled = tokio::time::timeout(HEADERS_TIMEOUT, stream.settle()).await;
@@ -508,13 +509,14 @@ fn http2_exchange<'c>(
                 stream.reset();
                 return true;
             }
+            now = Instant::now();
         }
         let end = stream.request_complete();
         let incoming = Incoming { end, upgrade: None, expect_continue: false, shed: client.sheds() };
         let state = Rc::new(RefCell::new(state));
         let mut timer = LazyTimer::default();
         let down = Downstream::H2(Box::new(stream));
-        let outcome = Exchange::new(client.cx, chain, down, state.clone(), &mut timer, received).run(incoming).await;
+        let outcome = Exchange::new(client.cx, chain, down, state.clone(), &mut timer, now).run(incoming).await;
         matches!(outcome, Outcome::Aborted)
             && received.elapsed() < resets::LIFETIME_MIN
             && state.borrow().info.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)

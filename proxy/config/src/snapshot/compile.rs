@@ -32,8 +32,8 @@ impl Snapshot {
         };
         let mut compiler = Compiler { set, previous, next };
         dirty.clusters.iter().for_each(|name| compiler.cluster(name));
-        dirty.routes.iter().for_each(|name| compiler.route(name));
         dirty.extensions.iter().for_each(|name| compiler.extension(name));
+        dirty.routes.iter().for_each(|name| compiler.route(name));
         // A listener that isn't held is published as it is, whatever happens to what it names.
         if dirty.listeners {
             compiler.listeners();
@@ -163,7 +163,7 @@ impl Compiler<'_> {
             old => {
                 let mut awaited = self.clusters_awaited(entry.refs());
                 if let (Some(_), Resource::Route(route)) = (old, &entry.resource) {
-                    awaited.extend(self.filters_awaited(route));
+                    awaited.extend(self.listeners_awaited(route));
                 }
                 awaited
             }
@@ -186,26 +186,27 @@ impl Compiler<'_> {
         refs.clusters.iter().filter(awaited).map(|name| (kind, Arc::clone(name))).collect()
     }
 
-    /// Filters that the scopes of a route configuration speak of and that its listeners wait for: the new version goes
-    /// live together with the chain that it means. Without that, a filter that takes the place of another one would leave
-    /// a gap in which neither runs.
-    fn filters_awaited(&self, route: &RouteConfig) -> Vec<(ResourceKind, Arc<str>)> {
+    /// Listeners that are held back, for whatever reason, and whose held version has filters that the scopes of a route
+    /// configuration speak of and the version that serves lacks: the routes go live together with the chain that they mean.
+    /// Without that a route would be served without its filter, or a filter that takes the place of another one would leave a
+    /// gap in which neither runs.
+    fn listeners_awaited(&self, route: &RouteConfig) -> Vec<(ResourceKind, Arc<str>)> {
         if route.override_names.len() == 0 {
             return Vec::new();
         }
-        let listeners = self.set.slots(ResourceKind::Listener).values().filter_map(|slot| match slot {
-            Slot::Held(entry) => Some(entry.refs()),
-            Slot::Missing | Slot::Refused => None,
-        });
-        let listeners = listeners.filter(|refs| refs.routes.iter().any(|wanted| wanted.name == route.name));
-        let slots = self.set.slots(ResourceKind::Extension);
-        let awaited: BTreeSet<&Arc<str>> = listeners
-            .flat_map(|refs| &refs.extensions)
-            .filter(|extension| !extension.has_instant_default)
-            .map(|extension| &extension.dependency.name)
-            .filter(|name| !slots.contains_key(name) && route.override_names.position(name).is_some())
-            .collect();
-        awaited.into_iter().map(|name| (ResourceKind::Extension, Arc::clone(name))).collect()
+        let kind = ResourceKind::Listener;
+        let is_awaited = |(name, slot): &(&Arc<str>, &Slot)| {
+            let Slot::Held(entry) = slot else { return false };
+            let served = self.previous.published(kind, name).filter(|_| self.previous.listeners.contains_key(*name));
+            served.is_some_and(|served| {
+                entry.refs().routes.iter().any(|wanted| wanted.name == route.name)
+                    && brings_a_filter_of(route, &entry.resource, &served.resource)
+                    && !self.listener_awaits(entry.refs()).is_empty()
+            })
+        };
+        let awaited = self.set.slots(kind).into_iter().filter(is_awaited);
+        let awaited: BTreeSet<&Arc<str>> = awaited.map(|(name, _)| name).collect();
+        awaited.into_iter().map(|name| (kind, Arc::clone(name))).collect()
     }
 
     fn extension(&mut self, name: &Arc<str>) {
@@ -310,4 +311,12 @@ impl Compiler<'_> {
         self.next.kept.insert((kind, Arc::clone(name)), old.clone());
         Some(old)
     }
+}
+
+/// Whether a listener has a filter that another version of it lacks, and that the scopes of a route configuration speak of.
+fn brings_a_filter_of(route: &RouteConfig, listener: &Resource, served: &Resource) -> bool {
+    let (Resource::Listener(listener), Resource::Listener(served)) = (listener, served) else { return false };
+    let known: BTreeSet<&Arc<str>> = served.http_filters().map(|filter| &filter.name).collect();
+    let mut brought = listener.http_filters().map(|filter| &filter.name).filter(|name| !known.contains(name));
+    brought.any(|name| route.override_names.position(name).is_some())
 }

@@ -224,15 +224,27 @@ fn routes_that_speak_of_a_new_filter_go_live_with_its_chain() {
     world.add(route_with_filters("r", &["y", "z"]));
     world.add(route_with_filters("s", &["z"]));
     // Not `s`: `y` is nothing to it, and no chain has `z`.
-    assert_eq!(world.warming(), ["l<-y", "m<-y", "r<-y"]);
+    assert_eq!(world.warming(), ["l<-y", "m<-y", "r<-l"]);
     assert!(Arc::ptr_eq(world.snapshot.routes.get("r").unwrap(), &before));
     world.add(extension("y", 1));
     assert!(world.warming().is_empty() && world.listeners() == ["l:2", "m:2"]);
     assert!(!Arc::ptr_eq(world.snapshot.routes.get("r").unwrap(), &before));
+    // Whatever holds the listener back: nobody serves the routes without their filter.
+    let before = Arc::clone(world.snapshot.routes.get("r").unwrap());
+    world.add(extension("v", 1));
+    world.add(listener("l", 4, "r", &["x", "v", "u"]));
+    world.add(route_with_filters("r", &["v"]));
+    assert!(world.set.refuse(ResourceKind::Extension, &"u".into()));
+    world.compile();
+    assert_eq!(world.warming(), ["l<-u", "r<-l"]);
+    assert!(Arc::ptr_eq(world.snapshot.routes.get("r").unwrap(), &before));
+    world.add(extension("u", 1));
+    assert!(world.warming().is_empty() && world.listeners() == ["l:4", "m:2"]);
+    assert!(!Arc::ptr_eq(world.snapshot.routes.get("r").unwrap(), &before));
     // One that doesn't exist holds nobody up.
     world.add(listener("l", 3, "r", &["x", "w"]));
     world.add(route_with_filters("r", &["w"]));
-    assert_eq!(world.warming(), ["l<-w", "r<-w"]);
+    assert_eq!(world.warming(), ["l<-w", "r<-l"]);
     world.miss(ResourceKind::Extension, "w");
     assert!(world.warming().is_empty());
 }
@@ -254,14 +266,16 @@ fn a_refused_filter_of_routes_holds_up_nobody() {
     world.add(listener_of_routes(2, &["x"]));
     world.add(listener("all", 2, "r", &["x"]));
     world.add(route_with_filters("r", &["x"]));
-    assert_eq!(world.warming(), ["all<-x", "l<-x", "r<-x"]);
+    assert_eq!(world.warming(), ["all<-x", "l<-x", "r<-all,l"]);
     assert!(world.set.refuse(ResourceKind::Extension, &"x".into()), "it is new");
     assert!(
         !world.set.refuse(ResourceKind::Extension, &"x".into()) && !world.set.refuse(ResourceKind::Route, &"q".into())
     );
     world.compile();
-    // A filter of every request keeps what serves; the route's own answers 500 where it is on.
-    assert_eq!((world.listeners(), world.warming()), (vec!["all:1".into(), "l:2".into()], vec!["all<-x".into()]));
+    // A filter of every request keeps what serves, and with it the routes: without the filter they must not be served.
+    // The route's own answers 500 where it is on.
+    let warming = vec!["all<-x".to_owned(), "r<-all".to_owned()];
+    assert_eq!((world.listeners(), world.warming()), (vec!["all:1".into(), "l:2".into()], warming));
     let x = HttpFilter { name: "x".into(), kind: discovered(), disabled: true };
     assert!(matches!(world.snapshot.filter_config(&x), FilterConfig::Missing));
     world.add(extension("x", 1));

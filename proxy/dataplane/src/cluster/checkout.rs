@@ -55,6 +55,10 @@ impl ClusterHandle {
         let request = RequestGuard::new(self, &endpoint, permit);
         let http2 = match self.cluster().http.protocol {
             Protocol::Http1 => false,
+            Protocol::Alpn if key.upgrade => false,
+            Protocol::Http2 if key.upgrade => {
+                return Checkout::Failed(StreamError::internal(ErrorKind::UpgradeForbidden));
+            }
             Protocol::Http2 => true,
             Protocol::Downstream => downstream == Version::Http2,
             Protocol::Alpn => return self.checkout_by_alpn(endpoint, request, key),

@@ -29,6 +29,8 @@ pub(crate) struct PickKey<'a> {
     pub(crate) destination: Option<SocketAddr>,
     /// Not on a pooled connection.
     pub(crate) fresh: bool,
+    /// The client wants another protocol on the connection, which is HTTP/1's to offer.
+    pub(crate) upgrade: bool,
     /// Where the address and the priority of the endpoint are told, for those who want to know it even if connecting fails.
     pub(crate) told: Option<&'a Cell<Option<(SocketAddr, u32)>>>,
 }

@@ -361,10 +361,11 @@ impl Exchange<'_> {
 /// What only filters ask for.
 fn tell_filters(info: &mut StreamInfo, picked: &Picked) {
     info.upstream_locality.clone_from(&picked.endpoint.locality_names);
-    if let Some(metadata) = &picked.endpoint.endpoint.metadata {
-        info.metadata.get_or_insert_default().upstream_host = Some(metadata.clone());
-    }
-    if let Some(metadata) = picked.endpoint.locality_metadata() {
-        info.metadata.get_or_insert_default().upstream_locality = Some(metadata.clone());
+    let (host, locality) = (&picked.endpoint.endpoint.metadata, picked.endpoint.locality_metadata());
+    // An earlier attempt's endpoint may have had what this one hasn't.
+    if info.metadata.is_some() || host.is_some() || locality.is_some() {
+        let metadata = info.metadata.get_or_insert_default();
+        metadata.upstream_host.clone_from(host);
+        metadata.upstream_locality = locality.cloned();
     }
 }

@@ -156,7 +156,8 @@ impl Exchange<'_> {
             (stream.request.version, destination, cluster.server_name(&stream.request))
         };
         let server_name = server_name.as_ref();
-        let mut key = PickKey { hash: self.hash, destination, fresh, server_name, ..PickKey::default() };
+        let upgrade = self.upgrade.is_some();
+        let mut key = PickKey { hash: self.hash, destination, fresh, server_name, upgrade, ..PickKey::default() };
         if let Some(forward) = self.filters.selection.forward() {
             key.priority = forward.priority;
             key.metadata = self.filters.selection.metadata();

@@ -116,7 +116,7 @@ impl Filter {
         match config.delay_deny {
             Some(delay) => {
                 self.told = Told::Denied { _delay: Some(close_after(delay, cx)) };
-                NetworkAction::Stop
+                NetworkAction::Refuse
             }
             None => {
                 self.told = Told::Denied { _delay: None };
@@ -168,13 +168,13 @@ impl NetworkFilter for Filter {
                 }
                 action
             }
-            Told::Denied { .. } => NetworkAction::Stop,
+            Told::Denied { .. } => NetworkAction::Refuse,
         }
     }
 
     fn on_upstream_data(&mut self, _cx: &ConnectionCx<'_>, _end: bool) -> NetworkAction {
         match self.told {
-            Told::Denied { .. } => NetworkAction::Stop,
+            Told::Denied { .. } => NetworkAction::Refuse,
             Told::Nothing | Told::Allowed { .. } => NetworkAction::Continue,
         }
     }

@@ -141,3 +141,16 @@ fn who_closes_or_fails_ends_it() {
     walk.filters.begin().unwrap();
     assert_eq!(walk.event(0, FilterEvent::Reset), "closed");
 }
+
+#[test]
+fn what_one_filter_refuses_no_other_lets_pass() {
+    // The second one held the new connection back, and lets it go on later.
+    let mut walk = Walk::new(&[GO, NetworkAction::Refuse], &[STOP]);
+    walk.filters.begin().unwrap();
+    assert_eq!(walk.data(Way::Request, "x"), "");
+    assert_eq!(walk.event(1, FilterEvent::Resume(Way::Request)), "");
+    assert_eq!(walk.data(Way::Request, "y"), "");
+    assert!(!walk.filters.is_admitted());
+    assert_eq!(walk.seen(), "a+ b+ a>x");
+    assert_eq!(walk.event(0, FilterEvent::Reset), "closed");
+}
