@@ -130,9 +130,11 @@ fn connections_serve_so_many_requests() {
             "explicit_http_config": {"http_protocol_options": {}},
         });
         let (plane, main) = start(peer, speaking(origin.address(), options));
-        spread(main, 6);
+        assert_eq!(share(&spread(main, 6), "a"), 6, "{peer:?}");
         assert_eq!(origin.connections(), 3, "{peer:?}");
-        assert_eq!(plane.admin.stat("cluster.c.upstream_cx_max_requests").expect("stats"), 3, "{peer:?}");
+        // Counted once the last answer is through: its client may ask before that.
+        let closed = plane.admin.stat_reaches("cluster.c.upstream_cx_max_requests", 3, DEADLINE);
+        assert_eq!(closed.expect("stats"), 3, "{peer:?}");
         let origin = Origin::start("a").expect("an origin");
         let options = json!({"explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 1}}});
         let (_plane, main) = start(peer, speaking(origin.address(), options));
