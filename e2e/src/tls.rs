@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -280,6 +280,8 @@ impl ServerCertVerifier for Anybody {
 #[derive(Debug)]
 pub struct SecretServer {
     pub address: SocketAddr,
+    /// A Unix socket that it listens on as well.
+    pub socket: PathBuf,
     _process: Process,
     folder: tempfile::TempDir,
 }
@@ -288,11 +290,12 @@ impl SecretServer {
     pub fn start() -> Result<SecretServer> {
         let folder = tempfile::tempdir()?;
         let address_file = folder.path().join("address");
-        let arguments = [folder.path().to_string_lossy(), address_file.to_string_lossy()];
+        let socket = folder.path().join("sds.sock");
+        let arguments = [folder.path().to_string_lossy(), address_file.to_string_lossy(), socket.to_string_lossy()];
         let arguments: Vec<&str> = arguments.iter().map(|argument| &**argument).collect();
         let mut process = script::start("sds", "sds.py", folder.path(), &arguments)?;
         let address = script::address(&address_file, &mut process)?;
-        Ok(SecretServer { address, _process: process, folder })
+        Ok(SecretServer { address, socket, _process: process, folder })
     }
 
     /// Sets a secret; whoever asks for it is told.

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
 use hyper_util::rt::TokioIo;
 use outrigger_config::{ClusterEntry, Health, ResolvedTls, Snapshot, UpstreamTls, UpstreamTransport};
 use outrigger_dataplane::connect_control;
-use tokio::net::TcpStream;
+use outrigger_http::EndpointAddress;
+use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::server::Server;
@@ -31,7 +33,7 @@ pub(crate) struct Connector {
     /// Endpoints are tried in turn from a random one on, so that proxies spread over the control plane's instances.
     next: Cell<usize>,
     /// Told once an endpoint, not at each attempt.
-    last: RefCell<Option<SocketAddr>>,
+    last: RefCell<Option<EndpointAddress>>,
 }
 
 /// Why there is no connection.
@@ -40,7 +42,7 @@ pub(crate) enum ConnectError {
     #[error("cluster {0} has no usable endpoint")]
     NoEndpoint(Arc<str>),
     #[error("{address}: {reason}")]
-    Transport { address: SocketAddr, reason: String },
+    Transport { address: EndpointAddress, reason: String },
     #[error("cluster {cluster}: {reason}")]
     Tls { cluster: Arc<str>, reason: String },
 }
@@ -66,12 +68,17 @@ impl Connector {
         let position = self.next.get();
         self.next.set(position.wrapping_add(1));
         let chosen = endpoints[position % endpoints.len()];
-        let (address, host_name) = (chosen.address, Arc::clone(&chosen.hostname));
-        if self.last.borrow_mut().replace(address) != Some(address) {
+        let (address, host_name) = (&chosen.address, Arc::clone(&chosen.hostname));
+        if self.last.borrow_mut().replace(address.clone()).as_ref() != Some(address) {
             tracing::info!("connecting to {address} ({})", self.cluster);
         }
-        let transport = |error: tonic::transport::Error| ConnectError::Transport { address, reason: chain(&error) };
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(transport)?;
+        let transport = |error: tonic::transport::Error| ConnectError::Transport {
+            address: address.clone(),
+            reason: chain(&error),
+        };
+        // A path is no authority; nobody looks this one up.
+        let authority = address.socket().map_or_else(|| "localhost".to_owned(), |socket| socket.to_string());
+        let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(transport)?;
         let endpoint = endpoint
             .connect_timeout(connect_timeout)
             .tcp_nodelay(true)
@@ -87,27 +94,31 @@ impl Connector {
             _ => endpoint,
         };
         let Some((tls, resolved)) = tls(&self.cluster, entry, chosen)? else {
-            return endpoint.connect().await.map_err(transport);
+            let connected = match address.clone() {
+                EndpointAddress::Ip(_) => endpoint.connect().await,
+                EndpointAddress::Pipe(path) => {
+                    let connect = move |_| UnixStream::connect(path.clone()).map_ok(TokioIo::new);
+                    endpoint.connect_with_connector(Function(connect)).await
+                }
+            };
+            return connected.map_err(transport);
         };
         // Secrets that rotate count from the next connection on.
+        let to = address.clone();
         let connector = Function(move |_| {
-            let (tls, resolved, host_name) = (tls.clone(), resolved.clone(), host_name.clone());
-            async move {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                connect_control(&tls, &resolved, &host_name, stream).await.map(TokioIo::new)
-            }
+            let (tls, resolved, host_name, to) = (tls.clone(), resolved.clone(), host_name.clone(), to.clone());
+            async move { connect_control(&tls, &resolved, &host_name, &to).await.map(TokioIo::new) }
         });
         endpoint.connect_with_connector(connector).await.map_err(transport)
     }
 }
 
 /// The usable endpoints of a cluster, and how long a connection to one may take. None where its connections are not in
-/// cleartext: who asks here can't do better.
+/// cleartext, nor those of Unix sockets: who asks here can't do better.
 pub(crate) fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) {
     let Some(entry) = snapshot.clusters.get(cluster) else { return (Vec::new(), Duration::ZERO) };
     let is_clear = entry.cluster.transports.contexts().next().is_none();
-    let addresses = usable(entry).into_iter().filter(|_| is_clear).map(|endpoint| endpoint.address);
+    let addresses = usable(entry).into_iter().filter(|_| is_clear).filter_map(|endpoint| endpoint.address.socket());
     (addresses.collect(), entry.cluster.connect_timeout)
 }
 

@@ -380,6 +380,6 @@ fn addresses(snapshot: &Snapshot, cluster: &str) -> Option<Vec<SocketAddr>> {
     let assignment = snapshot.clusters.get(cluster)?.assignment.as_ref()?;
     let usable =
         assignment.endpoints().filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded));
-    let addresses: Vec<SocketAddr> = usable.map(|endpoint| endpoint.address).collect();
+    let addresses: Vec<SocketAddr> = usable.filter_map(|endpoint| endpoint.address.socket()).collect();
     (!addresses.is_empty()).then_some(addresses)
 }

@@ -119,7 +119,7 @@ impl DnsTargets {
 fn forget_repeated(localities: &mut [Locality]) {
     let mut seen = std::collections::HashSet::new();
     for locality in localities {
-        locality.endpoints.retain(|endpoint| seen.insert(endpoint.address));
+        locality.endpoints.retain(|endpoint| seen.insert(endpoint.address.clone()));
     }
 }
 
@@ -130,7 +130,7 @@ impl DnsEndpoint {
             name => Arc::clone(name),
         };
         let of = |address: SocketAddr, more: &[SocketAddr]| Endpoint {
-            address,
+            address: address.into(),
             hostname: Arc::clone(&hostname),
             additional_addresses: more.into(),
             ..self.template.clone()
@@ -151,7 +151,7 @@ mod tests {
         let origin =
             Arc::new(Origin { source: Source::Static, name: "c".into(), version: "".into(), object: "".into() });
         let template = Endpoint {
-            address: SocketAddr::from(([0, 0, 0, 0], 80)),
+            address: SocketAddr::from(([0, 0, 0, 0], 80)).into(),
             hostname: "".into(),
             weight: 3,
             health: Health::Healthy,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use outrigger_http::EndpointAddress;
+
 use crate::{EndpointHealthCheck, Fraction, Metadata, Origin};
 
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +47,7 @@ pub struct Locality {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    pub address: SocketAddr,
+    pub address: EndpointAddress,
     pub hostname: Arc<str>,
     /// At least 1.
     pub weight: u32,

@@ -90,7 +90,7 @@ pub(crate) fn eds(name: &str, service: &str, version: u32) -> Resource {
 /// A cluster whose endpoints are resolved, and what of it is.
 pub(crate) fn dns(name: &str, host: &str) -> (Resource, Arc<DnsTargets>) {
     let template = Endpoint {
-        address: SocketAddr::from(([0, 0, 0, 0], 80)),
+        address: SocketAddr::from(([0, 0, 0, 0], 80)).into(),
         hostname: "".into(),
         weight: 1,
         health: Health::Healthy,

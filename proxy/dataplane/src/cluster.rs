@@ -186,7 +186,7 @@ impl ClusterHandle {
     /// Counts what became of a request or a connection, for outlier detection.
     pub(crate) fn report(&self, endpoint: &EndpointHandle, outcome: Outcome) {
         if let (Some(health), Some(state)) = (&self.health, endpoint.state()) {
-            health.record(endpoint.endpoint.address, state, outcome);
+            health.record(&endpoint.endpoint.address, state, outcome);
         }
     }
 

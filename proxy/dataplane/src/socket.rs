@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use outrigger_http::EndpointAddress;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
@@ -38,6 +39,14 @@ pub(crate) enum Listening {
 }
 
 impl Socket {
+    /// Connects to an endpoint.
+    pub(crate) async fn connect(to: &EndpointAddress) -> io::Result<Socket> {
+        match to {
+            EndpointAddress::Ip(socket) => TcpStream::connect(socket).await.map(Socket::Tcp),
+            EndpointAddress::Pipe(path) => UnixStream::connect(path).await.map(Socket::Unix),
+        }
+    }
+
     /// Sets `TCP_NODELAY`.
     pub(crate) fn set_nodelay(&self) -> io::Result<()> {
         match self {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use outrigger_config::{DownstreamTransport, TcpProxy};
-use outrigger_http::{LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{EndpointAddress, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
 use rand::Rng;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
@@ -28,6 +28,7 @@ use crate::worker::WorkerCx;
 /// A connection to an endpoint, with what it counts for.
 struct Connected {
     transport: Transport,
+    remote: EndpointAddress,
     _guard: ConnectionGuard,
     attempts: u32,
 }
@@ -161,8 +162,8 @@ async fn run(
 ) -> Result<(), StreamError> {
     let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, Ends::of(&state.info)));
     state.info.cluster_name = cluster;
-    let Connected { transport: mut up, _guard, attempts } = connected.await?;
-    describe_upstream(&mut state.info, &up, attempts);
+    let Connected { transport: mut up, remote, _guard, attempts } = connected.await?;
+    describe_upstream(&mut state.info, &up, remote, attempts);
     let (idle, deadline) = times(chain);
     let end = tunnel::run(down, &mut up, idle, deadline).await;
     ended(chain, end, down, Some(&up), &mut state.info)
@@ -183,8 +184,8 @@ async fn run_filtered(
         state.borrow_mut().info.cluster_name = cluster;
         let (state, guard) = (&state, &guard);
         async move {
-            let Connected { transport, _guard, attempts } = connected.await?;
-            describe_upstream(&mut state.borrow_mut().info, &transport, attempts);
+            let Connected { transport, remote, _guard, attempts } = connected.await?;
+            describe_upstream(&mut state.borrow_mut().info, &transport, remote, attempts);
             *guard.borrow_mut() = Some(_guard);
             Ok(transport)
         }
@@ -213,8 +214,8 @@ impl Ends {
     }
 }
 
-fn describe_upstream(info: &mut StreamInfo, up: &Transport, attempts: u32) {
-    info.upstream_remote = up.remote;
+fn describe_upstream(info: &mut StreamInfo, up: &Transport, remote: EndpointAddress, attempts: u32) {
+    info.upstream_remote = Some(remote);
     info.upstream_local = up.local;
     info.upstream_tls = up.tls().cloned();
     info.upstream_attempts = attempts;
@@ -276,7 +277,10 @@ fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, ends: Ends) -> Connecting
         loop {
             attempts += 1;
             match cluster.connect_raw(&PickKey { hash, destination, ..PickKey::default() }).await {
-                Ok((transport, guard, _)) => return Ok(Connected { transport, _guard: guard, attempts }),
+                Ok((transport, guard, endpoint)) => {
+                    let remote = endpoint.address_of(transport.remote);
+                    return Ok(Connected { transport, remote, _guard: guard, attempts });
+                }
                 Err(error) if attempts >= attempts_max => return Err(error),
                 Err(_) => {}
             }

@@ -164,7 +164,7 @@ impl Trace {
             tag("upstream_cluster", cluster.to_string());
             tag("upstream_cluster.name", cluster.to_string());
         }
-        if let Some(upstream) = info.upstream_remote {
+        if let Some(upstream) = &info.upstream_remote {
             tag("upstream_address", upstream.to_string());
         }
         if status == 0 || status >= 500 {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use outrigger_http::EndpointAddress;
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
 use tokio::sync::{mpsc, oneshot};
@@ -162,11 +163,11 @@ impl Workers {
         let published = self.published.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let health = self.health.clone();
         async move {
-            let mut seen: BTreeMap<(Arc<str>, SocketAddr), EndpointStatus> = BTreeMap::new();
+            let mut seen: BTreeMap<(Arc<str>, EndpointAddress), EndpointStatus> = BTreeMap::new();
             for answer in answers {
                 for cluster in answer.await.unwrap_or_default() {
                     for endpoint in cluster.endpoints {
-                        let key = (cluster.name.clone(), endpoint.address);
+                        let key = (cluster.name.clone(), endpoint.address.clone());
                         seen.entry(key).and_modify(|known| known.add(&endpoint)).or_insert(endpoint);
                     }
                 }
@@ -223,7 +224,7 @@ impl Workers {
 
 fn all_clusters(
     prepared: &Prepared,
-    seen: &mut BTreeMap<(Arc<str>, SocketAddr), EndpointStatus>,
+    seen: &mut BTreeMap<(Arc<str>, EndpointAddress), EndpointStatus>,
     health: &HealthSet,
 ) -> Vec<ClusterStatus> {
     let mut all: Vec<ClusterStatus> = prepared
@@ -236,7 +237,7 @@ fn all_clusters(
             for locality in entry.assignment.iter().flat_map(|assignment| assignment.localities.iter()) {
                 let place = Arc::new(locality.without_endpoints());
                 endpoints.extend(locality.endpoints.iter().map(|endpoint| {
-                    seen.remove(&(name.clone(), endpoint.address))
+                    seen.remove(&(name.clone(), endpoint.address.clone()))
                         .unwrap_or_else(|| EndpointStatus::unused(endpoint, &place, health.as_ref()))
                 }));
             }

@@ -6,6 +6,7 @@
 //! Promises: header order and duplicates are kept; names are lower case and valid tokens (RFC 9110 §5.1); values never
 //! hold CR, LF or NUL; so whatever a filter did, a head can be written to a peer as it is.
 
+mod address;
 mod body;
 mod flags;
 mod head;
@@ -15,6 +16,7 @@ mod name;
 mod stream;
 mod tls;
 
+pub use address::EndpointAddress;
 pub use body::BodyBuffer;
 pub use flags::ResponseFlags;
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};

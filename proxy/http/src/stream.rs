@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
-use crate::{BodyBuffer, Headers, Metadata, RequestHead, ResponseFlags, ResponseHead, StreamMetadata, TlsInfo};
+use crate::{
+    BodyBuffer, EndpointAddress, Headers, Metadata, RequestHead, ResponseFlags, ResponseHead, StreamMetadata, TlsInfo,
+};
 
 /// Everything of a stream that a filter may see. One per stream, owned by its worker.
 ///
@@ -119,7 +121,7 @@ pub struct StreamInfo {
     pub downstream_trusted_ip: Option<IpAddr>,
     /// `None`: there is nothing to tell, as of most connections in cleartext.
     pub connection: Option<Arc<ConnectionInfo>>,
-    pub upstream_remote: Option<SocketAddr>,
+    pub upstream_remote: Option<EndpointAddress>,
     pub upstream_local: Option<SocketAddr>,
     pub listener_name: Arc<str>,
     pub listener_direction: Direction,

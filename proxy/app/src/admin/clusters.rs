@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use outrigger_config::{Address, CircuitBreakers, Cluster, ClusterEntry, Health, RoutingPriority, Snapshot, Source};
 use outrigger_dataplane::{BoundListener, ClusterStatus, EndpointStatus, HealthFlags, Workers};
+use outrigger_http::EndpointAddress;
 use serde_json::{Value, json};
 
 use super::reply::Reply;
@@ -52,7 +53,7 @@ fn listeners_of(asked: &Asked, listeners: &[BoundListener]) -> Reply {
 fn listener_json(listener: &BoundListener) -> Value {
     let mut addresses = listener.addresses.iter().map(|bound| match bound {
         Address::Ip { socket, .. } => address(*socket),
-        Address::Pipe { .. } => json!({"pipe": {"path": bound.to_string()}}),
+        Address::Pipe { .. } => pipe(&bound.to_string()),
     });
     let mut of = json!({"name": *listener.name, "local_address": addresses.next()});
     let further: Vec<Value> = addresses.collect();
@@ -60,6 +61,14 @@ fn listener_json(listener: &BoundListener) -> Value {
         of["additional_local_addresses"] = Value::Array(further);
     }
     of
+}
+
+fn endpoint_address(of: &EndpointAddress) -> Value {
+    of.socket().map_or_else(|| pipe(&of.to_string()), address)
+}
+
+fn pipe(path: &str) -> Value {
+    json!({"pipe": {"path": path}})
 }
 
 fn address(address: SocketAddr) -> Value {
@@ -113,7 +122,7 @@ fn cluster_text(text: &mut String, status: &ClusterStatus, snapshot: &Snapshot) 
     }
     _ = writeln!(text, "{name}::added_via_api::{added_via_api}");
     for endpoint in &status.endpoints {
-        let at = endpoint.address;
+        let at = &endpoint.address;
         for (what, value, _) in numbers(endpoint) {
             _ = writeln!(text, "{name}::{at}::{what}::{value}");
         }
@@ -191,7 +200,7 @@ fn endpoint_json(endpoint: &EndpointStatus) -> Value {
     health.insert("eds_health_status".to_owned(), eds.into());
     let (region, zone, sub_zone) = &endpoint.locality;
     let mut status = json!({
-        "address": address(endpoint.address),
+        "address": endpoint_address(&endpoint.address),
         "stats": stats,
         "health_status": health,
         "weight": endpoint.weight,

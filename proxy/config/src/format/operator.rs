@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use outrigger_http::{HeaderName, Headers, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{EndpointAddress, HeaderName, Headers, ResponseFlags, StreamInfo, StreamState, TimingPoint};
 
 use super::FormatError;
 use super::time::TimeFormat;
@@ -391,7 +391,13 @@ fn address(info: &StreamInfo, of: Peer, part: Part) -> Value<'static> {
         Peer::DownstreamRemote => info.downstream_remote,
         Peer::DownstreamDirect => info.direct_remote(),
         Peer::DownstreamLocal => info.downstream_local,
-        Peer::UpstreamRemote => info.upstream_remote,
+        Peer::UpstreamRemote => match &info.upstream_remote {
+            // A path is all there is of an address, and has no port.
+            Some(pipe @ EndpointAddress::Pipe(_)) if part != Part::Port => {
+                return Value::Owned(pipe.to_string().into_bytes());
+            }
+            remote => remote.as_ref().and_then(EndpointAddress::socket),
+        },
         Peer::UpstreamLocal => info.upstream_local,
     };
     match (address, part) {

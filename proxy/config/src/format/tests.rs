@@ -1,5 +1,6 @@
 //! Formats: what parses, and what they evaluate to.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +28,7 @@ fn stream() -> StreamState {
     info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
     info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
     info.downstream_remote = Some("[2001:db8::1]:4711".parse().unwrap());
-    info.upstream_remote = Some("10.0.0.1:80".parse().unwrap());
+    info.upstream_remote = Some(SocketAddr::from(([10, 0, 0, 1], 80)).into());
     info.cluster_name = Some("shop/api:80".into());
     info.code_details = "via_upstream".into();
     info.request_body_bytes = 7;

@@ -46,7 +46,8 @@ impl ClusterHandle {
             return Checkout::Failed(StreamError::upstream(ErrorKind::NoHealthyUpstream));
         };
         if let Some(told) = key.told {
-            told.set(Some((endpoint.endpoint.address, endpoint.priority())));
+            // Nobody else tells it.
+            _ = told.set((endpoint.endpoint.address.clone(), endpoint.priority()));
         }
         let Some(permit) = self.breakers.acquire(key.priority, Breaker::Requests) else {
             self.stats.upstream_rq_pending_overflow().inc();

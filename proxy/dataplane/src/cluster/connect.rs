@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{LbPolicy, RoutingPriority, UpstreamBind};
-use tokio::net::TcpStream;
+use outrigger_http::EndpointAddress;
 use tokio::time::Instant;
 
 use super::breakers::{Breaker, Permit};
 use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection, Pools};
 use super::{ClusterHandle, Outcome, PickKey, eyeballs, source};
 use crate::error::{ErrorKind, StreamError};
+use crate::socket::Socket;
 use crate::tls::Alpn;
 use crate::transport::Transport;
 
@@ -202,7 +203,7 @@ impl ClusterHandle {
     }
 }
 
-fn keep_alive(socket: &TcpStream, options: Option<(u32, u32, u32)>) {
+fn keep_alive(socket: &Socket, options: Option<(u32, u32, u32)>) {
     let Some((idle, interval, probes)) = options else { return };
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(std::time::Duration::from_secs(idle.into()))
@@ -260,9 +261,14 @@ impl Drop for Connecting {
 }
 
 /// A socket to an endpoint, by the first of its addresses that answers.
-async fn dial(endpoint: &EndpointHandle, bind: Option<&UpstreamBind>) -> io::Result<TcpStream> {
-    if endpoint.endpoint.additional_addresses.is_empty() {
-        return source::connect(endpoint.endpoint.address, bind).await;
-    }
-    eyeballs::race(&eyeballs::order(&endpoint.endpoint), |address| source::connect(address, bind)).await
+async fn dial(endpoint: &EndpointHandle, bind: Option<&UpstreamBind>) -> io::Result<Socket> {
+    let endpoint = &endpoint.endpoint;
+    let EndpointAddress::Ip(first) = endpoint.address else { return Socket::connect(&endpoint.address).await };
+    let connected = if endpoint.additional_addresses.is_empty() {
+        source::connect(first, bind).await
+    } else {
+        let order = eyeballs::order(first, &endpoint.additional_addresses);
+        eyeballs::race(&order, |address| source::connect(address, bind)).await
+    };
+    connected.map(Socket::from)
 }

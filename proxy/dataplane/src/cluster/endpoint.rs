@@ -10,7 +10,7 @@ use std::task::Context;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, Metadata, MetadataValue, UpstreamHttpOptions};
-use outrigger_http::TlsInfo;
+use outrigger_http::{EndpointAddress, TlsInfo};
 use tokio::time::Instant;
 
 use super::breakers::Permit;
@@ -309,10 +309,15 @@ impl EndpointHandle {
         });
     }
 
+    /// The address of a connection to it whose peer is known, if it is no Unix socket.
+    pub(crate) fn address_of(&self, remote: Option<SocketAddr>) -> EndpointAddress {
+        remote.map_or_else(|| self.endpoint.address.clone(), EndpointAddress::Ip)
+    }
+
     pub(super) fn status(&self) -> EndpointStatus {
         let counts = &self.counts;
         EndpointStatus {
-            address: self.endpoint.address,
+            address: self.endpoint.address.clone(),
             hostname: self.endpoint.hostname.clone(),
             health: self.endpoint.health,
             flags: self.flags(),
@@ -345,7 +350,7 @@ pub struct ClusterStatus {
 /// An endpoint as `/clusters` shows it.
 #[derive(Debug, Clone)]
 pub struct EndpointStatus {
-    pub address: SocketAddr,
+    pub address: EndpointAddress,
     pub hostname: Arc<str>,
     pub health: Health,
     pub flags: HealthFlags,
@@ -372,7 +377,7 @@ impl EndpointStatus {
         locality: &Arc<Locality>,
         health: Option<&Arc<ClusterHealth>>,
     ) -> EndpointStatus {
-        let state = health.and_then(|health| health.state(endpoint.address));
+        let state = health.and_then(|health| health.state(&endpoint.address));
         let placed = Placed { endpoint: endpoint.clone(), locality: locality.clone() };
         EndpointHandle::build(placed, state, None, Instant::now()).status()
     }

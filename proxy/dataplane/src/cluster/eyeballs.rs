@@ -7,18 +7,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use outrigger_config::Endpoint;
 
 /// Between two attempts; Envoy's.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(300);
 
 /// The addresses of an endpoint, the families by turns, beginning with the family of the first.
-pub(super) fn order(endpoint: &Endpoint) -> Vec<SocketAddr> {
-    let all = || std::iter::once(&endpoint.address).chain(&endpoint.additional_addresses).copied();
-    let first_is_v6 = endpoint.address.is_ipv6();
+pub(super) fn order(first: SocketAddr, more: &[SocketAddr]) -> Vec<SocketAddr> {
+    let all = || std::iter::once(&first).chain(more).copied();
+    let first_is_v6 = first.is_ipv6();
     let mut own = all().filter(|address| address.is_ipv6() == first_is_v6);
     let mut other = all().filter(|address| address.is_ipv6() != first_is_v6);
-    let mut order = Vec::with_capacity(1 + endpoint.additional_addresses.len());
+    let mut order = Vec::with_capacity(1 + more.len());
     loop {
         let (a, b) = (own.next(), other.next());
         if a.is_none() && b.is_none() {
@@ -75,9 +74,6 @@ where
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::sync::Arc;
-
-    use outrigger_config::Health;
 
     use super::*;
 
@@ -85,21 +81,9 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn endpoint(addresses: &[&str]) -> Endpoint {
-        Endpoint {
-            address: address(addresses[0]),
-            hostname: Arc::from(""),
-            weight: 1,
-            health: Health::Healthy,
-            metadata: None,
-            additional_addresses: addresses[1..].iter().map(|text| address(text)).collect(),
-            health_check: None,
-        }
-    }
-
     #[test]
     fn families_take_turns() {
-        let found = order(&endpoint(&["[::1]:1", "[::1]:2", "[::1]:3", "1.1.1.1:4"]));
+        let found = order(address("[::1]:1"), &["[::1]:2", "[::1]:3", "1.1.1.1:4"].map(address));
         assert_eq!(found, ["[::1]:1", "1.1.1.1:4", "[::1]:2", "[::1]:3"].map(address));
     }
 

@@ -7,12 +7,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use outrigger_config::{Cluster, ClusterEntry, Endpoint, LbOptions, Locality, Snapshot};
+use outrigger_http::EndpointAddress;
 use outrigger_stats::Registry;
 use tokio::sync::Notify;
 
@@ -122,7 +122,7 @@ pub(crate) struct ClusterHealth {
     version: AtomicU64,
     /// Goes up with every change of the hosts that are retained.
     membership: AtomicU64,
-    pub(super) hosts: Mutex<HashMap<SocketAddr, Host>>,
+    pub(super) hosts: Mutex<HashMap<EndpointAddress, Host>>,
     pub(super) ejections: Mutex<Ejections>,
     /// Somebody has connected: health checks leave `no_traffic_interval`.
     pub(super) used: AtomicBool,
@@ -180,14 +180,14 @@ impl ClusterHealth {
     }
 
     /// The states of addresses, and the endpoints that are kept though the configuration no longer names them.
-    pub(super) fn states(&self) -> (HashMap<SocketAddr, Arc<HostState>>, Vec<Placed>) {
+    pub(super) fn states(&self) -> (HashMap<EndpointAddress, Arc<HostState>>, Vec<Placed>) {
         let hosts = lock(&self.hosts);
-        let states = hosts.iter().map(|(address, host)| (*address, host.state.clone())).collect();
+        let states = hosts.iter().map(|(address, host)| (address.clone(), host.state.clone())).collect();
         (states, hosts.values().filter(|host| host.retained).map(|host| host.placed.clone()).collect())
     }
 
-    pub(crate) fn state(&self, address: SocketAddr) -> Option<Arc<HostState>> {
-        lock(&self.hosts).get(&address).map(|host| host.state.clone())
+    pub(crate) fn state(&self, address: &EndpointAddress) -> Option<Arc<HostState>> {
+        lock(&self.hosts).get(address).map(|host| host.state.clone())
     }
 
     /// Takes a cluster's new version over.
@@ -197,7 +197,7 @@ impl ClusterHealth {
         let ignore_new =
             cluster.lb_options.as_deref().is_some_and(|options: &LbOptions| options.ignore_new_until_checked);
         let mut hosts = lock(&self.hosts);
-        let mut before: HashMap<SocketAddr, Host> = std::mem::take(&mut *hosts);
+        let mut before: HashMap<EndpointAddress, Host> = std::mem::take(&mut *hosts);
         for locality in entry.assignment.iter().flat_map(|assignment| assignment.localities.iter()) {
             let place = Arc::new(locality.without_endpoints());
             for endpoint in &locality.endpoints {
@@ -208,11 +208,11 @@ impl ClusterHealth {
                 if !checked || endpoint.is_unchecked() {
                     state.clear(ALL_ACTIVE);
                 }
-                hosts.insert(endpoint.address, Host { state, placed, retained: false });
+                hosts.insert(endpoint.address.clone(), Host { state, placed, retained: false });
             }
         }
         // A host that discovery no longer names serves on while it passes its checks.
-        let mut left: Vec<SocketAddr> = Vec::new();
+        let mut left: Vec<EndpointAddress> = Vec::new();
         for (address, host) in before {
             if checked && !cluster.ignore_health_on_host_removal && !host.state.flags().contains(ALL_ACTIVE_FAILED) {
                 host.state.set(HealthFlags::PENDING_DYNAMIC_REMOVAL);
@@ -226,7 +226,7 @@ impl ClusterHealth {
             self.uneject_all();
         }
         let mut ejections = lock(&self.ejections);
-        left.iter().for_each(|address| ejections.forget(*address));
+        left.iter().for_each(|address| ejections.forget(address));
         drop(ejections);
         self.entry.store(entry.clone());
         self.membership.fetch_add(1, Ordering::Release);
@@ -247,11 +247,11 @@ impl ClusterHealth {
     }
 
     /// A retained host has failed its checks.
-    pub(super) fn drop_retained(&self, address: SocketAddr) -> bool {
+    pub(super) fn drop_retained(&self, address: &EndpointAddress) -> bool {
         let mut hosts = lock(&self.hosts);
-        let gone = hosts.get(&address).is_some_and(|host| host.retained);
+        let gone = hosts.get(address).is_some_and(|host| host.retained);
         if gone {
-            hosts.remove(&address);
+            hosts.remove(address);
             drop(hosts);
             lock(&self.ejections).forget(address);
             self.membership.fetch_add(1, Ordering::Release);

@@ -2,11 +2,11 @@
 //! nothing for what it doesn't use, and several updates between two requests cost it one.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::ClusterEntry;
+use outrigger_http::EndpointAddress;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::time::Instant;
@@ -35,13 +35,14 @@ impl Hosts {
     ) -> Hosts {
         let (version, membership) = versions(health);
         let (states, retained) = health.map(|health| health.states()).unwrap_or_default();
-        let known: HashMap<SocketAddr, &Rc<EndpointHandle>> =
-            previous.iter().map(|host| (host.endpoint.address, host)).collect();
+        let known: HashMap<&EndpointAddress, &Rc<EndpointHandle>> =
+            previous.iter().map(|host| (&host.endpoint.address, host)).collect();
         let now = Instant::now();
         let build = |placed: Placed| {
-            let address = placed.endpoint.address;
-            let state: Option<Arc<HostState>> = states.get(&address).cloned();
-            EndpointHandle::build(placed, state, known.get(&address).copied(), now)
+            let address = &placed.endpoint.address;
+            let state: Option<Arc<HostState>> = states.get(address).cloned();
+            let known = known.get(address).copied();
+            EndpointHandle::build(placed, state, known, now)
         };
         let mut list =
             Vec::with_capacity(entry.assignment.iter().map(|assignment| assignment.endpoints().count()).sum());

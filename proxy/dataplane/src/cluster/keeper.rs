@@ -2,12 +2,12 @@
 //! checked. Once for the process, not for each worker.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use outrigger_config::{ClusterEntry, Endpoint, EndpointHealthCheck, HealthCheck, Secret};
+use outrigger_http::EndpointAddress;
 use rand::Rng;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -44,7 +44,7 @@ struct Running {
 /// Watches one cluster until it is removed.
 async fn watch(health: Arc<ClusterHealth>) {
     let mut checks = JoinSet::new();
-    let mut running: HashMap<SocketAddr, Running> = HashMap::new();
+    let mut running: HashMap<EndpointAddress, Running> = HashMap::new();
     let mut entry = health.entry.load_full();
     let mut due = Instant::now();
     let mut judged = false;
@@ -86,7 +86,7 @@ fn same_checks(a: &ClusterEntry, b: &ClusterEntry) -> bool {
 fn start_checks(
     health: &Arc<ClusterHealth>,
     entry: &Arc<ClusterEntry>,
-    running: &mut HashMap<SocketAddr, Running>,
+    running: &mut HashMap<EndpointAddress, Running>,
     checks: &mut JoinSet<()>,
 ) {
     let hosts = lock(&health.hosts);
@@ -108,7 +108,7 @@ fn start_checks(
         }
         let check = check(health.clone(), entry.clone(), config.clone(), endpoint.clone(), host.state.clone());
         let task = checks.spawn_local(check);
-        running.insert(*address, Running { own: endpoint.health_check.clone(), task });
+        running.insert(address.clone(), Running { own: endpoint.health_check.clone(), task });
     }
 }
 
@@ -134,8 +134,8 @@ async fn check(
             }
         };
         let change = checker.note(found, &config);
-        note(&health, endpoint.address, &state, found, checker.healthy);
-        if !checker.healthy && health.drop_retained(endpoint.address) {
+        note(&health, &endpoint.address, &state, found, checker.healthy);
+        if !checker.healthy && health.drop_retained(&endpoint.address) {
             return;
         }
         let used = health.used.load(Ordering::Relaxed);
@@ -152,7 +152,7 @@ async fn check(
 }
 
 /// Writes what a check found where workers see it.
-fn note(health: &ClusterHealth, address: SocketAddr, state: &HostState, found: Found, healthy: bool) {
+fn note(health: &ClusterHealth, address: &EndpointAddress, state: &HostState, found: Found, healthy: bool) {
     let mut changed = state.clear(HealthFlags::PENDING_ACTIVE_HC);
     let mut set = |flag, on: bool| changed |= if on { state.set(flag) } else { state.clear(flag) };
     set(HealthFlags::FAILED_ACTIVE_HC, !healthy);

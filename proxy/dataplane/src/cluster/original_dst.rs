@@ -61,7 +61,7 @@ impl Destinations {
             return None;
         }
         let endpoint = Endpoint {
-            address,
+            address: address.into(),
             hostname: Arc::default(),
             weight: 1,
             health: Health::Healthy,

@@ -4,12 +4,12 @@
 //! and ends ejections ([`ClusterHealth::judge_outliers`]). Thresholds, defaults and statistics are Envoy's.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use outrigger_config::{OutlierDetection, Rule};
+use outrigger_http::EndpointAddress;
 use outrigger_stats::Registry;
 use rand::Rng;
 use tokio::time::Instant;
@@ -136,9 +136,9 @@ impl Reason {
 #[derive(Debug)]
 pub(crate) struct Ejections {
     stats: GroupStats,
-    active: HashMap<SocketAddr, Ejection>,
+    active: HashMap<EndpointAddress, Ejection>,
     /// How often in a row, while it isn't ejected; falls with every quiet interval.
-    backoff: HashMap<SocketAddr, u32>,
+    backoff: HashMap<EndpointAddress, u32>,
 }
 
 #[derive(Debug)]
@@ -155,9 +155,9 @@ impl Ejections {
     }
 
     /// The host is gone.
-    pub(super) fn forget(&mut self, address: SocketAddr) {
-        self.backoff.remove(&address);
-        if self.active.remove(&address).is_some() {
+    pub(super) fn forget(&mut self, address: &EndpointAddress) {
+        self.backoff.remove(address);
+        if self.active.remove(address).is_some() {
             self.stats.gauge("ejections_active", -1);
         }
     }
@@ -165,7 +165,7 @@ impl Ejections {
 
 impl ClusterHealth {
     /// Counts what became of a request, and ejects where it was one failure too many.
-    pub(crate) fn record(&self, address: SocketAddr, host: &HostState, outcome: Outcome) {
+    pub(crate) fn record(&self, address: &EndpointAddress, host: &HostState, outcome: Outcome) {
         let entry = self.entry.load();
         let Some(config) = &entry.cluster.outlier else { return };
         let counts = &host.outlier;
@@ -192,7 +192,7 @@ impl ClusterHealth {
         }
     }
 
-    fn answered(&self, config: &OutlierDetection, address: SocketAddr, host: &HostState, status: u16) {
+    fn answered(&self, config: &OutlierDetection, address: &EndpointAddress, host: &HostState, status: u16) {
         let counts = &host.outlier;
         counts.external.count(status < 500);
         if status < 500 {
@@ -217,11 +217,11 @@ impl ClusterHealth {
     }
 
     /// Ejects a host, unless it is already, too many are, or the dice say no.
-    fn eject(&self, config: &OutlierDetection, address: SocketAddr, host: &HostState, reason: Reason) {
+    fn eject(&self, config: &OutlierDetection, address: &EndpointAddress, host: &HostState, reason: Reason) {
         let total = lock(&self.hosts).len().max(1);
         let mut ejections = lock(&self.ejections);
         let ejections = &mut *ejections;
-        if ejections.active.contains_key(&address) {
+        if ejections.active.contains_key(address) {
             return;
         }
         ejections.stats.inc(reason.detected());
@@ -236,9 +236,9 @@ impl ClusterHealth {
             ejections.stats.inc("ejections_overflow");
             return;
         }
-        let times = ejections.backoff.remove(&address).unwrap_or(0) + 1;
+        let times = ejections.backoff.remove(address).unwrap_or(0) + 1;
         let jitter = config.max_ejection_time_jitter.mul_f64(random.random());
-        ejections.active.insert(address, Ejection { at: Instant::now(), times, jitter });
+        ejections.active.insert(address.clone(), Ejection { at: Instant::now(), times, jitter });
         ejections.stats.gauge("ejections_active", 1);
         ejections.stats.inc("ejections_enforced_total");
         ejections.stats.inc(reason.enforced());
@@ -251,10 +251,10 @@ impl ClusterHealth {
     pub(super) fn judge_outliers(&self, now: Instant) {
         let entry = self.entry.load();
         let Some(config) = &entry.cluster.outlier else { return };
-        let hosts: Vec<(SocketAddr, Arc<HostState>)> =
-            lock(&self.hosts).iter().map(|(address, host)| (*address, host.state.clone())).collect();
+        let hosts: Vec<(EndpointAddress, Arc<HostState>)> =
+            lock(&self.hosts).iter().map(|(address, host)| (address.clone(), host.state.clone())).collect();
         for (address, host) in &hosts {
-            self.end_ejection(config, *address, host, now);
+            self.end_ejection(config, address, host, now);
         }
         self.judge_rates(config, &hosts, |host| &host.outlier.external, Reason::SuccessRate, Reason::FailurePercentage);
         if config.split {
@@ -263,14 +263,14 @@ impl ClusterHealth {
         }
     }
 
-    fn end_ejection(&self, config: &OutlierDetection, address: SocketAddr, host: &HostState, now: Instant) {
+    fn end_ejection(&self, config: &OutlierDetection, address: &EndpointAddress, host: &HostState, now: Instant) {
         let mut ejections = lock(&self.ejections);
-        let Some(ejection) = ejections.active.get(&address) else {
+        let Some(ejection) = ejections.active.get(address) else {
             // A quiet interval: the next ejection is shorter again.
-            if let Some(times) = ejections.backoff.get_mut(&address) {
+            if let Some(times) = ejections.backoff.get_mut(address) {
                 *times -= 1;
                 if *times == 0 {
-                    ejections.backoff.remove(&address);
+                    ejections.backoff.remove(address);
                 }
             }
             return;
@@ -288,14 +288,14 @@ impl ClusterHealth {
         self.uneject(address, host, times);
     }
 
-    fn uneject(&self, address: SocketAddr, host: &HostState, times: u32) {
+    fn uneject(&self, address: &EndpointAddress, host: &HostState, times: u32) {
         let mut ejections = lock(&self.ejections);
-        if ejections.active.remove(&address).is_none() {
+        if ejections.active.remove(address).is_none() {
             return;
         }
         ejections.stats.gauge("ejections_active", -1);
         if times > 0 {
-            ejections.backoff.insert(address, times);
+            ejections.backoff.insert(address.clone(), times);
         }
         drop(ejections);
         host.outlier.reset();
@@ -305,7 +305,7 @@ impl ClusterHealth {
     }
 
     /// A passed health check ends an ejection, unless the configuration says otherwise.
-    pub(super) fn uneject_healthy(&self, address: SocketAddr, host: &HostState) {
+    pub(super) fn uneject_healthy(&self, address: &EndpointAddress, host: &HostState) {
         let entry = self.entry.load();
         if entry.cluster.outlier.as_ref().is_some_and(|config| config.uneject_when_healthy) {
             self.uneject(address, host, 0);
@@ -314,17 +314,17 @@ impl ClusterHealth {
 
     /// There is no outlier detection any more.
     pub(super) fn uneject_all(&self) {
-        let states: Vec<(SocketAddr, Arc<HostState>)> =
-            lock(&self.hosts).iter().map(|(address, host)| (*address, host.state.clone())).collect();
+        let states: Vec<(EndpointAddress, Arc<HostState>)> =
+            lock(&self.hosts).iter().map(|(address, host)| (address.clone(), host.state.clone())).collect();
         for (address, host) in states {
-            self.uneject(address, &host, 0);
+            self.uneject(&address, &host, 0);
         }
     }
 
     fn judge_rates(
         &self,
         config: &OutlierDetection,
-        hosts: &[(SocketAddr, Arc<HostState>)],
+        hosts: &[(EndpointAddress, Arc<HostState>)],
         rate: impl Fn(&HostState) -> &Rate,
         by_rate: Reason,
         by_percentage: Reason,
@@ -348,7 +348,7 @@ impl ClusterHealth {
         if !rated.is_empty() && rated.len() >= success.minimum_hosts as usize {
             let threshold = ejection_threshold(&rated, f64::from(success.stdev_factor) / 1000.0);
             for (index, _) in rated.iter().filter(|(_, rate)| *rate < threshold) {
-                self.eject(config, hosts[*index].0, &hosts[*index].1, by_rate);
+                self.eject(config, &hosts[*index].0, &hosts[*index].1, by_rate);
             }
         }
         let failing: Vec<(usize, f64)> = judged
@@ -358,7 +358,7 @@ impl ClusterHealth {
             .collect();
         if !failing.is_empty() && failing.len() >= failure.minimum_hosts as usize {
             for (index, _) in failing.iter().filter(|(_, rate)| 100.0 - rate >= f64::from(failure.threshold)) {
-                self.eject(config, hosts[*index].0, &hosts[*index].1, by_percentage);
+                self.eject(config, &hosts[*index].0, &hosts[*index].1, by_percentage);
             }
         }
     }

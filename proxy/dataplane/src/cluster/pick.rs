@@ -1,10 +1,11 @@
 //! What a request asks of the balancer.
 
-use std::cell::Cell;
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_config::{MetadataMatch, RoutingPriority};
+use outrigger_http::EndpointAddress;
 
 /// How an endpoint is to be chosen. The default: any, for a request of the default priority.
 #[derive(Debug, Clone, Copy, Default)]
@@ -16,7 +17,7 @@ pub(crate) struct PickKey<'a> {
     pub(crate) metadata: Option<&'a MetadataMatch>,
     /// Endpoints that were tried already (`previous_hosts`): another one is taken, where one turns up within
     /// `attempts_max` further picks.
-    pub(crate) avoid: &'a [SocketAddr],
+    pub(crate) avoid: &'a [EndpointAddress],
     /// `host_selection_retry_max_attempts`; 0 counts as Envoy's default of 1 where there is something to avoid.
     pub(crate) attempts_max: u32,
     /// Priorities that were tried already (`previous_priorities`): load goes to the others, while one of them can serve.
@@ -32,7 +33,7 @@ pub(crate) struct PickKey<'a> {
     /// The client wants another protocol on the connection, which is HTTP/1's to offer.
     pub(crate) upgrade: bool,
     /// Where the address and the priority of the endpoint are told, for those who want to know it even if connecting fails.
-    pub(crate) told: Option<&'a Cell<Option<(SocketAddr, u32)>>>,
+    pub(crate) told: Option<&'a OnceCell<(EndpointAddress, u32)>>,
 }
 
 impl PickKey<'_> {

@@ -1,7 +1,6 @@
 //! One health check: an HTTP request, a gRPC call or some bytes.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,13 +8,13 @@ use bytes::Bytes;
 use outrigger_config::{
     ClusterEntry, Endpoint, GrpcHealthCheck, HealthCheck, HealthCheckKind, HttpHealthCheck, Protocol, UpstreamTransport,
 };
-use outrigger_http::{HeaderName, Headers, Method, RequestHead, ResponseHead, Scheme, Version};
+use outrigger_http::{EndpointAddress, HeaderName, Headers, Method, RequestHead, ResponseHead, Scheme, Version};
 use outrigger_stats::Registry;
-use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
 use super::checker::Found;
 use crate::http1::BodyEvent;
+use crate::socket::Socket;
 use crate::tls::{Alpn, Connector, ContextError, Target, TlsStats};
 use crate::transport::Transport;
 use crate::upstream::{Upstream, h1, h2};
@@ -26,7 +25,7 @@ const BYTES_MAX: usize = 64 << 10;
 /// Checks one endpoint, on one connection while that lasts.
 pub(super) struct Prober {
     config: Arc<HealthCheck>,
-    address: SocketAddr,
+    address: EndpointAddress,
     request: RequestHead,
     idle: Option<Idle>,
     tls: Option<Tls>,
@@ -79,9 +78,12 @@ impl Prober {
     ) -> Prober {
         let cluster = &entry.cluster;
         let own = endpoint.health_check.as_deref();
-        let mut address = own.and_then(|own| own.address).unwrap_or(endpoint.address);
-        if let Some(port) = own.and_then(|own| own.port).or(config.port) {
-            address.set_port(port);
+        let other = own.and_then(|own| own.address).map(EndpointAddress::Ip);
+        let mut address = other.unwrap_or_else(|| endpoint.address.clone());
+        if let EndpointAddress::Ip(socket) = &mut address
+            && let Some(port) = own.and_then(|own| own.port).or(config.port)
+        {
+            socket.set_port(port);
         }
         // The endpoint's own name for checks, its hostname, or the cluster's name.
         let host = own.map(|own| &own.hostname).filter(|name| !name.is_empty());
@@ -112,7 +114,7 @@ impl Prober {
     }
 
     async fn connect(&self, alpn: Alpn) -> Option<Transport> {
-        let socket = TcpStream::connect(self.address).await.ok()?;
+        let socket = Socket::connect(&self.address).await.ok()?;
         let mut transport = Transport::new(socket).ok()?;
         if let Some(Tls { connector, stats, host_name }) = &self.tls {
             let target = Target { server_name: None, san: None, host_name, alpn };

@@ -323,7 +323,7 @@ impl Exchange<'_> {
         {
             let mut state = self.stream.borrow_mut();
             let (remote, local) = picked.stream.addresses();
-            state.info.upstream_remote = remote;
+            state.info.upstream_remote = Some(picked.endpoint.address_of(remote));
             state.info.upstream_local = local;
             state.info.upstream_tls = picked.stream.tls().cloned();
             if self.filters.len() > 0 {

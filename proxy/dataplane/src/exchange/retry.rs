@@ -1,12 +1,11 @@
 //! Retries: whether a failed attempt is made again, after which pause, and with which bytes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use outrigger_config::{RetryOn, RetryPolicy, RouteForward};
-use outrigger_http::{BodyBuffer, HeaderName, ResponseFlags, ResponseHead};
+use outrigger_http::{BodyBuffer, EndpointAddress, HeaderName, ResponseFlags, ResponseHead};
 use rand::RngCore;
 
 use super::{Exchange, Origin, Sent};
@@ -31,7 +30,7 @@ pub(super) struct Retry {
     header_names: Vec<HeaderName>,
     replay: Replay,
     /// Endpoints and priorities that were tried.
-    tried: Vec<SocketAddr>,
+    tried: Vec<EndpointAddress>,
     priorities: Vec<u32>,
     /// The retry that runs now counts for its cluster until its answer has begun.
     permit: Option<RetryGuard>,
@@ -152,7 +151,7 @@ impl Retry {
     }
 
     /// Remembers where an attempt goes.
-    pub(super) fn went_to(&mut self, endpoint: Option<(SocketAddr, u32)>) {
+    pub(super) fn went_to(&mut self, endpoint: Option<(EndpointAddress, u32)>) {
         if let Some((address, priority)) = endpoint.filter(|_| self.tried.len() < TRIED_MAX) {
             self.tried.push(address);
             self.priorities.push(priority);

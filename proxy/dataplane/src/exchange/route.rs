@@ -1,6 +1,6 @@
 //! The router: from the chosen route to an origin, a redirect or a direct response.
 
-use std::cell::Cell;
+use std::cell::OnceCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -163,10 +163,10 @@ impl Exchange<'_> {
             key.metadata = self.filters.selection.metadata();
         }
         let Some(retry) = &mut self.retry else { return cluster.checkout(&key, version) };
-        let told = Cell::new(None);
+        let told = OnceCell::new();
         key.told = Some(&told);
         let checkout = cluster.checkout(&retry.elsewhere(key), version);
-        retry.went_to(told.get());
+        retry.went_to(told.into_inner());
         checkout
     }
 

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 
 use outrigger_config::{ResolvedTls, UpstreamTls};
-use outrigger_http::{CertificateInfo, TlsInfo};
+use outrigger_http::{CertificateInfo, EndpointAddress, TlsInfo};
 use rustls::ClientConfig;
 use rustls::client::{ClientSessionMemoryCache, Resumption, UnbufferedClientConnection};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::session::{HandshakeError, Session};
 use super::verify::Verifier;
@@ -153,10 +153,12 @@ pub async fn connect_control(
     tls: &Arc<UpstreamTls>,
     resolved: &ResolvedTls,
     host_name: &str,
-    stream: TcpStream,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    to: &EndpointAddress,
+) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>> {
+    let socket = Socket::connect(to).await?;
+    socket.set_nodelay()?;
     let connector = Connector::new(tls, resolved).map_err(io::Error::other)?;
     let target = Target { server_name: None, san: None, host_name, alpn: Alpn::Http2 };
     let name = connector.server_name(&target).unwrap_or_else(nobody);
-    tokio_rustls::TlsConnector::from(connector.config(&target)).connect(name, stream).await
+    tokio_rustls::TlsConnector::from(connector.config(&target)).connect(name, socket).await
 }

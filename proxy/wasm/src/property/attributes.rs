@@ -407,7 +407,8 @@ fn not_empty(value: &str) -> Option<Property> {
 
 fn upstream(info: &StreamInfo, name: &str) -> Option<Property> {
     match name {
-        "address" | "port" => address(info.upstream_remote, name),
+        "address" => text(&info.upstream_remote.as_ref()?.to_string()),
+        "port" => address(info.upstream_remote.as_ref()?.socket(), name),
         "local_address" => text(&info.upstream_local?.to_string()),
         "transport_failure_reason" if info.upstream_remote.is_some() => text(&info.upstream_transport_failure_reason),
         "transport_failure_reason" => not_empty(&info.upstream_transport_failure_reason),

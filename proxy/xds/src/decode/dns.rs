@@ -152,7 +152,7 @@ fn target(proto: &endpoint::LbEndpoint, d: &mut Diagnostics) -> Option<DnsEndpoi
     let template = lb_endpoint_with(proto, d, |address, d| {
         let (host, port) = host_and_port(address, d)?;
         found = Some(host);
-        Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+        Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())
     })?;
     Some(DnsEndpoint { host: found?, template })
 }

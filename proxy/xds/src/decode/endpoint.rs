@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use endpoint::cluster_load_assignment::policy::DropOverload;
 use outrigger_config::{Assignment, AssignmentPolicy, Endpoint, Fraction, Health, Locality, Resource};
+use outrigger_http::EndpointAddress;
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::endpoint::v3 as endpoint;
 
 use super::common::{metadata, name, number, origin, shown_metadata, socket_address, variant};
-use super::{Rejection, XdsResource, forward, health_check};
+use super::{Rejection, XdsResource, forward, health_check, socket};
 use crate::Diagnostics;
 
 /// Priorities go up to this number, as in Envoy.
@@ -118,14 +119,14 @@ pub(crate) fn locality_of(proto: &endpoint::LocalityLbEndpoints, diagnostics: &m
 }
 
 fn lb_endpoint(proto: &endpoint::LbEndpoint, diagnostics: &mut Diagnostics) -> Option<Endpoint> {
-    lb_endpoint_with(proto, diagnostics, |address, d| socket_address(address, d).map(|(address, _)| address))
+    lb_endpoint_with(proto, diagnostics, socket::endpoint_address)
 }
 
 /// An endpoint whose address is read by `address`.
 pub(crate) fn lb_endpoint_with(
     proto: &endpoint::LbEndpoint,
     diagnostics: &mut Diagnostics,
-    address: impl FnOnce(Option<&core::Address>, &mut Diagnostics) -> Option<SocketAddr>,
+    address: impl FnOnce(Option<&core::Address>, &mut Diagnostics) -> Option<EndpointAddress>,
 ) -> Option<Endpoint> {
     use core::HealthStatus as Status;
     let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(host)) = &proto.host_identifier else {
@@ -141,7 +142,7 @@ pub(crate) fn lb_endpoint_with(
         Status::Draining => Health::Draining,
     };
     let address = address?;
-    if address.port() == 0 {
+    if address.socket().is_some_and(|socket| socket.port() == 0) {
         diagnostics.at("endpoint", |d| d.at("address", |d| d.error("port 0 cannot be connected to")));
     }
     let metadata = metadata(proto.metadata.as_ref());
@@ -152,7 +153,10 @@ pub(crate) fn lb_endpoint_with(
         });
         more.map(|(address, _)| address)
     });
-    let additional_addresses = additional.collect();
+    let additional_addresses: Box<[SocketAddr]> = additional.collect();
+    if address.socket().is_none() && !additional_addresses.is_empty() {
+        diagnostics.at("endpoint", |d| d.at("additional_addresses", |d| d.error("have no meaning beside a pipe")));
+    }
     let check = host.health_check_config.as_ref();
     let health_check = check.map(|check| {
         Box::new(diagnostics.at("endpoint", |d| d.at("health_check_config", |d| health_check::of_endpoint(check, d))))

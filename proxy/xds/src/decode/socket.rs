@@ -1,6 +1,9 @@
 //! `Address` of listeners, `SocketOption` and `TcpKeepalive`.
 
+use std::path::PathBuf;
+
 use outrigger_config::{Address, ListenAddress, SocketOption, TcpKeepalive};
+use outrigger_http::EndpointAddress;
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::listener::v3 as listener;
@@ -34,13 +37,26 @@ pub(super) fn addresses(proto: &listener::Listener, d: &mut Diagnostics) -> Opti
 
 fn address(proto: Option<&core::Address>, d: &mut Diagnostics) -> Option<Address> {
     match proto.and_then(|proto| proto.address.as_ref()) {
-        Some(core::address::Address::Pipe(pipe)) => d.at("pipe", |d| self::pipe(pipe, d)),
+        Some(core::address::Address::Pipe(pipe)) => {
+            let mode = (pipe.mode != 0).then_some(pipe.mode);
+            d.at("pipe", |d| pipe_path(pipe, d)).map(|path| Address::Pipe { path, mode })
+        }
         _ => socket_address(proto, d).map(|(socket, ipv4_compat)| Address::Ip { socket, ipv4_compat }),
     }
 }
 
-/// A Unix socket; `@` at its start makes it an abstract one.
-fn pipe(proto: &core::Pipe, d: &mut Diagnostics) -> Option<Address> {
+/// The address of an endpoint.
+pub(super) fn endpoint_address(proto: Option<&core::Address>, d: &mut Diagnostics) -> Option<EndpointAddress> {
+    match proto.and_then(|proto| proto.address.as_ref()) {
+        Some(core::address::Address::Pipe(pipe)) => {
+            d.at("pipe", |d| pipe_path(pipe, d)).map(|path| EndpointAddress::Pipe(path.into()))
+        }
+        _ => socket_address(proto, d).map(|(socket, _)| socket.into()),
+    }
+}
+
+/// A Unix socket; `@` at its start makes it an abstract one, which has a NUL there.
+fn pipe_path(proto: &core::Pipe, d: &mut Diagnostics) -> Option<PathBuf> {
     /// `sun_path`.
     const PATH_BYTES_MAX: usize = 107;
     if proto.path.is_empty() || proto.path.len() > PATH_BYTES_MAX || proto.path.contains('\0') {
@@ -54,7 +70,7 @@ fn pipe(proto: &core::Pipe, d: &mut Diagnostics) -> Option<Address> {
         Some(name) => format!("\0{name}"),
         None => proto.path.clone(),
     };
-    Some(Address::Pipe { path: path.into(), mode: (proto.mode != 0).then_some(proto.mode) })
+    Some(path.into())
 }
 
 pub(super) fn keepalive(proto: &core::TcpKeepalive) -> TcpKeepalive {

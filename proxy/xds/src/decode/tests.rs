@@ -1,6 +1,7 @@
 //! Decoding, by example: YAML in, configuration or problems out.
 
 mod access_logs;
+mod addresses;
 mod filter_chains;
 mod listener_filters;
 mod native;
@@ -76,7 +77,7 @@ fn clusters() {
     let found = cluster(&cluster_yaml("a", 80));
     let Discovery::Static(endpoints) = &found.discovery else { panic!() };
     let endpoint = endpoints.endpoints().next().unwrap();
-    assert_eq!(endpoint.address, "127.0.0.1:80".parse::<SocketAddr>().unwrap());
+    assert_eq!(endpoint.address, "127.0.0.1:80".parse::<SocketAddr>().unwrap().into());
     assert_eq!((endpoint.weight, endpoint.health), (1, Health::Healthy));
     assert_eq!((found.connect_timeout, found.lb), (Duration::from_secs(5), LbPolicy::RoundRobin));
     assert_eq!(*found.stat_name, *"a");
@@ -201,7 +202,7 @@ fn assignments() {
     let metadata = endpoint.metadata.as_ref().unwrap();
     assert_eq!(metadata.get("envoy.lb", "v"), Some(&MetadataValue::number(2.0)));
     assert_eq!(metadata.get("envoy.lb", "c"), Some(&MetadataValue::Bool(true)));
-    assert_eq!(endpoint.address, "[fd00::1]:80".parse::<SocketAddr>().unwrap());
+    assert_eq!(endpoint.address, "[fd00::1]:80".parse::<SocketAddr>().unwrap().into());
     assert_eq!(bad(ResourceKind::Endpoints, "{endpoints: [{priority: 200}]}").lines().count(), 2);
 }
 

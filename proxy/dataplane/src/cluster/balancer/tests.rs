@@ -7,6 +7,7 @@ use outrigger_config::{
     Endpoint, HashFunction, Health, LB_NAMESPACE, Locality, Metadata, MetadataMatch, MetadataStruct, MetadataValue,
     PeakEwma, Real, SelectorFallback, SubsetFallback, SubsetSelector,
 };
+use outrigger_http::EndpointAddress;
 use rand::SeedableRng;
 
 use super::super::health::{HealthFlags, HostState, Placed};
@@ -55,7 +56,7 @@ fn hosts_at(makes: &[Make], now: Instant) -> Vec<Rc<EndpointHandle>> {
         let metadata = (!make.tags.is_empty())
             .then(|| Arc::new(Metadata::new(BTreeMap::from([(LB_NAMESPACE.into(), tags(make.tags))]))));
         let endpoint = Endpoint {
-            address: format!("127.0.0.1:{}", 1000 + index).parse().unwrap(),
+            address: EndpointAddress::Ip(format!("127.0.0.1:{}", 1000 + index).parse().unwrap()),
             hostname: Arc::from(""),
             weight: make.weight,
             health: make.health,

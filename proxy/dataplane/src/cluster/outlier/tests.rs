@@ -1,5 +1,7 @@
 //! Ejections, under a clock that the test sets.
 
+use std::net::SocketAddr;
+
 use outrigger_config::{
     Assignment, CircuitBreakers, Cluster, Discovery, Endpoint, Health, LbPolicy, Locality, Origin, Resource,
     ResourceKind, ResourceSet, Snapshot, Source, Transports, Update, UpstreamHttpOptions,
@@ -59,8 +61,8 @@ fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Ar
     Arc::new(cluster)
 }
 
-fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], port))
+fn address(port: u16) -> EndpointAddress {
+    EndpointAddress::Ip(SocketAddr::from(([10, 0, 0, 1], port)))
 }
 
 /// A cluster's health as the process keeps it.
@@ -103,8 +105,8 @@ impl Rig {
 
     fn record(&self, port: u16, outcomes: impl IntoIterator<Item = Outcome>) {
         let health = self.health();
-        let state = health.state(address(port)).unwrap();
-        outcomes.into_iter().for_each(|outcome| health.record(address(port), &state, outcome));
+        let state = health.state(&address(port)).unwrap();
+        outcomes.into_iter().for_each(|outcome| health.record(&address(port), &state, outcome));
     }
 
     fn ejected(&self) -> Vec<u16> {
@@ -217,10 +219,10 @@ fn rates_are_judged_once_an_interval() {
     assert!(rig.ejected().is_empty());
     rig.after(10);
     assert_eq!(rig.ejected(), [10]);
-    assert_eq!(rig.health().state(address(10)).unwrap().outlier.success_rates().0, 60.0);
-    assert_eq!(rig.health().state(address(1)).unwrap().outlier.success_rates().0, 99.0);
+    assert_eq!(rig.health().state(&address(10)).unwrap().outlier.success_rates().0, 60.0);
+    assert_eq!(rig.health().state(&address(1)).unwrap().outlier.success_rates().0, 99.0);
     rig.after(10);
-    assert_eq!(rig.health().state(address(1)).unwrap().outlier.success_rates().0, -1.0, "nothing was asked of it");
+    assert_eq!(rig.health().state(&address(1)).unwrap().outlier.success_rates().0, -1.0, "nothing was asked of it");
 
     let percentage = FAILING;
     let rig = Rig::new(OutlierDetection { consecutive_5xx: off, failure_percentage: percentage, ..config() }, 1..6);
