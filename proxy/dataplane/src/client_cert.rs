@@ -50,7 +50,7 @@ fn joined(headers: &Headers, element: &str) -> Bytes {
 }
 
 /// One element, its parts in Envoy's order.
-fn element(tls: &TlsInfo, details: ClientCertDetails) -> String {
+pub(crate) fn element(tls: &TlsInfo, details: ClientCertDetails) -> String {
     let Some(peer) = &tls.peer else { return String::new() };
     let mut parts: Vec<String> = Vec::new();
     let ours = tls.local.iter().flat_map(|local| &local.uri_sans);

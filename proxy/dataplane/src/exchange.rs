@@ -38,6 +38,7 @@ use rand::RngCore;
 
 pub(crate) use response::itoa;
 pub(crate) use selection::Selection;
+pub(crate) use timeouts::{grpc_text, grpc_timeout};
 
 /// How answers begin that tell of an origin which gave none.
 const NO_ANSWER: &[u8] = b"upstream connect error or disconnect/reset before headers. ";

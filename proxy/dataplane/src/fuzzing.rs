@@ -1,7 +1,13 @@
-//! Entrances for `proxy/fuzz`: the codec's parsers, with what they promise asserted. Nothing else calls this.
+//! Entrances for `proxy/fuzz`: parsers of what strangers send, with what they promise asserted. Nothing else calls this.
+
+mod first_bytes;
+mod heads;
 
 use bytes::{Bytes, BytesMut};
 use outrigger_http::Method;
+
+pub use first_bytes::{client_hello, http_version, proxy_header};
+pub use heads::{client_certificate, header_values, path};
 
 use crate::http1::{BodyDecoder, BodyEvent, BodyLength, HeadLimits, HeadScan, parse_request, parse_response};
 

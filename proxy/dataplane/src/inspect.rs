@@ -3,9 +3,9 @@
 //! What they read stays in the transport's input, which the codec, the TLS handshake or the tunnel takes first. Only a PROXY
 //! header is taken out. How much is read is bounded, and so is the time, by whoever polls.
 
-mod client_hello;
-mod http_version;
-mod proxy_header;
+pub(crate) mod client_hello;
+pub(crate) mod http_version;
+pub(crate) mod proxy_header;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

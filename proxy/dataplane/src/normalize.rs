@@ -165,7 +165,7 @@ fn bad_path() -> Box<LocalReply> {
     Box::new(LocalReply::new(400, "path_normalization_failed", ""))
 }
 
-fn normalize_path(state: &mut StreamState, options: &PathNormalization) -> Result<(), Box<LocalReply>> {
+pub(crate) fn normalize_path(state: &mut StreamState, options: &PathNormalization) -> Result<(), Box<LocalReply>> {
     let path = state.request.path_only();
     // Nothing to do for nearly every request: no dots, no doubled slashes, no escapes.
     let plain = !path.contains(&b'%')

@@ -1,7 +1,7 @@
 //! Spans of requests: a context that comes in with W3C's or B3's headers goes on to the origin in the same form, and what
 //! was sampled is told to the collector by the control side. A request that isn't traced costs one look at an `Option`.
 
-mod context;
+pub(crate) mod context;
 
 use std::borrow::Cow;
 use std::sync::Arc;

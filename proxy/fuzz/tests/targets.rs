@@ -56,4 +56,11 @@ macro_rules! targets {
     };
 }
 
-targets! { pairs hostcalls module http1_request http1_response xds render routes }
+targets! {
+    pairs hostcalls module
+    http1_request http1_response
+    xds render routes
+    proxy_header client_hello http_version
+    paths header_values client_certificate
+    chains regexes templates formats
+}

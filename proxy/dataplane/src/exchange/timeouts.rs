@@ -94,12 +94,13 @@ impl Exchange<'_> {
 }
 
 /// Milliseconds as `grpc-timeout` says them, in eight digits at most.
-fn grpc_text(millis: u64) -> Bytes {
+pub(crate) fn grpc_text(millis: u64) -> Bytes {
     const DIGITS: u64 = 100_000_000;
     let (number, unit) = match millis {
         millis if millis < DIGITS => (millis, 'm'),
         millis if millis / 1000 < DIGITS => (millis / 1000, 'S'),
-        millis => ((millis / 60_000).min(DIGITS - 1), 'M'),
+        millis if millis / 60_000 < DIGITS => (millis / 60_000, 'M'),
+        millis => ((millis / 3_600_000).min(DIGITS - 1), 'H'),
     };
     Bytes::from(format!("{number}{unit}"))
 }
@@ -125,7 +126,7 @@ fn is_grpc(state: &StreamState) -> bool {
 }
 
 /// `grpc-timeout`: up to eight digits and a unit (gRPC over HTTP/2); rounded up to milliseconds.
-fn grpc_timeout(headers: &Headers) -> Option<Duration> {
+pub(crate) fn grpc_timeout(headers: &Headers) -> Option<Duration> {
     let value = headers.get(&HeaderName::GRPC_TIMEOUT)?;
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -165,6 +166,16 @@ mod tests {
         check("m", None);
         check("-1S", None);
         check("1s", None);
+    }
+
+    #[test]
+    fn a_time_is_told_in_eight_digits() {
+        let check = |millis, expected: &str| assert_eq!(grpc_text(millis), expected, "{millis}");
+        check(99_999_999, "99999999m");
+        check(100_000_000, "100000S");
+        check(100_000_000_000, "1666666M");
+        check(99_999_999 * 3_600_000, "99999999H");
+        check(u64::MAX, "99999999H");
     }
 
     #[test]

@@ -8,7 +8,7 @@ const STATE_BYTES_MAX: usize = 1024;
 
 /// How a context is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// `traceparent` and `tracestate`.
     W3c,
     /// `b3`.
@@ -19,18 +19,18 @@ pub(super) enum Form {
 
 /// A request's place in a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TraceContext {
-    pub(super) form: Form,
-    pub(super) trace_id: [u8; 16],
+pub(crate) struct TraceContext {
+    pub(crate) form: Form,
+    pub(crate) trace_id: [u8; 16],
     /// The span that the request comes from.
-    pub(super) parent: Option<[u8; 8]>,
-    pub(super) sampled: bool,
-    pub(super) state: String,
+    pub(crate) parent: Option<[u8; 8]>,
+    pub(crate) sampled: bool,
+    pub(crate) state: String,
 }
 
 impl TraceContext {
     /// What the headers say; nothing where they are malformed, as if they weren't there (W3C §3.2).
-    pub(super) fn extract(headers: &Headers) -> Option<TraceContext> {
+    pub(crate) fn extract(headers: &Headers) -> Option<TraceContext> {
         if let Some(parent) = headers.get(&HeaderName::TRACEPARENT) {
             let (trace_id, parent, sampled) = w3c(parent)?;
             let state = headers.get(&HeaderName::TRACESTATE).filter(|state| state.len() <= STATE_BYTES_MAX);
@@ -50,7 +50,7 @@ impl TraceContext {
     }
 
     /// Writes the context with another span as the parent.
-    pub(super) fn inject(&self, span_id: &[u8; 8], headers: &mut Headers) {
+    pub(crate) fn inject(&self, span_id: &[u8; 8], headers: &mut Headers) {
         let (trace, span) = (to_hex(&self.trace_id), to_hex(span_id));
         let sampled = u8::from(self.sampled);
         match self.form {
