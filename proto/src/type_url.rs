@@ -48,6 +48,8 @@ type_urls! {
     NETWORK_WASM = "envoy.extensions.filters.network.wasm.v3.Wasm";
     /// Network filter: authorization.
     NETWORK_RBAC = "envoy.extensions.filters.network.rbac.v3.RBAC";
+    /// Network filter: so many connections at a time.
+    CONNECTION_LIMIT = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 
     /// HTTP filter: the last one of a chain.
     ROUTER = "envoy.extensions.filters.http.router.v3.Router";

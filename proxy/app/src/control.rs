@@ -244,6 +244,10 @@ fn drain(options: &Options) -> DrainOptions {
 /// Publishes the static resources and starts the sources of the others.
 async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> anyhow::Result<()> {
     let files = bootstrap.files();
+    let overload = server.workers.borrow().as_ref().map(|workers| Arc::clone(workers.overload()));
+    if let Some(overload) = &overload {
+        overload.bound_connections(&bootstrap.overload);
+    }
     for update in bootstrap.static_resources {
         let verdict = sink.submit(update).await;
         if let Some(rejected) = verdict.rejected.first() {
@@ -258,8 +262,8 @@ async fn start(bootstrap: Bootstrap, server: &Rc<Server>, sink: &Rc<Sink>) -> an
         run_files(files, &Children, &*sink, sink.needed(), &server.status).await;
     });
     tokio::task::spawn_local(forget_idle(bootstrap.stats_eviction_interval, Arc::clone(server.metrics.registry())));
-    if let Some(workers) = &*server.workers.borrow() {
-        let (overload, registry) = (Arc::clone(workers.overload()), Arc::clone(server.metrics.registry()));
+    if let Some(overload) = overload {
+        let registry = Arc::clone(server.metrics.registry());
         tokio::task::spawn_local(overload::watch(bootstrap.overload, overload, registry));
     }
     start_secrets(bootstrap.node.clone(), server, sink);

@@ -17,7 +17,6 @@ struct Watched {
 
 /// Reads the monitors at every interval, for ever.
 pub(crate) async fn watch(manager: OverloadManager, overload: Arc<Overload>, registry: Arc<Registry>) {
-    overload.set_connections_max(manager.max_downstream_connections);
     if manager.monitors.iter().all(|monitor| pressure(monitor).is_none()) {
         // Without a limit there is no pressure: a process outside a cgroup isn't woken for it.
         return;

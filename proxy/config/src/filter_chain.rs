@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use table::{FilterChainClash, FilterChainTable};
 
-use crate::{Cidr, DownstreamTransport, NetworkFilter, NetworkRbac, WasmPlugin};
+use crate::{Cidr, ConnectionLimit, DownstreamTransport, NetworkFilter, NetworkRbac, WasmPlugin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct FilterChain {
@@ -37,6 +37,8 @@ pub enum ConnectionFilterKind {
     Wasm(Arc<WasmPlugin>),
     /// `envoy.filters.network.rbac`.
     Rbac(Arc<NetworkRbac>),
+    /// `envoy.filters.network.connection_limit`.
+    ConnectionLimit(Arc<ConnectionLimit>),
 }
 
 impl ConnectionFilter {
@@ -44,7 +46,7 @@ impl ConnectionFilter {
     pub fn plugin(&self) -> Option<&Arc<WasmPlugin>> {
         match &self.kind {
             ConnectionFilterKind::Wasm(plugin) => Some(plugin),
-            ConnectionFilterKind::Rbac(_) => None,
+            ConnectionFilterKind::Rbac(_) | ConnectionFilterKind::ConnectionLimit(_) => None,
         }
     }
 }

@@ -85,9 +85,10 @@ pub use matcher::{
 pub use metadata::{LB_NAMESPACE, MetadataMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use native::{
-    ActiveFaults, BufferLimit, CorsPolicy, Fault, FaultAbort, FaultDelay, HeaderChange, HeaderMutationFilter,
-    HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter, NetworkRbac, Permission,
-    Principal, RateLimit, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
+    ActiveCount, BufferLimit, ConnectionLimit, CorsPolicy, Fault, FaultAbort, FaultDelay, HeaderChange,
+    HeaderMutationFilter, HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter,
+    NetworkRbac, Permission, Principal, RateLimit, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict,
+    TokenBucket,
 };
 pub use origin::{Origin, Source, StreamSource};
 pub use outlier::{FailurePercentage, OutlierDetection, Rule, SuccessRate};

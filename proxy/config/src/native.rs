@@ -1,5 +1,7 @@
 //! Filters that are built into the proxy.
 
+mod active_count;
+mod connection_limit;
 mod cors;
 mod fault;
 mod header_mutation;
@@ -9,8 +11,10 @@ mod token_bucket;
 
 use std::sync::Arc;
 
+pub use active_count::ActiveCount;
+pub use connection_limit::ConnectionLimit;
 pub use cors::CorsPolicy;
-pub use fault::{ActiveFaults, Fault, FaultAbort, FaultDelay};
+pub use fault::{Fault, FaultAbort, FaultDelay};
 pub use header_mutation::{HeaderChange, HeaderMutationFilter};
 pub use rate_limit::{HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, RateLimit};
 pub use rbac::{NetworkRbac, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict};

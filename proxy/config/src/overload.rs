@@ -1,5 +1,6 @@
 //! What the proxy sheds when a resource runs short (`envoy.config.overload.v3.OverloadManager`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ pub struct OverloadManager {
     pub actions: Vec<OverloadAction>,
     /// Open downstream connections of the whole process; `None`: as many as there are descriptors for.
     pub max_downstream_connections: Option<u64>,
+    /// Open connections of a listener, by its name.
+    pub max_listener_connections: BTreeMap<Arc<str>, u64>,
 }
 
 /// A resource whose pressure is between 0 (free) and 1 (used up).
@@ -143,6 +146,7 @@ impl Default for OverloadManager {
                 at(Action::StopAcceptingConnections, Threshold::Fixed(0.98)),
             ],
             max_downstream_connections: None,
+            max_listener_connections: BTreeMap::new(),
         }
     }
 }

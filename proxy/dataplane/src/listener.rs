@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use outrigger_config::{Action, ConnectionFacts, Listener};
+use outrigger_config::{Action, ActiveCount, ConnectionFacts, Listener};
 use outrigger_http::{ConnectionInfo, Direction};
 use tokio::sync::Notify;
 
@@ -56,6 +56,22 @@ pub(crate) struct ListenerSlot {
     /// Ends the loops that accept.
     stops: RefCell<Vec<Rc<Notify>>>,
     tls_stats: OnceCell<Rc<TlsStats>>,
+    /// Its open connections, where they have a bound.
+    connections: Option<Arc<ActiveCount>>,
+}
+
+/// A connection that counts for its listener.
+#[derive(Debug)]
+struct Counted(Arc<ActiveCount>);
+
+/// `envoy.resource_limits.listener.NAME.connection_limit` is reached.
+#[derive(Debug)]
+struct Full;
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl ListenerSlot {
@@ -69,6 +85,7 @@ impl ListenerSlot {
             closing,
             stops: RefCell::default(),
             tls_stats: OnceCell::new(),
+            connections: cx.overload.connections_of(&listener.name),
         })
     }
 
@@ -133,6 +150,15 @@ impl ListenerSlot {
             return false;
         }
         true
+    }
+
+    /// Counts a connection; `Err`: the listener has as many as it may have.
+    fn count(&self) -> Result<Option<Counted>, Full> {
+        match &self.connections {
+            None => Ok(None),
+            Some(count) if count.begin() => Ok(Some(Counted(count.clone()))),
+            Some(_) => Err(Full),
+        }
     }
 
     /// Leaves connections in the kernel's queue while nothing more is accepted.
@@ -202,10 +228,14 @@ pub(crate) fn adopt(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: StdSocke
 
 fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: Socket) {
     let Ok(transport) = Transport::new(socket) else { return };
+    let Ok(of_listener) = slot.count() else {
+        slot.stats.downstream_cx_overflow().inc();
+        return;
+    };
     let count = cx.connection();
     let (cx, slot) = (cx.clone(), slot.clone());
     tokio::task::spawn_local(async move {
-        accept::serve(&cx, &slot, transport).await;
+        accept::serve(&cx, &slot, transport, of_listener).await;
         drop(count);
     });
 }

@@ -20,7 +20,7 @@ use crate::error::{ErrorKind, StreamError};
 use crate::exchange::Exchange;
 use crate::filter::{self, FilterSlot};
 use crate::filters::NativeHandle;
-use crate::network::{NetworkFactory, RbacHandle};
+use crate::network::{LimitHandle, NetworkFactory, RbacHandle};
 use crate::plugin::{FAILED, FailedFilter, PluginHandle, Plugins, Revision, Staged, WasmFilter};
 use crate::prepared::{Prepared, RoutePlugins, WorkerVms};
 use crate::stats::{HttpStats, TcpStats};
@@ -144,6 +144,9 @@ impl LiveConfig {
     pub(crate) fn network_filters(&self, chain: &FilterChain, cx: &WorkerCx) -> Rc<[NetworkFactory]> {
         let factories = chain.filters.iter().filter_map(|filter| match &filter.kind {
             ConnectionFilterKind::Rbac(rbac) => Some(NetworkFactory::Rbac(RbacHandle::new(rbac, &cx.registry))),
+            ConnectionFilterKind::ConnectionLimit(limit) => {
+                Some(NetworkFactory::ConnectionLimit(LimitHandle::new(limit, &cx.registry)))
+            }
             ConnectionFilterKind::Wasm(plugin) => match self.plugins.get(plugin) {
                 Some(handle) => Some(NetworkFactory::Wasm(handle.clone())),
                 // It never started, and its policy lets connections pass.

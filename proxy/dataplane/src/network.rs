@@ -4,6 +4,8 @@
 //! reverse. A filter that stops keeps the bytes: they come again, with what came since, to all filters from the first one,
 //! as in Envoy; or, when it resumes, they go on behind it.
 
+mod connection_limit;
+mod delay;
 mod http;
 mod rbac;
 mod tunnel;
@@ -15,6 +17,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use outrigger_http::{BodyBuffer, StreamState};
 
+pub(crate) use connection_limit::LimitHandle;
 pub(crate) use http::serve as serve_http;
 pub(crate) use rbac::RbacHandle;
 pub(crate) use tunnel::run;
@@ -70,8 +73,21 @@ pub(crate) trait NetworkFilter {
 pub(crate) enum NetworkFactory {
     Wasm(Rc<PluginHandle>),
     Rbac(Rc<RbacHandle>),
+    ConnectionLimit(Rc<LimitHandle>),
     /// It can't run, and its policy lets nothing pass.
     Failed,
+}
+
+impl NetworkFactory {
+    /// The factories of a chain whose filters are the same as before: connections that are there go on counting.
+    pub(crate) fn after(now: &[NetworkFactory], before: &[NetworkFactory]) -> Rc<[NetworkFactory]> {
+        let mut counting = before.iter().filter(|factory| matches!(factory, NetworkFactory::ConnectionLimit(_)));
+        let kept = now.iter().map(|factory| match factory {
+            NetworkFactory::ConnectionLimit(_) => counting.next().unwrap_or(factory).clone(),
+            other => other.clone(),
+        });
+        kept.collect()
+    }
 }
 
 /// Closes every connection.
@@ -101,6 +117,8 @@ pub(crate) struct NetworkFilters {
     admitted: bool,
     /// A filter has refused the connection and closes it later.
     refused: bool,
+    /// A client that has said its last word still wants an answer; not so in front of HTTP, as long as nothing is asked.
+    half_closes: bool,
     ends: [End; 2],
 }
 
@@ -128,6 +146,9 @@ impl std::fmt::Debug for NetworkFilters {
     }
 }
 
+/// Filters that have said what they have to say. As long as this lives, the connection counts for them.
+pub(crate) struct Decided(#[expect(dead_code, reason = "it is held, not read")] Vec<Box<dyn NetworkFilter>>);
+
 /// The connection is to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Close;
@@ -137,6 +158,7 @@ impl NetworkFilters {
         let make = |factory: &NetworkFactory| match factory {
             NetworkFactory::Wasm(handle) => Box::new(WasmConnection::new(handle)) as Box<dyn NetworkFilter>,
             NetworkFactory::Rbac(handle) => Box::new(rbac::Filter::new(handle)),
+            NetworkFactory::ConnectionLimit(handle) => Box::new(connection_limit::Filter::new(handle)),
             NetworkFactory::Failed => Box::new(Failed),
         };
         NetworkFilters::of(factories.iter().map(make).collect(), state)
@@ -151,6 +173,7 @@ impl NetworkFilters {
             begun: 0,
             admitted: false,
             refused: false,
+            half_closes: true,
             ends: [End::Open; 2],
         }
     }
@@ -158,6 +181,11 @@ impl NetworkFilters {
     /// Whether the terminal filter may begin.
     pub(crate) fn is_admitted(&self) -> bool {
         self.admitted
+    }
+
+    /// Whether nobody waits for what the filters will say: the client is gone.
+    fn is_abandoned(&self) -> bool {
+        !self.half_closes && !self.admitted && self.ends[Way::Request as usize] != End::Open
     }
 
     /// Whether no filter has anything to do once the connection has begun: its bytes need not pass them.
@@ -271,10 +299,9 @@ impl NetworkFilters {
     }
 
     /// Begins where nothing is to be done after that: the filters' verdict, and what they knew of the connection.
-    pub(crate) fn decide(mut self) -> (Result<(), Close>, StreamState) {
+    pub(crate) fn decide(mut self) -> (Result<(), Close>, StreamState, Decided) {
         let verdict = self.begin().map(|_| ());
-        self.list.clear();
-        (verdict, self.state.take())
+        (verdict, self.state.take(), Decided(self.list))
     }
 
     /// The connection is over: the filters are told, and what they knew of it.

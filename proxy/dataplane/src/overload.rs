@@ -1,8 +1,10 @@
 //! What workers shed while a resource is short: written by the control side, read with one relaxed load a request.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use outrigger_config::Action;
+use outrigger_config::{Action, ActiveCount, OverloadManager};
 
 /// A state of 1.
 const FULL: u32 = 1_000_000;
@@ -13,11 +15,13 @@ pub struct Overload {
     /// By [`Action`], in millionths.
     states: [AtomicU32; Action::ALL.len()],
     connections_max: AtomicU64,
+    /// Open connections of the listeners that have a bound, by name; set once.
+    listeners: OnceLock<HashMap<Arc<str>, Arc<ActiveCount>>>,
 }
 
 impl Default for Overload {
     fn default() -> Overload {
-        Overload { states: Default::default(), connections_max: AtomicU64::new(u64::MAX) }
+        Overload { states: Default::default(), connections_max: AtomicU64::new(u64::MAX), listeners: OnceLock::new() }
     }
 }
 
@@ -29,9 +33,17 @@ impl Overload {
         self.states[action as usize].store(millionths as u32, Ordering::Relaxed);
     }
 
-    /// Open downstream connections of the process.
-    pub fn set_connections_max(&self, max: Option<u64>) {
-        self.connections_max.store(max.unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Bounds open downstream connections: of the process, and of listeners. Before any listener opens.
+    pub fn bound_connections(&self, manager: &OverloadManager) {
+        self.connections_max.store(manager.max_downstream_connections.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let listeners = manager.max_listener_connections.iter();
+        let counts = listeners.map(|(name, max)| (Arc::clone(name), Arc::new(ActiveCount::new(Some(*max)))));
+        _ = self.listeners.set(counts.collect());
+    }
+
+    /// The open connections of a listener that has a bound.
+    pub(crate) fn connections_of(&self, listener: &str) -> Option<Arc<ActiveCount>> {
+        self.listeners.get()?.get(listener).cloned()
     }
 
     pub(crate) fn connections_max(&self) -> u64 {

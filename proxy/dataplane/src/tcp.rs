@@ -128,7 +128,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     } else {
         let filters = NetworkFilters::new(&filters, state);
         let (outcome, seen) = if filters.decide_at_once() {
-            let (verdict, mut state) = filters.decide();
+            let (verdict, mut state, _decided) = filters.decide();
             let outcome = match verdict {
                 Ok(()) => run(cx, chain, &mut down, &mut state, None).await,
                 Err(Close) => Ok(()),

@@ -1,6 +1,7 @@
 //! The file that a proxy starts from (`envoy.config.bootstrap.v3.Bootstrap`).
 
 mod overload;
+mod runtime;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -154,8 +155,11 @@ fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagn
         duration(Some(interval), "stats_eviction_interval", d).filter(|time| !time.is_zero())
     });
     let overload = proto.overload_manager.as_ref();
-    let overload = overload
+    let mut overload = overload
         .map_or_else(OverloadManager::default, |proto| d.at("overload_manager", |d| overload::decode(proto, d)));
+    if let Some(runtime) = &proto.layered_runtime {
+        d.at("layered_runtime", |d| runtime::decode(runtime, &mut overload, d));
+    }
     Bootstrap {
         node,
         admin,

@@ -1,10 +1,9 @@
 //! `envoy.extensions.filters.http.fault.v3`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::{Fraction, HeaderMatcher};
+use crate::{ActiveCount, Fraction, HeaderMatcher};
 
 /// Faults that are injected into requests.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,7 +15,8 @@ pub struct Fault {
     pub headers: Vec<HeaderMatcher>,
     /// Only requests from these nodes (`x-envoy-downstream-service-node`).
     pub downstream_nodes: Vec<String>,
-    pub active: ActiveFaults,
+    /// How many are under way.
+    pub active: ActiveCount,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,37 +32,4 @@ pub enum FaultAbort {
     Grpc(u32),
     /// `x-envoy-fault-abort-request` and `x-envoy-fault-abort-grpc-request`.
     Header,
-}
-
-/// How many faults are under way in the whole process.
-#[derive(Debug)]
-pub struct ActiveFaults {
-    max: Option<u32>,
-    count: AtomicU32,
-}
-
-impl PartialEq for ActiveFaults {
-    fn eq(&self, other: &ActiveFaults) -> bool {
-        self.max == other.max
-    }
-}
-
-impl Eq for ActiveFaults {}
-
-impl ActiveFaults {
-    #[must_use]
-    pub const fn new(max: Option<u32>) -> ActiveFaults {
-        ActiveFaults { max, count: AtomicU32::new(0) }
-    }
-
-    /// One more; false: there are enough. Who gets true gives it back.
-    #[must_use]
-    pub fn begin(&self) -> bool {
-        let within = |count: u32| self.max.is_none_or(|max| count < max).then(|| count.saturating_add(1));
-        self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
-    }
-
-    pub fn end(&self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
 }

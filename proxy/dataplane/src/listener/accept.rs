@@ -16,7 +16,7 @@ use outrigger_http::{ConnectionInfo, LogType, RequestHead, ResponseFlags, Stream
 use tokio::time::Instant;
 
 use super::secure::secure;
-use super::{Accepted, ListenerSlot};
+use super::{Accepted, Counted, ListenerSlot};
 use crate::inspect::{Found, Inspection, Refused};
 use crate::live::LiveChain;
 use crate::network;
@@ -40,7 +40,12 @@ struct Pending {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, transport: Transport) {
+pub(super) async fn serve(
+    cx: &Rc<WorkerCx>,
+    slot: &Rc<ListenerSlot>,
+    transport: Transport,
+    mut counted: Option<Counted>,
+) {
     let mut pending = Pending { transport, found: Found::default(), early: None };
     let mut slot = slot.clone();
     // In boxes: a connection that nothing is to be found out of pays for nothing.
@@ -49,6 +54,8 @@ pub(super) async fn serve(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, transport:
     }
     if let Some(other) = slot.hand_off(cx, &pending) {
         slot = other;
+        // As in Envoy: bounds are of the listeners that accept.
+        counted = None;
         if slot.inspects() && Box::pin(inspect(cx, &slot, &mut pending)).await.is_err() {
             return;
         }
@@ -80,6 +87,7 @@ pub(super) async fn serve(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, transport:
     if let Some(record) = record {
         record.write(cx, &slot);
     }
+    drop(counted);
 }
 
 async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted, record: Option<&mut Record>) {

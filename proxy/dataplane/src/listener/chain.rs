@@ -92,7 +92,8 @@ pub(super) fn build(
         let key = (&chain.criteria, listener.table.default_chain() == Some(index));
         match known.remove(&key) {
             Some((before, slot)) if before.takes_as(chain) => {
-                *slot.current.borrow_mut() = current;
+                let filters = NetworkFactory::after(&current.filters, &slot.current.borrow().filters);
+                *slot.current.borrow_mut() = Current { filters, ..current };
                 slot.clone()
             }
             other => {

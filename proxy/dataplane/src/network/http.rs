@@ -23,9 +23,10 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end; what there is to tell of it.
 pub(crate) async fn serve(cx: &Rc<WorkerCx>, accepted: Accepted, factories: &[NetworkFactory]) -> StreamState {
-    let filters = NetworkFilters::new(factories, describe(cx, &accepted));
+    let mut filters = NetworkFilters::new(factories, describe(cx, &accepted));
+    filters.half_closes = false;
     if filters.decide_at_once() {
-        let (verdict, state) = filters.decide();
+        let (verdict, state, _decided) = filters.decide();
         if verdict.is_ok() {
             serve::http(cx, accepted).await;
         }

@@ -5,14 +5,12 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use outrigger_config::{NetworkRbac, RbacRules};
 use outrigger_stats::{Counter, Name, Registry};
-use tokio::task::JoinHandle;
 
+use super::delay::Delay;
 use super::{ClosedBy, ConnectionCx, NetworkAction, NetworkFilter};
-use crate::filter::FilterEvent;
 use crate::filters::rbac::{hint, note};
 
 /// Where the verdicts stand in the connection's metadata.
@@ -79,16 +77,6 @@ enum Told {
     },
 }
 
-/// Closes a connection later.
-#[derive(Debug)]
-struct Delay(JoinHandle<()>);
-
-impl Drop for Delay {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Filter {
     handle: Rc<RbacHandle>,
@@ -115,7 +103,7 @@ impl Filter {
         }
         match config.delay_deny {
             Some(delay) => {
-                self.told = Told::Denied { _delay: Some(close_after(delay, cx)) };
+                self.told = Told::Denied { _delay: Some(Delay::close_after(delay, cx)) };
                 NetworkAction::Refuse
             }
             None => {
@@ -135,14 +123,6 @@ impl Filter {
         }
         verdict.allowed
     }
-}
-
-fn close_after(delay: Duration, cx: &ConnectionCx<'_>) -> Delay {
-    let (slot, index) = (cx.slot.clone(), cx.index);
-    Delay(tokio::task::spawn_local(async move {
-        tokio::time::sleep(delay).await;
-        slot.push(index, FilterEvent::Reset);
-    }))
 }
 
 impl NetworkFilter for Filter {

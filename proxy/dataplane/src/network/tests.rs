@@ -154,3 +154,30 @@ fn what_one_filter_refuses_no_other_lets_pass() {
     assert_eq!(walk.seen(), "a+ b+ a>x");
     assert_eq!(walk.event(0, FilterEvent::Reset), "closed");
 }
+
+/// A listener that changes elsewhere must not forget who is there.
+#[test]
+fn limits_count_on_over_generations() {
+    let registry = std::sync::Arc::new(outrigger_stats::Registry::default());
+    let limit = |max| {
+        let config = outrigger_config::ConnectionLimit {
+            stat_prefix: "s".into(),
+            delay: None,
+            active: outrigger_config::ActiveCount::new(Some(max)),
+        };
+        NetworkFactory::ConnectionLimit(LimitHandle::new(&std::sync::Arc::new(config), &registry))
+    };
+    let before = [limit(1), NetworkFactory::Failed, limit(2)];
+    let begin = |factory: &NetworkFactory| {
+        let filters = NetworkFilters::new(std::slice::from_ref(factory), StreamState::default());
+        let (verdict, _, decided) = filters.decide();
+        (verdict, decided)
+    };
+    let (first, held) = begin(&before[0]);
+    assert_eq!(first, Ok(()));
+    let now = NetworkFactory::after(&[NetworkFactory::Failed, limit(1), limit(2)], &before);
+    assert!(matches!(now[0], NetworkFactory::Failed));
+    assert_eq!((begin(&now[1]).0, begin(&now[2]).0), (Err(Close), Ok(())));
+    drop(held);
+    assert_eq!(begin(&now[1]).0, Ok(()));
+}

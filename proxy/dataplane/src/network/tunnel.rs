@@ -166,7 +166,7 @@ impl Pump {
         self.client_was_last = self.read_end && self.answered_end;
         let passed = filters.data(Way::Request, bytes);
         self.pass(Way::Request, passed, down, up)?;
-        Ok(true)
+        if filters.is_abandoned() { Err(End::DownstreamReset) } else { Ok(true) }
     }
 
     fn read_upstream(

@@ -1,5 +1,6 @@
 //! `Bootstrap.overload_manager`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(super) fn decode(proto: &overload::OverloadManager, d: &mut Diagnostics) -> 
         monitors: Vec::new(),
         actions: Vec::new(),
         max_downstream_connections: None,
+        max_listener_connections: BTreeMap::new(),
     };
     for (index, proto) in proto.resource_monitors.iter().enumerate() {
         d.at_index("resource_monitors", index, |d| match monitor(proto, d) {

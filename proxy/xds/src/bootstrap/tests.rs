@@ -37,7 +37,7 @@ fn a_bootstrap_with_everything() {
     let counts: Vec<_> = found.static_resources.iter().map(|update| (update.kind, update.upserts.len())).collect();
     assert_eq!(counts, [(ResourceKind::Cluster, 1), (ResourceKind::Listener, 0)]);
     let warnings: Vec<_> = found.warnings.iter().map(|warning| warning.path.as_str()).collect();
-    assert_eq!(warnings, ["layered_runtime"]);
+    assert_eq!(warnings, ["layered_runtime.layers[0].static_layer[\"a\"]"]);
 }
 
 #[test]
@@ -160,4 +160,32 @@ fn an_overload_manager_that_would_not_act_is_refused() {
         &action("{name: heap, scaled: {scaling_threshold: 0.9, saturation_threshold: 0.9}}"),
         "triggers[0].scaled: needs",
     );
+}
+
+#[test]
+fn static_layers_of_the_runtime_bound_connections() {
+    let decode = |layers: &str, more: &str| decode(&format!("{{layered_runtime: {{layers: [{layers}]}}{more}}}"));
+    let key = |name: &str| format!("envoy.resource_limits.listener.{name}.connection_limit");
+    let layers = format!(
+        "{{name: a, static_layer: {{{}: 1, {}: 2, overload: {{global_downstream_max_connections: '9'}}}}}}, \
+         {{name: b, static_layer: {{{}: '3', {}: '', envoy: {{resource_limits: {{listener: {{z.connection_limit: 4}}}}}}}}}}, \
+         {{name: c, admin_layer: {{}}}}",
+        key("x"),
+        key("y.y"),
+        key("x"),
+        key("y.y"),
+    );
+    let found = decode(&layers, "").unwrap();
+    let bounds: Vec<_> = found.overload.max_listener_connections.iter().map(|(name, max)| (&**name, *max)).collect();
+    assert_eq!(bounds, [("x", 3), ("z", 4)]);
+    assert_eq!(found.overload.max_downstream_connections, Some(9));
+    let warnings: Vec<_> = found.warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(warnings, ["layered_runtime.layers[2].admin_layer"]);
+    let found = decode(&layers, &format!(", overload_manager: {{{MONITORS}}}")).unwrap();
+    assert_eq!(found.overload.max_downstream_connections, Some(7), "a monitor wins");
+    for value in ["-1", "1.5", "true", "many", "[1]"] {
+        let problems = decode(&format!("{{name: a, static_layer: {{{}: {value}}}}}", key("x")), "").unwrap_err();
+        let place = "layered_runtime.layers[0].static_layer[\"envoy.resource_limits.listener.x.connection_limit\"]";
+        assert_eq!(problems, [format!("{place}: is no whole number from 0 on")], "{value}");
+    }
 }

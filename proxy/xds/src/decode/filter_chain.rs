@@ -73,7 +73,7 @@ fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<Fi
                 d.at_index("filters", index, |d| d.error("is terminal, and not the last filter"));
             }
             Some(FoundFilter::Before(filter)) => filters.push(filter),
-            None => {}
+            Some(FoundFilter::Off) | None => {}
         }
     }
     if terminal.is_none() && d.errors().len() == before {

@@ -19,7 +19,7 @@ use super::access_log::{access_logs, message};
 use super::common::{flag, name, number, origin, shown_metadata, timeout_or, variant};
 use super::filter_chain::chains;
 use super::listener_filter::listener_filters;
-use super::native::rbac;
+use super::native::{connection_limit, rbac};
 use super::socket::addresses;
 use super::{Rejection, XdsResource, http, wasm};
 use crate::Diagnostics;
@@ -109,6 +109,8 @@ fn stat_prefix(given: &str, address: &Address) -> Arc<str> {
 pub(super) enum FoundFilter {
     Before(ConnectionFilter),
     Terminal(NetworkFilter),
+    /// It does nothing.
+    Off,
 }
 
 pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> Option<FoundFilter> {
@@ -141,6 +143,17 @@ pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> O
         let name = name(&proto.name, "name", d);
         let rbac = d.at("typed_config", |d| rbac::network_filter(&message(config, d)?, d))?;
         return Some(FoundFilter::Before(ConnectionFilter { name, kind: ConnectionFilterKind::Rbac(Arc::new(rbac)) }));
+    }
+    if kind == type_url::message_name(type_url::CONNECTION_LIMIT) {
+        let name = name(&proto.name, "name", d);
+        let limit = d.at("typed_config", |d| connection_limit::limit(&message(config, d)?, d))?;
+        return Some(match limit {
+            Some(limit) => {
+                let kind = ConnectionFilterKind::ConnectionLimit(Arc::new(limit));
+                FoundFilter::Before(ConnectionFilter { name, kind })
+            }
+            None => FoundFilter::Off,
+        });
     }
     let kind = http::inner_type(config);
     if OBSERVERS.contains(&kind.as_str()) {

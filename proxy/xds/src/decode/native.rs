@@ -1,6 +1,7 @@
 //! Filters that are built into the proxy, and their configuration by scope of the routes.
 
 mod buffer;
+pub(crate) mod connection_limit;
 mod cors;
 mod fault;
 mod header_mutation;

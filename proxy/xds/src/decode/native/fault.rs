@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{ActiveFaults, Fault, FaultAbort, FaultDelay, Fraction};
+use outrigger_config::{ActiveCount, Fault, FaultAbort, FaultDelay, Fraction};
 use outrigger_proto::pb;
 use pb::envoy::extensions::filters::common::fault::v3 as common;
 use pb::envoy::extensions::filters::http::fault::v3 as proto;
@@ -30,7 +30,7 @@ pub(super) fn fault(proto: &proto::HttpFault, d: &mut Diagnostics) -> Option<Arc
         upstream_cluster: (!proto.upstream_cluster.is_empty()).then(|| Arc::from(proto.upstream_cluster.as_str())),
         headers: headers.into_iter().collect::<Option<_>>()?,
         downstream_nodes: proto.downstream_nodes.clone(),
-        active: ActiveFaults::new(proto.max_active_faults.map(|max| max.value)),
+        active: ActiveCount::new(proto.max_active_faults.map(|max| u64::from(max.value))),
     }))
 }
 

@@ -147,16 +147,40 @@ fn header_mutations_by_scope() {
     );
 }
 
+/// A listener with a network filter.
+fn filtered_listener(kind: &str, fields: &str) -> String {
+    format!(
+        "{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}, filter_chains: [{{filters: \
+         [{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.{kind}, \
+         {fields}}}}}, {{name: t, typed_config: {{'@type': \
+         type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: c}}}}]}}]}}"
+    )
+}
+
+#[test]
+fn chains_have_so_many_connections() {
+    let listener = |fields: &str| filtered_listener("connection_limit.v3.ConnectionLimit", fields);
+    let filters = |fields: &str| {
+        let Resource::Listener(found) = good(ResourceKind::Listener, &listener(fields)).resource else { panic!() };
+        found.chains[0].filters.clone()
+    };
+    let found = filters("stat_prefix: s, max_connections: 7, delay: 2s");
+    let ConnectionFilterKind::ConnectionLimit(limit) = &found[0].kind else { panic!() };
+    assert_eq!((&*limit.stat_prefix, limit.active.max(), limit.delay), ("s", Some(7), Some(Duration::from_secs(2))));
+    let off = "stat_prefix: s, max_connections: 7, runtime_enabled: {default_value: false, runtime_key: k}";
+    assert!(filters(off).is_empty());
+    let place = "filter_chains[0].filters[0].typed_config.";
+    let check = |fields: &str, expected: &str| {
+        assert_eq!(bad(ResourceKind::Listener, &listener(fields)).replace(place, ""), expected, "{fields}");
+    };
+    check("stat_prefix: s", "max_connections: is required, at least 1");
+    check("max_connections: 0, stat_prefix: s", "max_connections: is required, at least 1");
+    check("max_connections: 1", "stat_prefix: is required");
+}
+
 #[test]
 fn network_filters_see_no_request() {
-    let listener = |fields: &str| {
-        format!(
-            "{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 1}}}}, filter_chains: [{{filters: \
-             [{{name: f, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC, \
-             {fields}}}}}, {{name: t, typed_config: {{'@type': \
-             type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: c}}}}]}}]}}"
-        )
-    };
+    let listener = |fields: &str| filtered_listener("rbac.v3.RBAC", fields);
     let rules = |permission: &str, principal: &str| {
         let policy = format!("p: {{permissions: [{permission}], principals: [{principal}]}}");
         listener(&format!("stat_prefix: s, delay_deny: 1s, shadow_rules: {{policies: {{{policy}}}}}"))
