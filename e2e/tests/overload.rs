@@ -128,3 +128,52 @@ fn connections_beyond_the_limit_of_the_process_are_closed() {
             .expect("served again");
     }
 }
+
+/// Requests that wait for a connection are a resource of ours: Envoy has no monitor for them.
+#[test]
+fn new_streams_are_refused_while_many_wait_for_a_connection() {
+    let (busy, idle) = (Origin::start("busy").expect("origin"), Origin::start("idle").expect("origin"));
+    let manager = json!({
+        "refresh_interval": "0.05s",
+        "resource_monitors": [{
+            "name": "waiting",
+            "typed_config": {
+                "@type": "type.googleapis.com/outrigger.resource_monitors.pending_requests.v1.PendingRequestsConfig",
+                "max_pending_requests": 4,
+            },
+        }],
+        "actions": [{
+            "name": "envoy.overload_actions.stop_accepting_requests",
+            "triggers": [{"name": "waiting", "threshold": {"value": 1}}],
+        }],
+    });
+    let one = json!({"circuit_breakers": {"thresholds": [{"max_connections": 1}]}});
+    let bootstrap = Bootstrap::new()
+        .cluster(with(cluster("busy", &[busy.address()]), one))
+        .cluster(cluster("idle", &[idle.address()]))
+        .listener(HttpListener::new("main", &json!([route("/busy", "busy"), route("/", "idle")])))
+        .set("overload_manager", manager);
+    let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+    let address = plane.listener("main").expect("listener");
+    let asks = |status: u16| {
+        eventually(DEADLINE, || {
+            let response = Request::get("/").send(address).map_err(|error| format!("{error:#}"))?;
+            if response.status == status { Ok(response) } else { Err(format!("{response:?}")) }
+        })
+        .expect("an answer")
+    };
+    asks(200);
+    // One connection a worker at most: the others wait for it.
+    let mut waiting: Vec<Connection> = (0..12).map(|_| Connection::open(address).expect("a connection")).collect();
+    for connection in &mut waiting {
+        connection.send(Request::get("/busy").origin("gate=open").bytes()).expect("sends");
+        connection.expect_answer_to("GET");
+    }
+    assert_eq!(asks(503).text(), "envoy overloaded");
+    plane.admin.stat_reaches("overload.waiting.pressure", 100, DEADLINE).expect("the pressure is shown");
+    busy.open_gate("open");
+    for connection in &mut waiting {
+        assert_eq!(connection.response().expect("an answer").status, 200);
+    }
+    asks(200);
+}

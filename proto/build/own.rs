@@ -8,11 +8,12 @@ use protox::Compiler;
 use protox::file::{ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver};
 
 /// Our messages, relative to the `proto` folder.
-const OURS: [&str; 4] = [
+const OURS: [&str; 5] = [
     "outrigger/code/v1/machine_code.proto",
     "outrigger/filters/http/wasm/v1/wasm.proto",
     "outrigger/load_balancing_policies/peak_ewma/v1/peak_ewma.proto",
     "outrigger/otlp/v1/trace.proto",
+    "outrigger/resource_monitors/pending_requests/v1/pending_requests.proto",
 ];
 
 /// Messages of others that the tables need and Rust code doesn't.

@@ -38,6 +38,16 @@ pub mod outrigger {
             }
         }
     }
+    /// What the overload manager looks at.
+    pub mod resource_monitors {
+        /// Requests that wait for an upstream connection.
+        pub mod pending_requests {
+            /// `proto/outrigger/resource_monitors/pending_requests/v1/pending_requests.proto`.
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/outrigger.resource_monitors.pending_requests.v1.rs"));
+            }
+        }
+    }
     /// Load balancing policies.
     pub mod load_balancing_policies {
         /// By expected latency.

@@ -1,4 +1,4 @@
-//! Watches memory, and tells the workers what to shed while it is short.
+//! Watches memory and requests that wait, and tells the workers what to shed while there is little room.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ struct Watched {
 
 /// Reads the monitors at every interval, for ever.
 pub(crate) async fn watch(manager: OverloadManager, overload: Arc<Overload>, registry: Arc<Registry>) {
-    if manager.monitors.iter().all(|monitor| pressure(monitor).is_none()) {
+    if manager.monitors.iter().all(|monitor| pressure(monitor, &overload).is_none()) {
         // Without a limit there is no pressure: a process outside a cgroup isn't woken for it.
         return;
     }
@@ -33,7 +33,8 @@ pub(crate) async fn watch(manager: OverloadManager, overload: Arc<Overload>, reg
         })
         .collect();
     loop {
-        let now: Vec<f64> = manager.monitors.iter().map(|monitor| pressure(monitor).unwrap_or(0.0)).collect();
+        let now: Vec<f64> =
+            manager.monitors.iter().map(|monitor| pressure(monitor, &overload).unwrap_or(0.0)).collect();
         for (gauge, pressure) in pressures.iter().zip(&now) {
             gauge.set(percent(*pressure));
         }
@@ -55,13 +56,14 @@ pub(crate) async fn watch(manager: OverloadManager, overload: Arc<Overload>, reg
 }
 
 /// How full a resource is; `None`: it has no limit.
-fn pressure(monitor: &ResourceMonitor) -> Option<f64> {
+fn pressure(monitor: &ResourceMonitor, overload: &Overload) -> Option<f64> {
     let (used, max) = match monitor.resource {
         monitored::Resource::FixedHeap { bytes_max } => (system::memory().anonymous, bytes_max),
         monitored::Resource::CgroupMemory { bytes_max } => {
             let cgroup = system::cgroup_memory()?;
             (cgroup.used, bytes_max.map_or(cgroup.limit, |max| max.min(cgroup.limit)))
         }
+        monitored::Resource::PendingRequests { max } => (overload.pending_requests(), max),
     };
     Some(share(used, max))
 }

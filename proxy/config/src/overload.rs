@@ -32,6 +32,8 @@ pub mod monitored {
         FixedHeap { bytes_max: u64 },
         /// The memory of the cgroup against its limit, or against less where that is configured.
         CgroupMemory { bytes_max: Option<u64> },
+        /// Requests that wait for an upstream connection.
+        PendingRequests { max: u64 },
     }
 }
 

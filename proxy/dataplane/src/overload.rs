@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use outrigger_config::{Action, ActiveCount, OverloadManager};
 
+use crate::cluster::BreakerSet;
+
 /// A state of 1.
 const FULL: u32 = 1_000_000;
 
@@ -17,15 +19,31 @@ pub struct Overload {
     connections_max: AtomicU64,
     /// Open connections of the listeners that have a bound, by name; set once.
     listeners: OnceLock<HashMap<Arc<str>, Arc<ActiveCount>>>,
+    breakers: BreakerSet,
 }
 
 impl Default for Overload {
     fn default() -> Overload {
-        Overload { states: Default::default(), connections_max: AtomicU64::new(u64::MAX), listeners: OnceLock::new() }
+        Overload {
+            states: Default::default(),
+            connections_max: AtomicU64::new(u64::MAX),
+            listeners: OnceLock::new(),
+            breakers: BreakerSet::default(),
+        }
     }
 }
 
 impl Overload {
+    pub(crate) fn new(breakers: BreakerSet) -> Overload {
+        Overload { breakers, ..Overload::default() }
+    }
+
+    /// Requests of the process that wait for an upstream connection.
+    #[must_use]
+    pub fn pending_requests(&self) -> u64 {
+        self.breakers.pending_requests()
+    }
+
     /// Sets how active an action is, from 0 to 1.
     pub fn set(&self, action: Action, state: f64) {
         let millionths = (state.clamp(0.0, 1.0) * f64::from(FULL)).round();

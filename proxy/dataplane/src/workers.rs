@@ -66,7 +66,8 @@ impl Workers {
         let concurrency = options.concurrency.max(1);
         let dispatcher_stats = options.dispatcher_stats;
         let access_log = AccessLogWriter::start()?;
-        let overload = Arc::<Overload>::default();
+        let breakers = BreakerSet::default();
+        let overload = Arc::new(Overload::new(breakers.clone()));
         let health = HealthSet::default();
         let registry = options.stats.clone();
         let shared = Shared {
@@ -74,7 +75,7 @@ impl Workers {
             services: options.services,
             drain: options.drain,
             access_log: access_log.clone(),
-            breakers: BreakerSet::default(),
+            breakers,
             overload: overload.clone(),
             spans: options.spans,
             health: health.clone(),

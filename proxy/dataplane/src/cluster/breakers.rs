@@ -138,6 +138,16 @@ impl Drop for GaugeClaim {
 pub(crate) struct BreakerSet(Arc<Mutex<HashMap<Arc<str>, Weak<Counts>>>>);
 
 impl BreakerSet {
+    /// Requests that wait for a connection, to any cluster.
+    pub(crate) fn pending_requests(&self) -> u64 {
+        let set = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let priorities = [RoutingPriority::Default, RoutingPriority::High];
+        let pending = |counts: Arc<Counts>| {
+            priorities.map(|priority| u64::from(counts.uses[index(priority, Breaker::Pending)].load(Ordering::Relaxed)))
+        };
+        set.values().filter_map(Weak::upgrade).flat_map(pending).sum()
+    }
+
     /// The counts outlive a change of the maxima.
     pub(crate) fn get(&self, cluster: &Cluster) -> Arc<Breakers> {
         let mut set = self.0.lock().unwrap_or_else(PoisonError::into_inner);

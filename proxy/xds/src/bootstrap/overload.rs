@@ -13,6 +13,7 @@ use pb::envoy::extensions::resource_monitors::{
     cgroup_memory::v3 as cgroup, downstream_connections::v3 as connections, fixed_heap::v3 as heap,
 };
 use pb::google::protobuf::Any;
+use pb::outrigger::resource_monitors::pending_requests::v1 as pending;
 
 use crate::Diagnostics;
 use crate::decode::{duration, message};
@@ -85,6 +86,11 @@ fn resource(config: &Any, d: &mut Diagnostics) -> Option<Monitor> {
             let config: connections::DownstreamConnectionsConfig = message(config, d)?;
             let max = u64::try_from(config.max_active_downstream_connections).unwrap_or(0);
             Some(Monitor::Connections(positive(max, "max_active_downstream_connections", d)?))
+        }
+        "outrigger.resource_monitors.pending_requests.v1.PendingRequestsConfig" => {
+            let config: pending::PendingRequestsConfig = message(config, d)?;
+            let max = positive(config.max_pending_requests, "max_pending_requests", d)?;
+            Some(Monitor::Pressure(Resource::PendingRequests { max }))
         }
         name => {
             d.error(format!("type {name} is not supported"));

@@ -189,3 +189,18 @@ fn static_layers_of_the_runtime_bound_connections() {
         assert_eq!(problems, [format!("{place}: is no whole number from 0 on")], "{value}");
     }
 }
+
+#[test]
+fn requests_that_wait_are_a_resource() {
+    use outrigger_config::monitored::Resource;
+    let monitor = |fields: &str| {
+        decode(&format!(
+            "{{overload_manager: {{resource_monitors: [{{name: waiting, typed_config: {{'@type': \
+             type.googleapis.com/outrigger.resource_monitors.pending_requests.v1.PendingRequestsConfig{fields}}}}}]}}}}"
+        ))
+    };
+    let found = monitor(", max_pending_requests: 9").unwrap().overload;
+    assert_eq!(found.monitors[0].resource, Resource::PendingRequests { max: 9 });
+    let place = "overload_manager.resource_monitors[0].typed_config.max_pending_requests";
+    assert_eq!(monitor("").unwrap_err(), [format!("{place}: must be above zero")]);
+}
