@@ -183,3 +183,47 @@ fn many_routes_share_vms_and_one_entry() {
     assert_eq!((chain.len(), names), (2, Some(count)), "one entry for all of them, and the router");
     few_vms_run(&rig, 3);
 }
+
+/// Requests that no filter saw, or more than one.
+fn stamped_once(response: &Response) -> Verdict {
+    let stamps = response.header_all("x-stamp");
+    let is_one = response.status == 200 && matches!(stamps[..], ["odd" | "even"]);
+    Verdict { failure: (!is_one).then(|| format!("{} {stamps:?}", response.status)), ..Verdict::default() }
+}
+
+/// One edit takes a filter away and adds another by name: at no moment does a request pass without either.
+#[test]
+fn a_filter_that_takes_the_place_of_another_leaves_no_gap() {
+    let gateway = json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}]);
+    let placed = |round: usize, targets: Option<&Value>| {
+        let stamp = if round.is_multiple_of(2) { "even" } else { "odd" };
+        let mut filter = stamping(&format!("filter-{round}"), &["a"], stamp);
+        if let Some(targets) = targets {
+            filter["spec"]["targetRefs"] = targets.clone();
+        }
+        filter
+    };
+    for peer in Peer::all() {
+        for (what, targets) in [("of a route", None), ("of the gateway", Some(&gateway))] {
+            let name = format!("{} {what}", peer.name());
+            let rig = Rig::start_with(peer, "DELTA_GRPC", |folder| {
+                put_module(folder, "header_policy")?;
+                folder.apply("routes.yaml", &[route("a")])?;
+                folder.apply("filter.yaml", &[placed(0, targets)])
+            });
+            let rig = rig.expect(&name);
+            stamps_become(&rig, "/a", &["even"]);
+            let load = Load::new(rig.gateway, 400.0, Request::get("/a")).check(stamped_once).start().expect("load");
+            for round in 1..=scaled(6, 60) {
+                rig.push(|folder| folder.apply("filter.yaml", &[placed(round, targets)])).expect(&name);
+                stamps_become(&rig, "/a", &[if round.is_multiple_of(2) { "even" } else { "odd" }]);
+            }
+            let mut report = load.stop().expect("the load");
+            if peer == Peer::Envoy {
+                // It drains the connections of a listener that changed.
+                report.closed = 0;
+            }
+            report.must_be_clean().expect(&name);
+        }
+    }
+}

@@ -28,7 +28,7 @@ pub struct GatewayView {
 /// One port of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerView {
-    /// `NAMESPACE/GATEWAY/PORT`: the listener's name, and that of its route configuration.
+    /// `NAMESPACE/GATEWAY/PORT`: the listener's name, and what that of its route configuration begins with.
     pub name: String,
     pub address: Option<IpAddr>,
     pub port: u16,

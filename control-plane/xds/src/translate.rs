@@ -67,7 +67,7 @@ impl Translator {
             add(listeners.get(profile, listener, &view.gateway, interner, || {
                 let mut made = vec![listener::resource(listener, view, profile)];
                 if listener.protocol == Protocol::Http {
-                    made.push(route::resource(listener, view));
+                    made.push(route::resource(listener, view, profile));
                 }
                 if listener::needs_nowhere(listener) {
                     made.push(cluster::nowhere());

@@ -21,6 +21,8 @@ use outrigger_proto::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp
 use outrigger_proto::pb::google::protobuf::Any;
 use outrigger_proto::pb::outrigger::filters::http::wasm::v1::RouteFilters;
 
+use sha2::{Digest, Sha256};
+
 use super::cluster::NOWHERE_CLUSTER;
 use super::proto::{Place, address, ads, any, boolean, duration, origin, uint32};
 use super::{Profile, filter};
@@ -67,7 +69,7 @@ fn connection_manager(view: &ListenerView, profile: Profile) -> HttpConnectionMa
     http_filters.push(router());
     HttpConnectionManager {
         stat_prefix: view.name.clone(),
-        route_specifier: Some(routes_by_name(&view.name)),
+        route_specifier: Some(routes_by_name(&route_name(view, profile))),
         http_filters,
         use_remote_address: Some(boolean(true)),
         normalize_path: Some(boolean(true)),
@@ -88,6 +90,20 @@ fn connection_manager(view: &ListenerView, profile: Profile) -> HttpConnectionMa
 
 fn runs(view: &ListenerView, profile: Profile) -> impl Iterator<Item = &FilterEntry> {
     view.filters.iter().filter(move |entry| filter::runs(&entry.filter, profile))
+}
+
+/// What the listener's routes are called: which filters they may turn on is part of it. So a chain and the routes that know
+/// it change together: the routes of a new chain are new ones, which a client waits for before it uses either, while
+/// connections that still have the old chain keep the old routes. Under one name either could come first, and requests
+/// would pass with the filter that goes off already, and the one that comes not there yet.
+pub(super) fn route_name(view: &ListenerView, profile: Profile) -> String {
+    let of_routes = runs(view, profile).filter(|entry| entry.scope == FilterScope::Routes);
+    let names: String = of_routes.map(|entry| format!("{}\n", entry.filter.id)).collect();
+    if names.is_empty() {
+        return view.name.clone();
+    }
+    let digest: String = Sha256::digest(names)[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}/{digest}", view.name)
 }
 
 pub(super) fn routes_by_name(name: &str) -> RouteSpecifier {

@@ -18,12 +18,14 @@ use outrigger_proto::pb::google::protobuf::{Any, Duration};
 
 use super::action::{self, HeaderChanges};
 use super::proto::{Place, any, duration, origin};
+use super::{Profile, listener};
 use crate::canonical;
 use crate::resource::{Resource, ResourceType};
 
-pub(super) fn resource(view: &ListenerView, gateway: &GatewayView) -> Resource {
+pub(super) fn resource(view: &ListenerView, gateway: &GatewayView, profile: Profile) -> Resource {
+    let name = listener::route_name(view, profile);
     let configuration = RouteConfiguration {
-        name: view.name.clone(),
+        name: name.clone(),
         virtual_hosts: view.hosts.iter().map(|host| virtual_host(host, view.port)).collect(),
         // A gateway's host names have no port, whatever port its clients reach it by.
         ignore_port_in_host_matching: true,
@@ -31,7 +33,7 @@ pub(super) fn resource(view: &ListenerView, gateway: &GatewayView) -> Resource {
         ..RouteConfiguration::default()
     };
     let body = canonical::encode(&configuration, &canonical::ROUTE_CONFIGURATION);
-    Resource::new(ResourceType::Route, &view.name, body)
+    Resource::new(ResourceType::Route, &name, body)
 }
 
 fn virtual_host(host: &VirtualHost, port: u16) -> pb::VirtualHost {

@@ -70,6 +70,32 @@ fn filters_of_routes_are_one_entry_where_they_stand_together() {
 }
 
 #[test]
+fn routes_are_named_for_the_filters_that_they_turn_on() {
+    use FilterScope::{Listener, Routes};
+    let name = |filters: &[(&str, FilterScope)]| {
+        let view = ListenerView {
+            name: "shop/edge/80".to_owned(),
+            filters: filters.iter().map(|(name, scope)| entry(name, *scope)).collect(),
+            address: None,
+            port: 80,
+            protocol: Protocol::Http,
+            hosts: Vec::new(),
+            tcp: None,
+        };
+        let name = route_name(&view, Profile::Envoy);
+        assert!(name == route_name(&view, Profile::Outrigger) && name.starts_with("shop/edge/80"));
+        name
+    };
+    assert_eq!(name(&[]), "shop/edge/80");
+    assert_eq!(name(&[("all", Listener)]), "shop/edge/80", "such a filter is not the routes' to turn on");
+    let of_a = name(&[("a", Routes), ("all", Listener)]);
+    assert_eq!(of_a, name(&[("a", Routes)]));
+    for other in [name(&[]), name(&[("b", Routes)]), name(&[("a", Routes), ("b", Routes)]), name(&[("a", Listener)])] {
+        assert_ne!(of_a, other);
+    }
+}
+
+#[test]
 fn a_thousand_filters_of_routes_are_one_entry() {
     let entries: Vec<_> = (0..1000).map(|index| entry(&format!("f{index}"), FilterScope::Routes)).collect();
     assert_eq!(chain(&entries, Profile::Outrigger).len(), 1);
