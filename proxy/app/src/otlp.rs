@@ -28,6 +28,8 @@ use crate::server::Server;
 /// A batch goes out when it is full, or this long after its first span.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 const BATCH_SPANS_MAX: usize = 512;
+/// How long spans gather before they are taken: being woken for each would cost more than the span.
+const GATHERED_FOR: Duration = Duration::from_millis(5);
 /// Tracers that configuration may name at one time; beyond it the one that was idle longest is forgotten.
 const TRACERS_MAX: usize = 64;
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
@@ -71,7 +73,13 @@ pub(crate) async fn export(mut queue: SpanQueue, server: Rc<Server>, registry: A
         };
         tokio::select! {
             span = queue.recv() => match span {
-                Some(span) => take(span, &mut batches, &metrics),
+                Some(span) => {
+                    take(span, &mut batches, &metrics);
+                    tokio::time::sleep(GATHERED_FOR).await;
+                    while let Ok(span) = queue.try_recv() {
+                        take(span, &mut batches, &metrics);
+                    }
+                }
                 None => break,
             },
             () = timer => {}

@@ -2,7 +2,7 @@
 
 mod filter;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use outrigger_http::StreamState;
@@ -21,7 +21,7 @@ pub struct AccessLog {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum AccessLogSink {
-    File(PathBuf),
+    File(Arc<Path>),
     Stdout,
     Stderr,
     /// `envoy.access_loggers.wasm`: the plugin's root context is told, and reads what it wants to know; there is no line.

@@ -6,12 +6,15 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use outrigger_config::{AccessLog, AccessLogSink};
 use outrigger_http::StreamState;
 
 /// Bytes that wait for the writer; beyond that lines are dropped and counted.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// How long the writer lets lines gather: waking it for each would cost more than the line.
+const GATHERED_FOR: Duration = Duration::from_millis(10);
 
 enum Message {
     Line(AccessLogSink, Vec<u8>),
@@ -74,7 +77,7 @@ impl AccessLogWriter {
     pub(crate) fn flush(&self) {
         let (sender, receiver) = channel();
         if self.sender.send(Message::Flush(sender)).is_ok() {
-            _ = receiver.recv_timeout(std::time::Duration::from_secs(5));
+            _ = receiver.recv_timeout(Duration::from_secs(5));
         }
     }
 }
@@ -82,6 +85,9 @@ impl AccessLogWriter {
 fn write_loop(receiver: &Receiver<Message>, shared: &Shared) {
     let mut files: HashMap<AccessLogSink, File> = HashMap::new();
     while let Ok(first) = receiver.recv() {
+        if matches!(first, Message::Line(..)) {
+            std::thread::sleep(GATHERED_FOR);
+        }
         if shared.reopen.swap(false, Ordering::Relaxed) {
             files.clear();
         }

@@ -2,7 +2,7 @@
 
 mod filter;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use outrigger_config::{AccessLog, AccessLogFormat, AccessLogSink, Format, JsonNode};
@@ -93,7 +93,7 @@ fn file_log(config: file::FileAccessLog, diagnostics: &mut Diagnostics) -> Optio
         }
         "/dev/stdout" => AccessLogSink::Stdout,
         "/dev/stderr" => AccessLogSink::Stderr,
-        path => AccessLogSink::File(PathBuf::from(path)),
+        path => AccessLogSink::File(Arc::from(Path::new(path))),
     };
     let format = match config.access_log_format {
         None => Some(AccessLogFormat::envoy_default()),
