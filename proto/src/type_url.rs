@@ -74,6 +74,8 @@ type_urls! {
     UPSTREAM_TLS_CONTEXT = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
     /// No TLS.
     RAW_BUFFER = "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
+    /// The PROXY protocol towards endpoints.
+    UPSTREAM_PROXY_PROTOCOL = "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport";
     /// Listener filter: reads the server name of a TLS hello.
     TLS_INSPECTOR = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
     /// Listener filter: reads the protocol of a cleartext request.

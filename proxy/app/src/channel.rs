@@ -10,10 +10,9 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use hyper_util::rt::TokioIo;
-use outrigger_config::{ClusterEntry, Health, ResolvedTls, Snapshot, UpstreamTls, UpstreamTransport};
-use outrigger_dataplane::connect_control;
+use outrigger_config::{ClusterEntry, Health, ResolvedTls, Snapshot, UpstreamTls};
+use outrigger_dataplane::{connect_control, secure_control};
 use outrigger_http::EndpointAddress;
-use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::server::Server;
@@ -81,8 +80,6 @@ impl Connector {
         let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(transport)?;
         let endpoint = endpoint
             .connect_timeout(connect_timeout)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(KEEP_ALIVE))
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
@@ -93,32 +90,30 @@ impl Connector {
             Ok(origin) if origin.path() == "/" && origin.authority().is_some() => endpoint.origin(origin),
             _ => endpoint,
         };
+        let (via, to) = (entry.cluster.transports.of(chosen.metadata.as_deref()).clone(), address.clone());
+        let dial = move || {
+            let (via, to) = (via.clone(), to.clone());
+            async move { connect_control(&via, &to).await }
+        };
         let Some((tls, resolved)) = tls(&self.cluster, entry, chosen)? else {
-            let connected = match address.clone() {
-                EndpointAddress::Ip(_) => endpoint.connect().await,
-                EndpointAddress::Pipe(path) => {
-                    let connect = move |_| UnixStream::connect(path.clone()).map_ok(TokioIo::new);
-                    endpoint.connect_with_connector(Function(connect)).await
-                }
-            };
-            return connected.map_err(transport);
+            let connector = Function(move |_| dial().map_ok(TokioIo::new));
+            return endpoint.connect_with_connector(connector).await.map_err(transport);
         };
         // Secrets that rotate count from the next connection on.
-        let to = address.clone();
         let connector = Function(move |_| {
-            let (tls, resolved, host_name, to) = (tls.clone(), resolved.clone(), host_name.clone(), to.clone());
-            async move { connect_control(&tls, &resolved, &host_name, &to).await.map(TokioIo::new) }
+            let (tls, resolved, host_name, dialled) = (tls.clone(), resolved.clone(), host_name.clone(), dial());
+            async move { secure_control(&tls, &resolved, &host_name, dialled.await?).await.map(TokioIo::new) }
         });
         endpoint.connect_with_connector(connector).await.map_err(transport)
     }
 }
 
-/// The usable endpoints of a cluster, and how long a connection to one may take. None where its connections are not in
-/// cleartext, nor those of Unix sockets: who asks here can't do better.
+/// The usable endpoints of a cluster, and how long a connection to one may take. None where its connections have
+/// something on top, nor those of Unix sockets: who asks here can't do better.
 pub(crate) fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) {
     let Some(entry) = snapshot.clusters.get(cluster) else { return (Vec::new(), Duration::ZERO) };
-    let is_clear = entry.cluster.transports.contexts().next().is_none();
-    let addresses = usable(entry).into_iter().filter(|_| is_clear).filter_map(|endpoint| endpoint.address.socket());
+    let is_raw = entry.cluster.transports.are_raw();
+    let addresses = usable(entry).into_iter().filter(|_| is_raw).filter_map(|endpoint| endpoint.address.socket());
     (addresses.collect(), entry.cluster.connect_timeout)
 }
 
@@ -138,7 +133,7 @@ fn tls(
     endpoint: &outrigger_config::Endpoint,
 ) -> Result<Option<Tls>, ConnectError> {
     let transport = entry.cluster.transports.of(endpoint.metadata.as_deref());
-    let UpstreamTransport::Tls(tls) = transport else { return Ok(None) };
+    let Some(tls) = &transport.tls else { return Ok(None) };
     match tls.context.resolve(|key| entry.secrets.get(key)) {
         Ok(resolved) => Ok(Some((Arc::clone(tls), resolved))),
         Err(error) => Err(ConnectError::Tls { cluster: Arc::clone(cluster), reason: error.to_string() }),

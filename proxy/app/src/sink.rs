@@ -353,8 +353,8 @@ impl Endpoints for Sink {
         let found = async {
             loop {
                 let snapshot = self.server.snapshot.borrow().clone();
-                if is_tls(&snapshot, cluster) {
-                    return Err(format!("the cluster {cluster} is of TLS, by which no code is fetched"));
+                if is_more_than_raw(&snapshot, cluster) {
+                    return Err(format!("the cluster {cluster} has a transport socket by which no code is fetched"));
                 }
                 if let Some(endpoints) = addresses(&snapshot, cluster) {
                     return Ok(endpoints);
@@ -371,8 +371,8 @@ impl Endpoints for Sink {
     }
 }
 
-fn is_tls(snapshot: &Snapshot, cluster: &str) -> bool {
-    snapshot.clusters.get(cluster).is_some_and(|entry| entry.cluster.transports.contexts().next().is_some())
+fn is_more_than_raw(snapshot: &Snapshot, cluster: &str) -> bool {
+    snapshot.clusters.get(cluster).is_some_and(|entry| !entry.cluster.transports.are_raw())
 }
 
 /// Where a cluster's healthy endpoints are; `None`: there is none, or none yet.

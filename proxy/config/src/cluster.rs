@@ -67,14 +67,21 @@ impl Transports {
     /// The TLS contexts of the sockets.
     pub fn contexts(&self) -> impl Iterator<Item = &TlsContext> {
         let matches = self.matches.iter().map(|found| &found.transport);
-        matches.chain([&self.default]).filter_map(UpstreamTransport::tls).map(|tls| &tls.context)
+        matches.chain([&self.default]).filter_map(|transport| transport.tls.as_ref()).map(|tls| &tls.context)
     }
 
     /// Whether every endpoint is connected to over TLS.
     #[must_use]
     pub fn are_secure(&self) -> bool {
         let mut all = self.matches.iter().map(|found| &found.transport).chain([&self.default]);
-        all.all(|transport| transport.tls().is_some())
+        all.all(|transport| transport.tls.is_some())
+    }
+
+    /// Whether every endpoint is connected to as it is, without anything on top.
+    #[must_use]
+    pub fn are_raw(&self) -> bool {
+        let mut all = self.matches.iter().map(|found| &found.transport).chain([&self.default]);
+        all.all(|transport| *transport == UpstreamTransport::default())
     }
 
     /// The transport of an endpoint with this metadata.

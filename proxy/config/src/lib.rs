@@ -44,6 +44,7 @@ mod socket;
 mod testing;
 mod tls;
 mod tracing;
+mod upstream_proxy_protocol;
 mod wasm_override;
 
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, Comparison, ComparisonOp, JsonNode, LogFilter};
@@ -115,4 +116,5 @@ pub use tls::{
     UpstreamTransport, ValidationContext,
 };
 pub use tracing::{CustomTag, OtlpTransport, Share, TagValue, Tracer, Tracing};
+pub use upstream_proxy_protocol::{ProxyProtocolVersion, UpstreamProxyProtocol};
 pub use wasm_override::WasmOverride;

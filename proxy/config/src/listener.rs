@@ -118,6 +118,8 @@ pub struct HttpConnectionManager {
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,
     pub skip_xff_append: bool,
+    /// Endpoints that are told who the client is hear of the client's connection, not of ours.
+    pub add_proxy_protocol_connection_state: bool,
     /// `forward_client_cert_details`, and `set_current_client_cert_details`.
     pub forward_client_cert: ForwardClientCert,
     pub client_cert_details: ClientCertDetails,

@@ -71,7 +71,7 @@ pub(crate) fn tls_cluster(name: &str, service: &str, secret: &str, version: u32)
         auto_sni_san_validation: false,
         max_session_keys: 1,
     };
-    let default = crate::UpstreamTransport::Tls(Arc::new(tls));
+    let default = crate::UpstreamTransport { tls: Some(Arc::new(tls)), ..crate::UpstreamTransport::default() };
     let transports = crate::Transports { default, matches: Vec::new() };
     Resource::Cluster(Arc::new(Cluster { transports, ..cluster_with(name, discovery, version) }))
 }
@@ -255,6 +255,7 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         use_remote_address: false,
         xff_num_trusted_hops: 0,
         skip_xff_append: false,
+        add_proxy_protocol_connection_state: true,
         forward_client_cert: crate::ForwardClientCert::Sanitize,
         client_cert_details: crate::ClientCertDetails::default(),
         generate_request_id: true,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use crate::{Dependency, Origin, Source, StringMatcher};
+use crate::{Dependency, Origin, Source, StringMatcher, UpstreamProxyProtocol};
 
 /// How a chain's connections come from clients.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,10 +21,11 @@ pub enum DownstreamTransport {
 
 /// How connections go to an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum UpstreamTransport {
-    #[default]
-    Raw,
-    Tls(Arc<UpstreamTls>),
+pub struct UpstreamTransport {
+    /// What comes before everything else.
+    pub proxy_protocol: Option<Arc<UpstreamProxyProtocol>>,
+    /// `None`: cleartext.
+    pub tls: Option<Arc<UpstreamTls>>,
 }
 
 /// `DownstreamTlsContext`.
@@ -365,16 +366,6 @@ impl DownstreamTransport {
         match self {
             DownstreamTransport::Raw => None,
             DownstreamTransport::Tls(tls) => Some(tls),
-        }
-    }
-}
-
-impl UpstreamTransport {
-    #[must_use]
-    pub fn tls(&self) -> Option<&Arc<UpstreamTls>> {
-        match self {
-            UpstreamTransport::Raw => None,
-            UpstreamTransport::Tls(tls) => Some(tls),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A worker's view of a cluster: its endpoints, its balancer and its pools.
 
+mod announce;
 mod balancer;
 mod breakers;
 mod checker;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use outrigger_config::{Cluster, ClusterEntry, Discovery, Fraction};
 
+pub(crate) use announce::{Client, MadeFor, header};
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use checkout::Checkout;
 pub use endpoint::{ClusterStatus, EndpointStatus};

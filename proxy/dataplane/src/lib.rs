@@ -61,6 +61,7 @@ pub use plugin::{
 };
 pub use prepared::{BoundListener, GenerationPlugins, ListenerFailure, Prepared, RoutePlugins, WorkerVms};
 pub use resolver::{Resolved, Resolvers};
-pub use tls::{connect_control, install_provider};
+pub use socket::connect_control;
+pub use tls::{install_provider, secure_control};
 pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
 pub use workers::{DrainOptions, Options, PublishError, Workers};

@@ -6,9 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use outrigger_config::UpstreamTransport;
 use outrigger_http::EndpointAddress;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+use crate::cluster::{self, Client};
 
 /// A connected socket.
 #[derive(Debug)]
@@ -76,6 +79,20 @@ impl Socket {
             StdSocket::Unix(socket) => UnixStream::from_std(socket).map(Socket::Unix),
         }
     }
+}
+
+/// A connection of the control side to an endpoint, which is told that the proxy itself speaks.
+pub async fn connect_control(
+    transport: &UpstreamTransport,
+    to: &EndpointAddress,
+) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>> {
+    let mut socket = Socket::connect(to).await?;
+    socket.set_nodelay()?;
+    if let Some(config) = &transport.proxy_protocol {
+        let (remote, local) = socket.addresses();
+        socket.write_all(&cluster::header(config, None, Client::of(local, remote))).await?;
+    }
+    Ok(socket)
 }
 
 /// An IPv4 client of a socket for both families is an IPv4 client.

@@ -15,7 +15,7 @@ use rand::Rng;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
 
-use crate::cluster::{ConnectionGuard, PickKey};
+use crate::cluster::{Client, ConnectionGuard, PickKey};
 use crate::error::{ErrorKind, StreamError};
 use crate::listener::{Accepted, ChainSlot};
 use crate::live::{LiveChain, TcpChain};
@@ -203,6 +203,7 @@ async fn run_filtered(
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ends {
     pub(crate) source: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
     /// Where it wanted to.
     pub(crate) destination: Option<SocketAddr>,
 }
@@ -210,7 +211,7 @@ pub(crate) struct Ends {
 impl Ends {
     fn of(info: &StreamInfo) -> Ends {
         let destination = info.connection.as_ref().and_then(|connection| connection.original_dst);
-        Ends { source: info.downstream_remote, destination }
+        Ends { source: info.downstream_remote, local: info.downstream_local, destination }
     }
 }
 
@@ -262,7 +263,8 @@ fn ended(
 
 /// Chooses a cluster and connects to one of its endpoints.
 fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, ends: Ends) -> Connecting {
-    let Ends { source, destination } = ends;
+    let Ends { source, local, destination } = ends;
+    let client = Client::of(source, local);
     let source = source.filter(|_| chain.proxy.hashes_source_ip);
     let hash = source.map(|source| xxh64(source.ip().to_string().as_bytes(), 0));
     let name = choose(&chain.proxy, cx);
@@ -276,7 +278,7 @@ fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, ends: Ends) -> Connecting
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match cluster.connect_raw(&PickKey { hash, destination, ..PickKey::default() }).await {
+            match cluster.connect_raw(&PickKey { hash, client, destination, ..PickKey::default() }).await {
                 Ok((transport, guard, endpoint)) => {
                     let remote = endpoint.address_of(transport.remote);
                     return Ok(Connected { transport, remote, _guard: guard, attempts });

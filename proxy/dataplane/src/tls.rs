@@ -23,7 +23,7 @@ pub(crate) use server::Acceptor;
 pub(crate) use session::{HandshakeError, Session};
 pub(crate) use stats::TlsStats;
 
-pub use client::connect_control;
+pub use client::secure_control;
 
 use outrigger_config::Unresolved;
 

@@ -10,9 +10,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use outrigger_config::UpstreamProxyProtocol;
 use outrigger_http::{StreamInfo, TlsInfo};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::cluster::{self, Client, MadeFor};
 pub(crate) use crate::socket::Socket;
 use crate::tls::{Acceptor, Connector, HandshakeError, Session, Target, TlsStats};
 use crate::write_queue::WriteQueue;
@@ -26,8 +28,8 @@ pub(crate) struct Transport {
     socket: Socket,
     /// `None`: cleartext.
     tls: Option<Box<Session>>,
-    /// Whom it was made for, where servers are told (`auto_sni`).
-    pub(crate) made_for: Option<Arc<str>>,
+    /// `None`: for everybody.
+    pub(crate) made_for: Option<Arc<MadeFor>>,
     /// Bytes read and not taken yet. Holds no memory while it is empty: an idle connection costs next to nothing.
     pub(crate) input: BytesMut,
     pub(crate) output: WriteQueue,
@@ -81,6 +83,14 @@ impl Transport {
         let incoming = std::mem::take(&mut self.input);
         let session = acceptor.accept(&mut self.socket, incoming, time_max, stats).await?;
         self.tls = Some(Box::new(session));
+        Ok(())
+    }
+
+    /// Tells a server who the client is; `None`: the proxy itself.
+    pub(crate) async fn announce(&mut self, config: &UpstreamProxyProtocol, client: Option<Client>) -> io::Result<()> {
+        let header = cluster::header(config, client, Client::of(self.local, self.remote));
+        self.socket.write_all(&header).await?;
+        self.bytes_written += header.len() as u64;
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod mutation;
 mod native;
 mod original_dst;
 mod outlier;
+mod proxy_protocol;
 mod retry;
 mod route;
 mod socket;

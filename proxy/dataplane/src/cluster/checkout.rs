@@ -9,6 +9,7 @@ use outrigger_config::{LbPolicy, Protocol, RoutingPriority, UpstreamHttpOptions}
 use outrigger_http::Version;
 use tokio::time::Instant;
 
+use super::announce::MadeFor;
 use super::breakers::{Breaker, RetryGuard};
 use super::connect::{Alone, Turn};
 use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection};
@@ -67,13 +68,13 @@ impl ClusterHandle {
         if http2 {
             return self.checkout_h2(endpoint, request, key);
         }
-        let priority = key.priority;
-        match if key.fresh { None } else { endpoint.take_idle(key.server_name) } {
+        let (priority, made_for) = (key.priority, self.made_for(key, &endpoint));
+        match if key.fresh { None } else { endpoint.take_idle(made_for.as_ref()) } {
             Some((stream, guard)) => {
                 Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
             }
             None => {
-                let (cluster, made_for) = (self.clone(), key.server_name.cloned());
+                let cluster = self.clone();
                 Checkout::Connecting(Box::pin(async move {
                     let free = |endpoint: &EndpointHandle| endpoint.take_idle(made_for.as_ref());
                     let (stream, guard) = match cluster.turn(&endpoint, priority, free).await? {
@@ -117,7 +118,7 @@ impl ClusterHandle {
         request: RequestGuard,
         key: &PickKey<'_>,
     ) -> Checkout {
-        let (cluster, priority, made_for) = (self.clone(), key.priority, key.server_name.cloned());
+        let (cluster, priority, made_for) = (self.clone(), key.priority, self.made_for(key, &endpoint));
         Checkout::Connecting(Box::pin(async move {
             let (connection, reused) = cluster.shared_h2(&endpoint, priority, made_for.as_ref()).await?;
             cluster.stream_on(&connection, reused, endpoint, request).await
@@ -131,12 +132,13 @@ impl ClusterHandle {
         request: RequestGuard,
         key: &PickKey<'_>,
     ) -> Checkout {
+        let made_for = self.made_for(key, &endpoint);
         if !key.fresh
-            && let Some((stream, guard)) = endpoint.take_idle(key.server_name)
+            && let Some((stream, guard)) = endpoint.take_idle(made_for.as_ref())
         {
             return Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)));
         }
-        let (cluster, priority, made_for) = (self.clone(), key.priority, key.server_name.cloned());
+        let (cluster, priority) = (self.clone(), key.priority);
         Checkout::Connecting(Box::pin(async move {
             let (connected, reused) = cluster.connected_by_alpn(&endpoint, priority, made_for.as_ref()).await?;
             match connected {
@@ -154,7 +156,7 @@ impl ClusterHandle {
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
         priority: RoutingPriority,
-        made_for: Option<&Arc<str>>,
+        made_for: Option<&Arc<MadeFor>>,
     ) -> Result<(Connected, bool), StreamError> {
         let pools = endpoint.pools().clone();
         let free = |endpoint: &EndpointHandle| match self.room(endpoint, made_for) {
@@ -208,7 +210,7 @@ impl ClusterHandle {
     }
 
     /// A shared connection with room for a stream.
-    fn room(&self, endpoint: &EndpointHandle, made_for: Option<&Arc<str>>) -> Option<Rc<H2Connection>> {
+    fn room(&self, endpoint: &EndpointHandle, made_for: Option<&Arc<MadeFor>>) -> Option<Rc<H2Connection>> {
         let fits = |connection: &&Rc<H2Connection>| {
             usable(connection, &self.cluster().http) && connection.made_for.as_ref() == made_for
         };
@@ -220,7 +222,7 @@ impl ClusterHandle {
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
         priority: RoutingPriority,
-        made_for: Option<&Arc<str>>,
+        made_for: Option<&Arc<MadeFor>>,
     ) -> Result<(Rc<H2Connection>, bool), StreamError> {
         let pools = endpoint.pools().clone();
         let room = |endpoint: &EndpointHandle| self.room(endpoint, made_for);

@@ -9,6 +9,7 @@ use outrigger_config::{LbPolicy, RoutingPriority, UpstreamBind};
 use outrigger_http::EndpointAddress;
 use tokio::time::Instant;
 
+use super::announce::MadeFor;
 use super::breakers::{Breaker, Permit};
 use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection, Pools};
 use super::{ClusterHandle, Outcome, PickKey, eyeballs, source};
@@ -54,6 +55,10 @@ impl ClusterHandle {
                 endpoint.pools().changed.notify_one();
                 return Ok(Turn::Reuse(found));
             }
+            // None that is free will do: they were made for others.
+            if endpoint.close_oldest_idle() {
+                continue;
+            }
             endpoint.pools().changed.notified().await;
         }
     }
@@ -64,7 +69,7 @@ impl ClusterHandle {
         endpoint: &Rc<EndpointHandle>,
         permit: ConnectPermit,
         alpn: Alpn,
-        made_for: Option<Arc<str>>,
+        made_for: Option<Arc<MadeFor>>,
     ) -> Result<(Transport, ConnectionGuard), StreamError> {
         let stats = &self.stats;
         stats.upstream_cx_total().inc();
@@ -81,6 +86,7 @@ impl ClusterHandle {
             keep_alive(&socket, self.cluster().tcp_keepalive);
             let mut transport = Transport::new(socket).map_err(failure)?;
             transport.made_for = made_for;
+            self.announce(&mut transport, endpoint).await.map_err(failure)?;
             self.secure(&mut transport, endpoint, alpn).await?;
             Ok(transport)
         };
@@ -131,7 +137,10 @@ impl ClusterHandle {
         })?;
         let nothing = |_: &EndpointHandle| None::<std::convert::Infallible>;
         let (transport, guard) = match self.turn(&endpoint, key.priority, nothing).await? {
-            Turn::Connect(permit) => self.connect(&endpoint, permit, Alpn::None, None).await?,
+            Turn::Connect(permit) => {
+                let made_for = self.made_for(key, &endpoint);
+                self.connect(&endpoint, permit, Alpn::None, made_for).await?
+            }
             Turn::Reuse(never) => match never {},
         };
         self.report(&endpoint, Outcome::ConnectedFinally);
@@ -142,7 +151,7 @@ impl ClusterHandle {
         self: &Rc<Self>,
         endpoint: &Rc<EndpointHandle>,
         permit: ConnectPermit,
-        made_for: Option<&Arc<str>>,
+        made_for: Option<&Arc<MadeFor>>,
     ) -> Result<Rc<H2Connection>, StreamError> {
         let (transport, guard) = self.connect(endpoint, permit, Alpn::Http2, made_for.cloned()).await?;
         self.start_h2(endpoint, transport, guard).await

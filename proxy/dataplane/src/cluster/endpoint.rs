@@ -13,6 +13,7 @@ use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, Metadata, Metad
 use outrigger_http::{EndpointAddress, TlsInfo};
 use tokio::time::Instant;
 
+use super::announce::MadeFor;
 use super::breakers::Permit;
 use super::health::{ClusterHealth, HealthFlags, HostState, Placed};
 use super::latency::Latency;
@@ -118,11 +119,11 @@ pub(crate) struct H2Connection {
     pub(super) pools: Rc<Pools>,
     pub(super) addresses: (Option<SocketAddr>, Option<SocketAddr>),
     pub(super) tls: Option<Arc<TlsInfo>>,
-    pub(super) made_for: Option<Arc<str>>,
+    pub(super) made_for: Option<Arc<MadeFor>>,
 }
 
 impl Pools {
-    fn last(&self, made_for: Option<&Arc<str>>) -> Option<Idle> {
+    fn last(&self, made_for: Option<&Arc<MadeFor>>) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
         let at = idle.iter().rposition(|idle| idle.stream.transport.made_for.as_ref() == made_for)?;
         idle.remove(at)
@@ -241,8 +242,8 @@ impl EndpointHandle {
         &self.pools
     }
 
-    /// The connection that was used last, is still open and was made for this name, where names count.
-    pub(super) fn take_idle(&self, made_for: Option<&Arc<str>>) -> Option<(Box<h1::Stream>, ConnectionGuard)> {
+    /// The connection that was used last, is still open and was made for the same, where that counts.
+    pub(super) fn take_idle(&self, made_for: Option<&Arc<MadeFor>>) -> Option<(Box<h1::Stream>, ConnectionGuard)> {
         // An idle connection that the origin closed has an event waiting: asking needs no system call and no waker.
         let mut cx = Context::from_waker(std::task::Waker::noop());
         loop {
@@ -263,6 +264,21 @@ impl EndpointHandle {
         idle.push_back(Idle { stream, guard, since: Instant::now() });
         drop(idle);
         self.pools.changed.notify_one();
+    }
+
+    /// Makes room for a connection; `false`: there is none yet.
+    pub(super) fn close_oldest_idle(&self) -> bool {
+        let oldest = self.pools.idle.borrow_mut().pop_front();
+        if oldest.is_some() {
+            return true;
+        }
+        let mut shared = self.pools.h2.borrow_mut();
+        let unused = shared.iter().position(|connection| connection.streams.get() == 0);
+        let unused = unused.map(|at| shared.remove(at));
+        drop(shared);
+        // Its task ends it, and notes that in the pools.
+        drop(unused);
+        false
     }
 
     /// Closes what isn't in use.

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use outrigger_config::{MetadataMatch, RoutingPriority};
 use outrigger_http::EndpointAddress;
 
+use super::announce::Client;
+
 /// How an endpoint is to be chosen. The default: any, for a request of the default priority.
 #[derive(Debug, Clone, Copy, Default)]
 #[allow(dead_code, reason = "retries and hash policies fill it in")]
@@ -26,6 +28,8 @@ pub(crate) struct PickKey<'a> {
     pub(crate) priority: RoutingPriority,
     /// Whom servers are told, and connections are kept for (`auto_sni`).
     pub(crate) server_name: Option<&'a Arc<str>>,
+    /// Who the client is, for endpoints that are told (PROXY protocol).
+    pub(crate) client: Option<Client>,
     /// Where the client wanted to: the endpoint of an ORIGINAL_DST cluster.
     pub(crate) destination: Option<SocketAddr>,
     /// Not on a pooled connection.

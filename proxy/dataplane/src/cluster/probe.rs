@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_config::{
-    ClusterEntry, Endpoint, GrpcHealthCheck, HealthCheck, HealthCheckKind, HttpHealthCheck, Protocol, UpstreamTransport,
+    ClusterEntry, Endpoint, GrpcHealthCheck, HealthCheck, HealthCheckKind, HttpHealthCheck, Protocol,
+    UpstreamProxyProtocol,
 };
 use outrigger_http::{EndpointAddress, HeaderName, Headers, Method, RequestHead, ResponseHead, Scheme, Version};
 use outrigger_stats::Registry;
@@ -28,6 +29,7 @@ pub(super) struct Prober {
     address: EndpointAddress,
     request: RequestHead,
     idle: Option<Idle>,
+    proxy_protocol: Option<Arc<UpstreamProxyProtocol>>,
     tls: Option<Tls>,
 }
 
@@ -42,7 +44,7 @@ struct Tls {
 impl Tls {
     fn new(entry: &ClusterEntry, endpoint: &Endpoint, registry: &Arc<Registry>) -> Option<Tls> {
         let metadata = endpoint.metadata.as_deref();
-        let UpstreamTransport::Tls(tls) = entry.cluster.transports.of(metadata) else { return None };
+        let tls = entry.cluster.transports.of(metadata).tls.as_ref()?;
         let resolved = tls.context.resolve(|key| entry.secrets.get(key)).map_err(ContextError::from);
         Some(Tls {
             connector: resolved.and_then(|resolved| Connector::new(tls, &resolved)),
@@ -95,7 +97,8 @@ impl Prober {
             HealthCheckKind::Tcp(_) => RequestHead::default(),
         };
         let tls = Tls::new(entry, endpoint, registry);
-        Prober { config: config.clone(), address, request, idle: None, tls }
+        let proxy_protocol = cluster.transports.of(endpoint.metadata.as_deref()).proxy_protocol.clone();
+        Prober { config: config.clone(), address, request, idle: None, proxy_protocol, tls }
     }
 
     /// The next check connects anew.
@@ -116,6 +119,9 @@ impl Prober {
     async fn connect(&self, alpn: Alpn) -> Option<Transport> {
         let socket = Socket::connect(&self.address).await.ok()?;
         let mut transport = Transport::new(socket).ok()?;
+        if let Some(config) = &self.proxy_protocol {
+            transport.announce(config, None).await.ok()?;
+        }
         if let Some(Tls { connector, stats, host_name }) = &self.tls {
             let target = Target { server_name: None, san: None, host_name, alpn };
             transport.connect_tls(connector.as_ref().ok()?, &target, stats).await.ok()?;

@@ -72,6 +72,11 @@ impl Security {
 }
 
 impl ClusterHandle {
+    /// How connections go to an endpoint.
+    pub(super) fn transport_of(&self, endpoint: &EndpointHandle) -> &UpstreamTransport {
+        self.cluster().transports.of(endpoint.endpoint.metadata.as_deref())
+    }
+
     /// Brings up what the transport socket of an endpoint has on top of a connection.
     pub(super) async fn secure(
         &self,
@@ -80,14 +85,14 @@ impl ClusterHandle {
         alpn: Alpn,
     ) -> Result<(), StreamError> {
         let Some(security) = &self.security else { return Ok(()) };
-        let metadata = endpoint.endpoint.metadata.as_deref();
-        let UpstreamTransport::Tls(tls) = self.cluster().transports.of(metadata) else { return Ok(()) };
+        let Some(tls) = &self.transport_of(endpoint).tls else { return Ok(()) };
         let made_for = transport.made_for.clone();
+        let asked = made_for.as_ref().and_then(|made_for| made_for.server_name.as_deref());
         let auto = self.cluster().http.auto_sni.as_ref();
         let target = Target {
             // An address is no name to be told.
-            server_name: made_for.as_deref().filter(|name| name.parse::<IpAddr>().is_err()),
-            san: made_for.as_deref().filter(|_| auto.is_some_and(|auto| auto.validates_san)),
+            server_name: asked.filter(|name| name.parse::<IpAddr>().is_err()),
+            san: asked.filter(|_| auto.is_some_and(|auto| auto.validates_san)),
             host_name: &endpoint.endpoint.hostname,
             alpn,
         };

@@ -14,7 +14,7 @@ use rand::RngCore;
 
 use super::response::itoa;
 use super::{Exchange, Origin};
-use crate::cluster::{Checkout, ClusterHandle, PickKey};
+use crate::cluster::{Checkout, Client, ClusterHandle, PickKey};
 use crate::error::{ErrorKind, LocalReply, StreamError};
 use crate::filter::Way;
 use crate::mutation;
@@ -149,15 +149,18 @@ impl Exchange<'_> {
 
     /// An endpoint and a connection for the next attempt; `fresh`: not a pooled one.
     pub(super) fn checkout(&mut self, cluster: &Rc<ClusterHandle>, fresh: bool) -> Checkout {
-        let (version, destination, server_name) = {
+        let (version, client, destination, server_name) = {
             let stream = self.stream.borrow();
             let connection = stream.info.connection.as_ref();
             let destination = connection.and_then(|connection| connection.original_dst);
-            (stream.request.version, destination, cluster.server_name(&stream.request))
+            let client = Client::of(stream.info.downstream_remote, stream.info.downstream_local);
+            let client = client.filter(|_| self.chain.hcm.add_proxy_protocol_connection_state);
+            (stream.request.version, client, destination, cluster.server_name(&stream.request))
         };
         let server_name = server_name.as_ref();
         let upgrade = self.upgrade.is_some();
-        let mut key = PickKey { hash: self.hash, destination, fresh, server_name, upgrade, ..PickKey::default() };
+        let mut key =
+            PickKey { hash: self.hash, client, destination, fresh, server_name, upgrade, ..PickKey::default() };
         if let Some(forward) = self.filters.selection.forward() {
             key.priority = forward.priority;
             key.metadata = self.filters.selection.metadata();

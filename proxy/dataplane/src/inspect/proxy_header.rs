@@ -26,7 +26,7 @@ pub(crate) enum Proxy {
     Malformed,
 }
 
-const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(crate) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const V1: &[u8] = b"PROXY ";
 /// Of version 1, line end included.
 const V1_BYTES_MAX: usize = 107;

@@ -207,8 +207,9 @@ fn poll_server(
         // Another listener will look at the connection: it asks by itself.
         if pending.early.is_none() && slot.hand_off(cx, pending).is_none() {
             let chain = slot.find(&pending.found.facts(&pending.transport));
-            let ends =
-                Ends { source: pending.transport.remote, destination: pending.found.original_dst(&pending.transport) };
+            let transport = &pending.transport;
+            let destination = pending.found.original_dst(transport);
+            let ends = Ends { source: transport.remote, local: transport.local, destination };
             pending.early = chain.and_then(|chain| Early::begin(cx, chain, ends));
         }
     }

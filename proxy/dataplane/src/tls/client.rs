@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 
 use outrigger_config::{ResolvedTls, UpstreamTls};
-use outrigger_http::{CertificateInfo, EndpointAddress, TlsInfo};
+use outrigger_http::{CertificateInfo, TlsInfo};
 use rustls::ClientConfig;
 use rustls::client::{ClientSessionMemoryCache, Resumption, UnbufferedClientConnection};
 use rustls_pki_types::ServerName;
@@ -148,17 +148,15 @@ fn nobody() -> ServerName<'static> {
     ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
-/// A connection of the control side, which speaks gRPC: to a control plane, or to a server of secrets.
-pub async fn connect_control(
+/// TLS on a connection of the control side, which speaks gRPC: to a control plane, or to a server of secrets.
+pub async fn secure_control<S: AsyncRead + AsyncWrite + Unpin>(
     tls: &Arc<UpstreamTls>,
     resolved: &ResolvedTls,
     host_name: &str,
-    to: &EndpointAddress,
-) -> io::Result<impl AsyncRead + AsyncWrite + Unpin + Send + use<>> {
-    let socket = Socket::connect(to).await?;
-    socket.set_nodelay()?;
+    stream: S,
+) -> io::Result<tokio_rustls::client::TlsStream<S>> {
     let connector = Connector::new(tls, resolved).map_err(io::Error::other)?;
     let target = Target { server_name: None, san: None, host_name, alpn: Alpn::Http2 };
     let name = connector.server_name(&target).unwrap_or_else(nobody);
-    tokio_rustls::TlsConnector::from(connector.config(&target)).connect(name, socket).await
+    tokio_rustls::TlsConnector::from(connector.config(&target)).connect(name, stream).await
 }

@@ -80,6 +80,7 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         use_remote_address: flag(proto.use_remote_address, false),
         xff_num_trusted_hops: proto.xff_num_trusted_hops,
         skip_xff_append: proto.skip_xff_append,
+        add_proxy_protocol_connection_state: flag(proto.add_proxy_protocol_connection_state, true),
         forward_client_cert: forward_client_cert(proto, d),
         client_cert_details: client_cert_details(proto),
         generate_request_id: flag(proto.generate_request_id, true),

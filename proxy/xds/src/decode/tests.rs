@@ -5,6 +5,7 @@ mod addresses;
 mod filter_chains;
 mod listener_filters;
 mod native;
+mod proxy_protocol;
 mod routes;
 
 use std::net::SocketAddr;
@@ -180,7 +181,10 @@ fn bad_clusters_name_the_field() {
         &format!("{path}.socket_address.port_value: is not a port number up to 65535"),
     );
     let reason = bad(ResourceKind::Cluster, "{name: a, load_assignment: {}, transport_socket: {name: tls}}");
-    assert_eq!(reason, "transport_socket: tls is not supported, only UpstreamTlsContext and raw_buffer");
+    assert_eq!(
+        reason,
+        "transport_socket: tls is not supported, only UpstreamTlsContext, ProxyProtocolUpstreamTransport and raw_buffer"
+    );
 }
 
 #[test]

@@ -20,7 +20,7 @@ use pb::google::protobuf::Any;
 
 use super::access_log::message;
 use super::common::{flag, name, origin, secret_source, variant};
-use super::{Rejection, XdsResource};
+use super::{Rejection, XdsResource, proxy_protocol};
 use crate::Diagnostics;
 
 pub(crate) use certificate::files as certificate_files;
@@ -124,16 +124,22 @@ pub(crate) fn upstream_transport(
     d: &mut Diagnostics,
 ) -> Option<UpstreamTransport> {
     d.at("transport_socket", |d| match typed(socket) {
-        None => Some(UpstreamTransport::Raw),
-        Some((kind, _)) if kind == type_url::message_name(type_url::RAW_BUFFER) => Some(UpstreamTransport::Raw),
+        None => Some(UpstreamTransport::default()),
+        Some((kind, _)) if kind == type_url::message_name(type_url::RAW_BUFFER) => Some(UpstreamTransport::default()),
         Some((kind, Some(config))) if kind == type_url::message_name(type_url::UPSTREAM_TLS_CONTEXT) => {
             d.at("typed_config", |d| {
                 let proto: tls::UpstreamTlsContext = message(config, d)?;
-                upstream(&proto, d).map(|tls| UpstreamTransport::Tls(Arc::new(tls)))
+                upstream(&proto, d)
+                    .map(|tls| UpstreamTransport { tls: Some(Arc::new(tls)), ..UpstreamTransport::default() })
             })
         }
+        Some((kind, Some(config))) if kind == type_url::message_name(type_url::UPSTREAM_PROXY_PROTOCOL) => {
+            d.at("typed_config", |d| proxy_protocol::upstream(&message(config, d)?, d))
+        }
         Some((kind, _)) => {
-            d.error(format!("{kind} is not supported, only UpstreamTlsContext and raw_buffer"));
+            d.error(format!(
+                "{kind} is not supported, only UpstreamTlsContext, ProxyProtocolUpstreamTransport and raw_buffer"
+            ));
             None
         }
     })

@@ -193,7 +193,9 @@ fn cluster(context: &str) -> Result<(Arc<UpstreamTls>, Vec<String>), String> {
     );
     match decode_yaml(ResourceKind::Cluster, &yaml) {
         Ok(accepted) => match accepted.resource {
-            Resource::Cluster(cluster) => Ok((cluster.transports.default.tls().unwrap().clone(), accepted.warnings)),
+            Resource::Cluster(cluster) => {
+                Ok((cluster.transports.default.tls.as_ref().unwrap().clone(), accepted.warnings))
+            }
             other => panic!("{other:?}"),
         },
         Err(invalid) => Err(invalid.reason().replace("transport_socket.typed_config.", "")),
