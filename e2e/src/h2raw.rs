@@ -157,6 +157,16 @@ impl RawH2 {
         Ok(client)
     }
 
+    /// The server's side of a connection: the client's preface is taken, settings are sent.
+    pub fn accepted(mut stream: TcpStream) -> Result<RawH2> {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).context("read the preface")?;
+        stream.write_all(&Frame::settings(&[]).bytes()).context("send settings")?;
+        Ok(RawH2 { stream, buffer: Vec::new(), closed: false })
+    }
+
     /// How long a write may wait before the peer counts as holding us back.
     pub fn patience(&self, patience: Duration) -> Result<()> {
         Ok(self.stream.set_write_timeout(Some(patience))?)

@@ -20,7 +20,16 @@ fn bootstrap(origin: &Origin, port: u16, process: &str) -> Bootstrap {
 }
 
 fn start(bootstrap: &Bootstrap, base_id: u32, epoch: u32, concurrency: u32) -> DataPlane {
-    let arguments = ["--base-id", &base_id.to_string(), "--restart-epoch", &epoch.to_string(), "--drain-time-s", "60"];
+    let arguments = [
+        "--base-id",
+        &base_id.to_string(),
+        "--restart-epoch",
+        &epoch.to_string(),
+        "--drain-time-s",
+        "60",
+        "--drain-strategy",
+        "immediate",
+    ];
     let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
     let options = Options { concurrency, arguments, ..Options::default() };
     DataPlane::start_with(Peer::Outrigger, bootstrap, &options).expect("the proxy starts")
@@ -44,6 +53,13 @@ fn a_successor_takes_the_traffic_over() {
     let load = Load::new(address, 200.0, Request::get("/")).start().expect("load");
     // One worker fewer: the sockets of the other one are served all the same.
     let second = start(&bootstrap(&origin, port, "second"), id, 1, 1);
+    // Who was idle is asked to come anew, with an answer.
+    eventually(DEADLINE, || {
+        let answer = kept.exchange(&Request::get("/")).expect("a kept connection is served");
+        assert_eq!(answer.header("x-process"), Some("first"));
+        if answer.header("connection") == Some("close") { Ok(()) } else { Err("drains not yet") }
+    })
+    .expect("it drains");
     assert!(first.process.wait(DEADLINE).expect("the first process ends").success());
     let so_far = load.so_far().served;
     eventually(DEADLINE, || if load.so_far().served > so_far + 100 { Ok(()) } else { Err("not yet") })

@@ -1,6 +1,6 @@
 //! The command line, the admin interface and the end of a proxy's life, as Envoy's.
 
-#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot set itself up fails")]
 
 use std::time::Duration;
 
@@ -126,40 +126,81 @@ fn drain_listeners_lets_running_requests_end() {
     }
 }
 
+fn draining(peer: Peer, origin: &Origin, seconds: &str, strategy: &str) -> DataPlane {
+    let arguments = ["--drain-time-s", seconds, "--drain-strategy", strategy].map(Into::into).to_vec();
+    DataPlane::start_with(peer, &plain(origin), &Options { arguments, ..Options::default() }).expect("the proxy starts")
+}
+
+fn open(plane: &DataPlane) -> Connection {
+    let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
+    let answer = client.exchange(&Request::get("/")).expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (200, None));
+    client
+}
+
 #[test]
-fn the_drain_strategy_says_when_connections_close() {
-    let origin = Origin::start("o").expect("origin");
-    let start = |strategy: &str| {
-        let arguments = ["--drain-time-s", "3600", "--drain-strategy", strategy].map(Into::into).to_vec();
-        let options = Options { arguments, ..Options::default() };
-        DataPlane::start_with(Peer::Outrigger, &plain(&origin), &options).expect("the proxy starts")
-    };
-    let open = |plane: &DataPlane| {
-        let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
-        client.send(Request::get("/").bytes()).expect("send");
-        assert_eq!(client.response().expect("an answer").status, 200);
-        client
-    };
-    // All at once: an idle connection closes.
-    let plane = start("immediate");
-    let mut client = open(&plane);
-    assert_eq!(plane.admin.post("/drain_listeners?graceful").expect("an answer").status, 200);
-    client.wait_closed(DEADLINE).expect("the connection closes");
-    // Spread over the time: within the first moments of an hour (almost) none does, so that one of several still serves.
-    let plane = start("gradual");
-    let address = plane.listener("main").expect("listener");
-    let mut clients: Vec<Connection> = (0..4).map(|_| open(&plane)).collect();
-    assert_eq!(plane.admin.post("/drain_listeners?graceful").expect("an answer").status, 200);
-    eventually(DEADLINE, || match Request::get("/").send(address) {
-        Err(_) => Ok(()),
-        Ok(response) => Err(format!("still answers {}", response.status)),
-    })
-    .expect("the listener drains");
-    let served = clients.iter_mut().filter_map(|client| {
-        client.send(Request::get("/").bytes()).ok()?;
-        client.response().ok()
-    });
-    assert!(served.filter(|response| response.status == 200).count() > 0, "connections still have their time");
+fn draining_connections_close_with_an_answer() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("origin");
+        let plane = draining(peer, &origin, "3600", "immediate");
+        let (mut idle, mut busy) = (open(&plane), open(&plane));
+        busy.send(Request::get("/held").origin("gate=drain").bytes()).expect("send");
+        eventually(DEADLINE, || if origin.seen_at("/held").is_empty() { Err("not there yet") } else { Ok(()) })
+            .expect("it is at the origin");
+        assert_eq!(plane.admin.post("/drain_listeners?graceful").expect("an answer").status, 200);
+        // New ones are served too, until the drain time is over.
+        let mut new = eventually(DEADLINE, || {
+            let mut new = Connection::open(plane.listener("main").expect("listener")).map_err(|e| e.to_string())?;
+            let answer = new.exchange(&Request::get("/")).map_err(|error| format!("{error:#}"))?;
+            if answer.header("connection") == Some("close") { Ok(new) } else { Err("drains not yet".to_owned()) }
+        })
+        .unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+        new.wait_closed(DEADLINE).expect("closed after its answer");
+        origin.open_gate("drain");
+        let answer = busy.response().expect("the answer");
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{peer:?}: a running request");
+        busy.wait_closed(DEADLINE).expect("closed after its answer");
+        // Who is idle has lost nothing: the next request is served.
+        let answer = idle.exchange(&Request::get("/")).expect("an answer");
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{peer:?}: an idle connection");
+        idle.wait_closed(DEADLINE).expect("closed after its answer");
+    }
+}
+
+#[test]
+fn a_gradual_drain_asks_one_after_the_other() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("origin");
+        let plane = draining(peer, &origin, "3600", "gradual");
+        let mut clients: Vec<Connection> = (0..8).map(|_| open(&plane)).collect();
+        assert_eq!(plane.admin.post("/drain_listeners?graceful").expect("an answer").status, 200);
+        // Within the first moments of an hour (almost) none is asked.
+        let kept = clients.iter_mut().filter_map(|client| {
+            let answer = client.exchange(&Request::get("/")).expect("an answer");
+            (answer.status == 200 && answer.header("connection").is_none()).then_some(())
+        });
+        assert!(kept.count() > 4, "{peer:?}: connections still have their time");
+    }
+}
+
+#[test]
+fn a_drain_has_an_end() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("origin");
+        let plane = draining(peer, &origin, "1", "gradual");
+        let address = plane.listener("main").expect("listener");
+        let mut idle = open(&plane);
+        assert_eq!(plane.admin.post("/drain_listeners?graceful").expect("an answer").status, 200);
+        eventually(DEADLINE, || match Connection::open(address) {
+            Err(_) => Ok(()),
+            Ok(_) => Err("still accepts"),
+        })
+        .unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+        // Envoy leaves the idle ones to whoever ends the process.
+        if peer == Peer::Outrigger {
+            idle.wait_closed(DEADLINE).expect("the connection closes");
+        }
+    }
 }
 
 #[test]

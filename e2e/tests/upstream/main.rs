@@ -3,6 +3,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "literals are written where they are used")]
 
 mod checks;
+mod connections;
 mod drops;
 mod protocols;
 mod redirects;

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use outrigger_dataplane::DrainOptions;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -293,6 +295,14 @@ pub(crate) enum BaseId {
 }
 
 impl Options {
+    /// How connections of what drains are asked to close.
+    pub(crate) fn drain(&self) -> DrainOptions {
+        DrainOptions {
+            time: Duration::from_secs(u64::from(self.drain_time_s)),
+            gradual: self.drain_strategy == DrainStrategy::Gradual,
+        }
+    }
+
     /// The base id and the epoch, where anything was said of hot restarts.
     pub(crate) fn succession(&self) -> Option<(BaseId, u32)> {
         if self.disable_hot_restart {

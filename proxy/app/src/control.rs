@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::{CodeSource, ResourceKind, StreamSource};
-use outrigger_dataplane::{DrainOptions, Inherited, Workers, span_queue};
+use outrigger_dataplane::{Inherited, Workers, span_queue};
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
@@ -24,7 +24,7 @@ use outrigger_xds::{
 use prost::Message;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::args::{DrainStrategy, Mode, Options};
+use crate::args::{Mode, Options};
 use crate::cache::{Cache, default_folder};
 use crate::channel::Connector;
 use crate::code_key::CodeKeys;
@@ -168,7 +168,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
         stats: Arc::clone(&registry),
         services: Arc::clone(&services),
         spans: span_sink,
-        drain: drain(&options),
+        drain: options.drain(),
         dispatcher_stats: bootstrap.dispatcher_stats,
     })?;
     tokio::task::spawn_local(workers.watch_health());
@@ -230,15 +230,6 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     _ = tokio::time::timeout(EXIT_TIME_MAX, exporter).await;
     ending.abort();
     Ok(())
-}
-
-/// How connections of a listener that drains are asked to close.
-fn drain(options: &Options) -> DrainOptions {
-    let time = Duration::from_secs(u64::from(options.drain_time_s));
-    match options.drain_strategy {
-        DrainStrategy::Gradual => DrainOptions { time },
-        DrainStrategy::Immediate => DrainOptions { time: Duration::ZERO },
-    }
 }
 
 /// Publishes the static resources and starts the sources of the others.
@@ -430,7 +421,7 @@ async fn end(server: &Rc<Server>, exit: Exit) {
         }
     };
     tokio::select! {
-        () = workers.shutdown(time) => {}
+        () = workers.shutdown(time, server.drain_at_end()) => {}
         () = hurry => {}
     }
     tracing::info!("ended");

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::{ResourceKind, Snapshot};
-use outrigger_dataplane::{Inherited, Workers};
+use outrigger_dataplane::{DrainOptions, Inherited, Workers};
 use outrigger_proto::pb::envoy::config::bootstrap::v3::Bootstrap;
 use outrigger_stats::Registry;
 use outrigger_xds::{AcceptedResource, Status};
@@ -220,6 +220,12 @@ impl Server {
 
     pub(crate) fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// How connections are asked to close as the process ends. Without a successor nobody comes back to it: there is nothing
+    /// to spread over a time, and nothing to wait for.
+    pub(crate) fn drain_at_end(&self) -> DrainOptions {
+        if self.has_successor.get() { self.options.drain() } else { DrainOptions::default() }
     }
 
     pub(crate) fn drain_time(&self) -> Duration {

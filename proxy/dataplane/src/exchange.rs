@@ -29,6 +29,7 @@ use crate::downstream::Downstream;
 use crate::error::{ErrorKind, ErrorSource, StreamError};
 use crate::filter::{FilterEvent, Filters, StreamSlot, Way};
 use crate::iteration::{Iteration, Stop};
+use crate::listener::ChainSlot;
 use crate::live::HttpChain;
 use crate::stats::{ActiveGuard, HttpStats};
 use crate::timer::{LazyTimer, earlier};
@@ -79,6 +80,8 @@ enum Sent {
 pub(crate) struct Exchange<'a> {
     pub(crate) cx: &'a Rc<WorkerCx>,
     pub(crate) chain: Rc<HttpChain>,
+    /// Of the client's connection.
+    pub(crate) slot: &'a ChainSlot,
     pub(crate) down: Downstream<'a>,
     pub(crate) stream: Rc<RefCell<StreamState>>,
     pub(crate) timer: &'a mut LazyTimer,
@@ -166,6 +169,7 @@ impl<'a> Exchange<'a> {
     pub(crate) fn new(
         cx: &'a Rc<WorkerCx>,
         chain: Rc<HttpChain>,
+        slot: &'a ChainSlot,
         down: Downstream<'a>,
         stream: Rc<RefCell<StreamState>>,
         timer: &'a mut LazyTimer,
@@ -174,13 +178,20 @@ impl<'a> Exchange<'a> {
         let stats = &chain.stats;
         stats.downstream_rq_total().inc();
         let active = ActiveGuard::new(stats, HttpStats::downstream_rq_active);
-        let slot = Rc::new(StreamSlot::default());
+        let waits = Rc::new(StreamSlot::default());
         let selection = Selection::new(chain.routes.clone(), cx.random().next_u64());
-        let filters =
-            Filters { list: Vec::new(), response_len: 0, seen: usize::MAX, stream: stream.clone(), slot, selection };
+        let filters = Filters {
+            list: Vec::new(),
+            response_len: 0,
+            seen: usize::MAX,
+            stream: stream.clone(),
+            slot: waits,
+            selection,
+        };
         Exchange {
             cx,
             chain,
+            slot,
             down,
             stream,
             timer,

@@ -64,4 +64,4 @@ pub use resolver::{Resolved, Resolvers};
 pub use socket::connect_control;
 pub use tls::{install_provider, secure_control};
 pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
-pub use workers::{DrainOptions, Options, PublishError, Workers};
+pub use workers::{DrainOptions, DrainRequest, Options, PublishError, Workers};

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 pub(crate) use accept::listener_addresses;
 pub(crate) use chain::ChainSlot;
-use drain::Drain;
+pub(crate) use drain::Drain;
 
 use crate::live::LiveConfig;
 use crate::socket::{Listening, Socket, StdListener, StdSocket};
@@ -51,7 +51,7 @@ pub(crate) struct ListenerSlot {
     listener: RefCell<Arc<Listener>>,
     /// As in [`Listener::chains`].
     chains: RefCell<Vec<Rc<ChainSlot>>>,
-    /// The listener is gone or drains: connections close when they have answered and it is their turn.
+    /// The listener is gone or drains.
     closing: Rc<Drain>,
     /// Ends the loops that accept.
     stops: RefCell<Vec<Rc<Notify>>>,
@@ -75,7 +75,7 @@ impl Drop for Counted {
 }
 
 impl ListenerSlot {
-    pub(crate) fn new(listener: &Arc<Listener>, live: &Rc<LiveConfig>, cx: &WorkerCx) -> Rc<ListenerSlot> {
+    pub(crate) fn new(listener: &Arc<Listener>, live: &Rc<LiveConfig>, cx: &Rc<WorkerCx>) -> Rc<ListenerSlot> {
         let closing = Rc::default();
         Rc::new(ListenerSlot {
             name: listener.name.clone(),
@@ -89,7 +89,7 @@ impl ListenerSlot {
         })
     }
 
-    pub(crate) fn update(&self, listener: &Arc<Listener>, live: &Rc<LiveConfig>, cx: &WorkerCx) {
+    pub(crate) fn update(&self, listener: &Arc<Listener>, live: &Rc<LiveConfig>, cx: &Rc<WorkerCx>) {
         let before = self.listener.replace(listener.clone());
         let slots = self.chains.take();
         let chains = chain::build(listener, Some((&before, &slots)), &self.closing, live, cx);
@@ -172,9 +172,19 @@ impl ListenerSlot {
         self.stops.borrow_mut().drain(..).for_each(|stop| stop.notify_one());
     }
 
-    pub(crate) fn close(&self, cx: &Rc<WorkerCx>, drain: DrainOptions) {
-        self.stop_accepting();
+    /// Connections are asked to close. Whoever stops accepting does so at once or at the end ([`Self::stop_accepting_after`]).
+    pub(crate) fn drain(&self, cx: &Rc<WorkerCx>, drain: DrainOptions) {
         self.closing.begin(cx, drain);
+    }
+
+    pub(crate) fn stop_accepting_after(self: &Rc<Self>, time: Duration) {
+        let slot = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(time).await;
+            if let Some(slot) = slot.upgrade() {
+                slot.stop_accepting();
+            }
+        });
     }
 }
 

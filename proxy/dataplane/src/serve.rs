@@ -79,8 +79,14 @@ impl Client<'_> {
         }
     }
 
+    /// Whether the connection is to close with its next answer.
     fn closing(&self) -> bool {
-        self.slot.is_closing(self.id) || self.cx.draining()
+        self.slot.is_closing(self.id) || self.cx.ending.includes(self.id)
+    }
+
+    /// Whether it closes while it is idle. A request may cross that, so it comes last.
+    fn closes_idle(&self) -> bool {
+        self.slot.is_over() || self.cx.ending.is_over()
     }
 
     /// Whether a new stream is shed.
@@ -192,7 +198,7 @@ async fn starts_with_preface(transport: &mut Transport, client: &Client<'_>) -> 
                 Poll::Ready(_) => return Poll::Ready((read > 0).then_some(false)),
                 Poll::Pending => {
                     client.listen_for_changes(task.waker());
-                    return if client.closing() && read == 0 { Poll::Ready(None) } else { Poll::Pending };
+                    return if client.closes_idle() && read == 0 { Poll::Ready(None) } else { Poll::Pending };
                 }
             }
         }
@@ -253,13 +259,14 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
         let exchange = Exchange::new(
             client.cx,
             chain,
+            &client.slot,
             Downstream::H1(&mut connection),
             Rc::new(RefCell::new(state)),
             &mut timer,
             received,
         );
         match exchange.run(incoming).await {
-            Outcome::Done if connection.reusable() && !client.closing() => {}
+            Outcome::Done if connection.reusable() => {}
             Outcome::Tunnel(picked) => {
                 stats.downstream_cx_upgrades_total().inc();
                 let _active = ActiveGuard::new(&stats, HttpStats::downstream_cx_upgrades_active);
@@ -310,7 +317,7 @@ async fn next_request(
             return Poll::Pending;
         }
         client.listen_for_changes(task.waker());
-        if client.closing() {
+        if client.closes_idle() {
             return Poll::Ready(None);
         }
         if timer.poll_until(idle, task).is_ready() {
@@ -516,7 +523,8 @@ fn http2_exchange<'c>(
         let state = Rc::new(RefCell::new(state));
         let mut timer = LazyTimer::default();
         let down = Downstream::H2(Box::new(stream));
-        let outcome = Exchange::new(client.cx, chain, down, state.clone(), &mut timer, now).run(incoming).await;
+        let outcome =
+            Exchange::new(client.cx, chain, &client.slot, down, state.clone(), &mut timer, now).run(incoming).await;
         matches!(outcome, Outcome::Aborted)
             && received.elapsed() < resets::LIFETIME_MIN
             && state.borrow().info.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)

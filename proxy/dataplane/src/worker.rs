@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::access_log::AccessLogWriter;
 use crate::cluster::{BreakerSet, ClusterStatus, HealthSet};
-use crate::listener::{self, ListenerSlot};
+use crate::listener::{self, Drain, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
 use crate::prepared::{Prepared, WorkerVms};
@@ -28,7 +28,7 @@ use crate::socket::StdSocket;
 use crate::stats::InspectStats;
 use crate::tls::Handshakes;
 use crate::trace::{SpanSink, Spans};
-use crate::workers::DrainOptions;
+use crate::workers::{DrainOptions, DrainRequest};
 
 /// How long the two clocks are taken to run alike.
 const CLOCKS_AGREE: Duration = Duration::from_secs(1);
@@ -37,13 +37,9 @@ const CLOCKS_AGREE: Duration = Duration::from_secs(1);
 pub(crate) enum Command {
     Publish(Arc<Prepared>, WorkerVms, oneshot::Sender<()>),
     Clusters(oneshot::Sender<Vec<ClusterStatus>>),
-    /// Stops accepting; `graceful`: connections are told to close with their next answer.
-    Drain {
-        inbound_only: bool,
-        graceful: bool,
-    },
-    /// Stops accepting, finishes what runs, then ends; at the latest after this long.
-    Shutdown(Duration),
+    Drain(DrainRequest),
+    /// Stops accepting, drains and then ends; at the latest after this long.
+    Shutdown(Duration, DrainOptions),
     /// A connection that another worker has accepted and hands over.
     Accept(Arc<str>, StdSocket),
 }
@@ -87,7 +83,8 @@ pub(crate) struct WorkerCx {
     date: RefCell<(u64, Bytes)>,
     /// One instant by both clocks.
     clocks: Cell<(Instant, SystemTime)>,
-    draining: Cell<bool>,
+    /// The process ends.
+    pub(crate) ending: Drain,
     idle: RefCell<HashMap<u64, Waker>>,
     next_connection: Cell<u64>,
     active: Cell<usize>,
@@ -116,7 +113,7 @@ impl WorkerCx {
             random: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::new((0, Bytes::new())),
             clocks: Cell::new((Instant::now(), SystemTime::now())),
-            draining: Cell::new(false),
+            ending: Drain::default(),
             idle: RefCell::default(),
             next_connection: Cell::new(0),
             active: Cell::new(0),
@@ -133,8 +130,8 @@ impl WorkerCx {
         self.random.borrow_mut()
     }
 
-    pub(crate) fn draining(&self) -> bool {
-        self.draining.get()
+    pub(crate) const fn drain_options(&self) -> DrainOptions {
+        self.drain
     }
 
     /// Ids are unique in the process: the worker stands in the upper bits.
@@ -249,7 +246,8 @@ impl WorkerCx {
         listeners.retain(|name, slot| {
             let kept = snapshot.listeners.contains_key(name);
             if !kept {
-                slot.close(self, self.drain);
+                slot.stop_accepting();
+                slot.drain(self, self.drain);
             }
             kept
         });
@@ -273,15 +271,24 @@ impl WorkerCx {
         self.wake_idle();
     }
 
-    fn drain(self: &Rc<Self>, inbound_only: bool, graceful: Option<DrainOptions>) {
-        for slot in self.listeners.borrow().values() {
-            if !inbound_only || slot.is_inbound() {
-                slot.stop_accepting();
-                if let Some(drain) = graceful {
-                    slot.close(self, drain);
-                }
+    fn drain(self: &Rc<Self>, DrainRequest { inbound_only, graceful, keep_accepting }: DrainRequest) {
+        for slot in self.listeners.borrow().values().filter(|slot| !inbound_only || slot.is_inbound()) {
+            if graceful {
+                slot.drain(self, self.drain);
+            }
+            match graceful {
+                true if keep_accepting => {}
+                true => slot.stop_accepting_after(self.drain.time),
+                false => slot.stop_accepting(),
             }
         }
+        self.wake_idle();
+    }
+
+    /// All connections are asked to close, and nothing is accepted any more.
+    fn end(self: &Rc<Self>, options: DrainOptions) {
+        self.ending.begin(self, options);
+        self.listeners.borrow().values().for_each(|slot| slot.stop_accepting());
         self.wake_idle();
     }
 }
@@ -316,17 +323,15 @@ pub(crate) async fn run(
                 _ = confirm.send(());
             }
             Command::Clusters(answer) => _ = answer.send(cx.live().status()),
-            Command::Drain { inbound_only, graceful } => cx.drain(inbound_only, graceful.then_some(cx.drain)),
+            Command::Drain(request) => cx.drain(request),
             Command::Accept(name, socket) => {
                 let slot = cx.listeners.borrow().get(&name).cloned();
                 if let Some(slot) = slot {
                     listener::adopt(&cx, &slot, socket);
                 }
             }
-            Command::Shutdown(deadline) => {
-                cx.draining.set(true);
-                // Nobody comes back to this process: there is nothing to spread over a time.
-                cx.drain(false, Some(DrainOptions::default()));
+            Command::Shutdown(deadline, options) => {
+                cx.end(options);
                 let ended = async {
                     while cx.active.get() > 0 {
                         cx.ended.notified().await;

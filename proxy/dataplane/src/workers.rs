@@ -37,11 +37,23 @@ pub struct Options {
     pub dispatcher_stats: bool,
 }
 
-/// When connections of a listener that drains are asked to close.
+/// When connections of a listener that drains are asked to close: with an answer, so that no request crosses the close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DrainOptions {
-    /// Their turns are spread over this time; zero: all at once.
+    /// Those that are idle at the end of this time are closed.
     pub time: Duration,
+    /// Turns are spread over the time; else all are asked from its beginning on.
+    pub gradual: bool,
+}
+
+/// A drain that somebody asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DrainRequest {
+    pub inbound_only: bool,
+    /// Connections are asked to close, and the listeners accept until the drain time is over; else they stop at once.
+    pub graceful: bool,
+    /// They go on accepting then too.
+    pub keep_accepting: bool,
 }
 
 /// A worker has died: it panicked, or the process is shutting down.
@@ -183,10 +195,9 @@ impl Workers {
         cluster::keep(self.health.clone())
     }
 
-    /// Stops accepting; `graceful`: connections close with their next answer.
-    pub fn drain_listeners(&self, inbound_only: bool, graceful: bool) {
+    pub fn drain_listeners(&self, request: DrainRequest) {
         for worker in &self.commands {
-            _ = worker.send(Command::Drain { inbound_only, graceful });
+            _ = worker.send(Command::Drain(request));
         }
     }
 
@@ -208,9 +219,9 @@ impl Workers {
     }
 
     /// Stops accepting, lets streams finish, and ends at the latest after `deadline`.
-    pub async fn shutdown(self, deadline: Duration) {
+    pub async fn shutdown(self, deadline: Duration, drain: DrainOptions) {
         for worker in &self.commands {
-            _ = worker.send(Command::Shutdown(deadline));
+            _ = worker.send(Command::Shutdown(deadline, drain));
         }
         let (threads, access_log) = (self.threads, self.access_log);
         let joined = tokio::task::spawn_blocking(move || {

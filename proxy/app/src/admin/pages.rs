@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use http::Method;
+use outrigger_dataplane::DrainRequest;
 use serde_json::json;
 
 use super::reply::Reply;
@@ -182,12 +183,13 @@ fn memory() -> Reply {
 
 fn drain(asked: &Asked, server: &Rc<Server>) -> Reply {
     let (graceful, inbound_only) = (asked.has("graceful"), asked.has("inboundonly"));
-    if asked.has("skip_exit") && !graceful {
+    let keep_accepting = asked.has("skip_exit");
+    if keep_accepting && !graceful {
         return Reply::text(400, "skip_exit can only be used with graceful\n");
     }
     tracing::info!(graceful, inbound_only, "asked to drain listeners by the admin interface");
     if let Some(workers) = &*server.workers.borrow() {
-        workers.drain_listeners(inbound_only, graceful);
+        workers.drain_listeners(DrainRequest { inbound_only, graceful, keep_accepting });
     }
     Reply::ok()
 }

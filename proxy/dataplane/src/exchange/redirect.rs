@@ -129,9 +129,9 @@ impl<'a> Exchange<'a> {
     pub(super) fn begin_anew(mut self, next: Box<Next>) -> Pin<Box<dyn Future<Output = Outcome> + 'a>> {
         self.finish(Ok(()));
         let selection = self.filters.selection.again();
-        let Exchange { cx, chain, down, timer, internal, redirects, now, .. } = self;
+        let Exchange { cx, chain, slot, down, timer, internal, redirects, now, .. } = self;
         let Next { state, body } = *next;
-        let mut exchange = Exchange::new(cx, chain, down, Rc::new(RefCell::new(state)), timer, now);
+        let mut exchange = Exchange::new(cx, chain, slot, down, Rc::new(RefCell::new(state)), timer, now);
         exchange.filters.selection = selection;
         exchange.internal = internal;
         exchange.redirects = redirects;

@@ -237,7 +237,7 @@ impl Exchange<'_> {
         {
             head.headers.set(HeaderName::X_REQUEST_ID, id.clone());
         }
-        if self.cx.draining() {
+        if self.slot.is_closing(state.info.connection_id) || self.cx.ending.includes(state.info.connection_id) {
             self.down.close_after();
         }
         // Counted before the client can see it, so that whoever has an answer finds it in the statistics.

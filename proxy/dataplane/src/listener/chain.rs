@@ -1,6 +1,6 @@
 //! A filter chain as its connections see it: what it does changes under them with each generation.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ pub(crate) struct ChainSlot {
     current: RefCell<Current>,
     /// The listener is gone or drains.
     listener_closing: Rc<Drain>,
-    gone: Cell<bool>,
+    /// The chain is gone.
+    gone: Drain,
 }
 
 #[derive(Debug)]
@@ -65,9 +66,14 @@ impl ChainSlot {
         self.current.borrow().listener.bypasses_overload
     }
 
-    /// Whether a connection is to close.
+    /// Whether a connection is to close with its next answer.
     pub(crate) fn is_closing(&self, connection: u64) -> bool {
-        self.listener_closing.includes(connection) || self.gone.get()
+        self.listener_closing.includes(connection) || self.gone.includes(connection)
+    }
+
+    /// Whether a connection closes that is idle.
+    pub(crate) fn is_over(&self) -> bool {
+        self.listener_closing.is_over() || self.gone.is_over()
     }
 }
 
@@ -77,7 +83,7 @@ pub(super) fn build(
     previous: Option<(&Arc<Listener>, &[Rc<ChainSlot>])>,
     closing: &Rc<Drain>,
     live: &Rc<LiveConfig>,
-    cx: &WorkerCx,
+    cx: &Rc<WorkerCx>,
 ) -> Vec<Rc<ChainSlot>> {
     let mut known: HashMap<Key<'_>, (&FilterChain, &Rc<ChainSlot>)> = HashMap::new();
     if let Some((before, slots)) = previous {
@@ -98,14 +104,14 @@ pub(super) fn build(
             }
             other => {
                 if let Some((_, slot)) = other {
-                    slot.gone.set(true);
+                    slot.gone.begin(cx, cx.drain_options());
                 }
                 let current = RefCell::new(current);
-                Rc::new(ChainSlot { current, listener_closing: closing.clone(), gone: Cell::new(false) })
+                Rc::new(ChainSlot { current, listener_closing: closing.clone(), gone: Drain::default() })
             }
         }
     });
     let chains = chains.collect();
-    known.values().for_each(|(_, slot)| slot.gone.set(true));
+    known.values().for_each(|(_, slot)| slot.gone.begin(cx, cx.drain_options()));
     chains
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::worker::WorkerCx;
 use crate::workers::DrainOptions;
 
-/// How often idle connections look whether it is their turn.
+/// How often connections look whether it is their turn.
 const WAKES: u32 = 100;
 const WAKE_PAUSE_MIN: Duration = Duration::from_millis(50);
 
@@ -19,19 +19,26 @@ pub(crate) struct Drain(Cell<Option<(Instant, DrainOptions)>>);
 
 impl Drain {
     /// Begins; a faster drain takes the place of a slower one.
-    pub(super) fn begin(&self, cx: &Rc<WorkerCx>, options: DrainOptions) {
+    pub(crate) fn begin(&self, cx: &Rc<WorkerCx>, options: DrainOptions) {
         if self.0.get().is_some_and(|(_, before)| before.time <= options.time) {
             return;
         }
         self.0.set(Some((Instant::now(), options)));
         if !options.time.is_zero() {
-            tokio::task::spawn_local(wake_in_turn(Rc::downgrade(cx), options.time));
+            tokio::task::spawn_local(wake_in_turn(Rc::downgrade(cx), options));
         }
     }
 
-    /// Whether it is a connection's turn to close.
+    /// Whether it is a connection's turn to close, with its next answer.
     pub(crate) fn includes(&self, connection: u64) -> bool {
-        self.0.get().is_some_and(|(since, options)| is_turn(options.time, since.elapsed(), connection))
+        self.0
+            .get()
+            .is_some_and(|(since, options)| !options.gradual || is_turn(options.time, since.elapsed(), connection))
+    }
+
+    /// Whether the time is over: who is idle is closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.get().is_some_and(|(since, options)| since.elapsed() >= options.time)
     }
 }
 
@@ -49,9 +56,9 @@ fn share(connection: u64) -> f64 {
     (mixed ^ (mixed >> 31)) as f64 / u64::MAX as f64
 }
 
-/// Idle connections notice their turn when they are woken.
-async fn wake_in_turn(cx: Weak<WorkerCx>, time: Duration) {
-    let pause = (time / WAKES).max(WAKE_PAUSE_MIN);
+/// Connections notice their turn (HTTP/2 tells it at once), and the end of the time, when they are woken.
+async fn wake_in_turn(cx: Weak<WorkerCx>, DrainOptions { time, gradual }: DrainOptions) {
+    let pause = if gradual { (time / WAKES).max(WAKE_PAUSE_MIN) } else { time };
     let until = Instant::now() + time;
     loop {
         tokio::time::sleep(pause).await;

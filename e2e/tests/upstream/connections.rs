@@ -1,0 +1,136 @@
+//! Connections to origins: how old they get, and how it is noticed that nobody is there any more.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use outrigger_e2e::bootstrap::{cluster, with};
+use outrigger_e2e::data_plane::Peer;
+use outrigger_e2e::h2raw::{ACK, Frame, RawH2, kind};
+use outrigger_e2e::wait::{DEADLINE, eventually, until};
+use outrigger_e2e::{Connection, Origin, Request};
+use serde_json::{Value, json};
+
+use super::start;
+
+fn http_options(options: Value) -> Value {
+    let typed = json!({"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"});
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    json!({"typed_extension_protocol_options": {name: with(typed, options)}})
+}
+
+#[test]
+fn connections_get_only_so_old() {
+    let origin = Origin::start("a").expect("an origin");
+    for peer in Peer::all() {
+        let young = http_options(json!({
+            "common_http_protocol_options": {"max_connection_duration": "0.1s"},
+            "explicit_http_config": {"http_protocol_options": {}},
+        }));
+        let (plane, main) = start(peer, with(cluster("c", &[origin.address()]), young));
+        let mut client = Connection::open(main).expect("a connection");
+        let renewed = eventually(DEADLINE, || {
+            let answer = client.exchange(&Request::get("/")).map_err(|error| format!("{error:#}"))?;
+            assert_eq!(answer.status, 200, "{peer:?}");
+            let count = |name: &str| plane.admin.stat(&format!("cluster.c.{name}")).unwrap_or_default();
+            let counts = (count("upstream_cx_total"), count("upstream_cx_max_duration_reached"));
+            if counts.0 >= 3 && counts.1 >= 2 { Ok(()) } else { Err(format!("{counts:?}")) }
+        });
+        renewed.unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+        // One that is idle ends as well.
+        let idle = eventually(DEADLINE, || match plane.admin.stat("cluster.c.upstream_cx_active") {
+            Ok(0) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        idle.unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+    }
+}
+
+/// Of the sockets that are connected to an address: whether the kernel's keepalive timer runs, and for how many seconds.
+fn keepalive_timers(to: SocketAddr) -> Vec<Option<u64>> {
+    let SocketAddr::V4(to) = to else { panic!("{to} is of IPv4") };
+    let remote = format!("{:08X}:{:04X}", u32::from_ne_bytes(to.ip().octets()), to.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the table of sockets");
+    let timer = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        // An established connection to there; "02" is the keepalive timer, in hundredths of a second.
+        if columns.get(2) != Some(&&*remote) || columns.get(3) != Some(&"01") {
+            return None;
+        }
+        let (kind, when) = columns.get(5)?.split_once(':')?;
+        Some((kind == "02").then(|| u64::from_str_radix(when, 16).unwrap_or_default() / 100))
+    };
+    table.lines().filter_map(timer).collect()
+}
+
+#[test]
+fn the_kernel_watches_idle_connections() {
+    let origin = Origin::start("a").expect("an origin");
+    for peer in Peer::all() {
+        let kept = json!({"upstream_connection_options": {"tcp_keepalive": {
+            "keepalive_probes": 3, "keepalive_time": 4000, "keepalive_interval": 10,
+        }}});
+        for (more, expected) in [(json!({}), false), (kept, true)] {
+            let (_plane, main) = start(peer, with(cluster("c", &[origin.address()]), more));
+            assert_eq!(Request::get("/").send(main).expect("an answer").status, 200, "{peer:?}");
+            let seen = eventually(DEADLINE, || {
+                let timers = keepalive_timers(origin.address());
+                let is_right =
+                    |timer: &Option<u64>| timer.is_some_and(|left| (3000..=4000).contains(&left)) == expected;
+                if timers.len() == 1 && timers.iter().all(is_right) { Ok(()) } else { Err(timers) }
+            });
+            seen.unwrap_or_else(|error| panic!("{peer:?}, {expected}: {error:#}"));
+        }
+    }
+}
+
+/// An HTTP/2 origin that answers requests, and pings if `pongs`, until its connection ends; it counts the pings.
+fn serve(listener: &TcpListener, pongs: bool, pings: &AtomicU64) {
+    let (socket, _) = listener.accept().expect("a connection");
+    let mut server = RawH2::accepted(socket).expect("the preface");
+    while let Ok(Some(frame)) = server.frame() {
+        match frame.kind {
+            kind::SETTINGS if frame.flags & ACK == 0 => _ = server.send(&[Frame::new(kind::SETTINGS, ACK, 0, [])]),
+            // `:status: 200` is the eighth entry of HPACK's static table.
+            kind::HEADERS => _ = server.send(&[Frame::headers(frame.stream, [0x88], true)]),
+            kind::PING if frame.flags & ACK == 0 => {
+                pings.fetch_add(1, Ordering::Relaxed);
+                if pongs {
+                    _ = server.send(&[Frame::new(kind::PING, ACK, 0, frame.payload)]);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn http2_connections_are_pinged() {
+    let keepalive = json!({"interval": "0.1s", "timeout": "1s", "interval_jitter": {"value": 0}});
+    let options = http_options(json!({
+        "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}},
+    }));
+    for (peer, pongs) in Peer::all().into_iter().flat_map(|peer| [(peer, false), (peer, true)]) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let at = listener.local_addr().expect("its address");
+        let pings = Arc::new(AtomicU64::new(0));
+        let seen = pings.clone();
+        let origin = std::thread::spawn(move || serve(&listener, pongs, &seen));
+        let (plane, main) = start(peer, with(cluster("c", &[at]), options.clone()));
+        let mut client = Connection::open(main).expect("a connection");
+        assert_eq!(client.exchange(&Request::get("/")).expect("an answer").status, 200, "{peer:?}");
+        if pongs {
+            // One that answers is kept.
+            until(DEADLINE, "pings go on", || pings.load(Ordering::Relaxed) > 4).expect("pings");
+            assert_eq!(client.exchange(&Request::get("/")).expect("an answer").status, 200, "{peer:?}");
+            assert_eq!(plane.admin.stat("cluster.c.upstream_cx_total").expect("stats"), 1, "{peer:?}");
+            drop(plane);
+        } else {
+            plane
+                .admin
+                .stat_reaches("cluster.c.http2.keepalive_timeout", 1, DEADLINE)
+                .expect("a silent one is given up");
+        }
+        origin.join().expect("the origin's connection ends");
+    }
+}
