@@ -95,6 +95,14 @@ impl Connection {
         self.stream.shutdown(Shutdown::Write).context("half-close")
     }
 
+    /// Closes with a reset.
+    pub fn reset(self) -> Result<()> {
+        self.stream.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _within = runtime.enter();
+        tokio::net::TcpStream::from_std(self.stream)?.set_zero_linger().context("reset")
+    }
+
     /// Sends a request and reads its response.
     pub fn exchange(&mut self, request: &Request) -> Result<Response> {
         self.expect_answer_to(&request.method);

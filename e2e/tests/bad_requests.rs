@@ -1,6 +1,6 @@
 //! Clients that send what they shouldn't, too much of it, too slowly, or only half of it: the answer, the flag, the metric,
 //! and a neighbour who is served meanwhile. The limits are Envoy's edge defaults: 60 KiB and 100 headers.
-#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot set itself up fails")]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -271,17 +271,51 @@ fn an_idle_connection_is_closed() {
 }
 
 #[test]
-fn a_client_that_half_closes_after_its_request_is_answered() {
-    // Envoy closes without an answer; RFC 9112 §9.6 lets a client half-close, so ours answers.
-    for peer in Peer::all().into_iter().filter(|peer| *peer == Peer::Outrigger) {
-        let mut rig = Rig::start(peer, &json!({}));
-        let mut client = Connection::open(rig.address).expect("connect");
-        client.send(Request::get("/half").origin("gate=half").bytes()).expect("send");
-        client.half_close().expect("half-close");
-        rig.neighbour.must_be_served().expect("the neighbour");
-        rig.origin.open_gate("half");
-        assert_eq!(client.response().expect("the answer").status, 200);
-        client.wait_closed(DEADLINE).expect("closed after the answer");
+fn a_client_that_closes_while_it_waits_is_gone() {
+    // Held by a filter, or at the origin; closed for both ways, for one, or with a reset.
+    let fault = json!({"name": "held", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+        "delay": {"fixed_delay": "3600s", "percentage": {"numerator": 100}},
+        "headers": [{"name": "x-held", "present_match": true}],
+    }});
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("origin");
+        let bootstrap = Bootstrap::new()
+            .cluster(cluster("o", &[origin.address()]))
+            .listener(HttpListener::new("main", &json!([route("/", "o")])).filter(fault.clone()));
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let address = plane.listener("main").expect("the listener");
+        let active = |count: u64| {
+            let reached = eventually(DEADLINE, || match plane.admin.stat("http.main.downstream_rq_active") {
+                Ok(now) if now == count => Ok(()),
+                other => Err(format!("{other:?} requests, not {count}")),
+            });
+            reached.unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+        };
+        for way in ["close", "half", "reset"] {
+            for held in [true, false] {
+                let name = format!("{way}-{held}");
+                let request = Request::get(&format!("/{name}")).with("x-test", &name);
+                let request = if held { request.with("x-held", "1") } else { request.origin("gate=never") };
+                let mut client = Connection::open(address).expect("connect");
+                client.send(request.bytes()).expect("send");
+                active(1);
+                let kept = match way {
+                    "half" => client.half_close().map(|()| Some(client)),
+                    "reset" => client.reset().map(|()| None),
+                    _ => {
+                        drop(client);
+                        Ok(None)
+                    }
+                };
+                let kept = kept.expect("closed");
+                active(0);
+                let record = plane.access_record(&name).expect("a record");
+                let expected = if held { "DI,DC" } else { "DC" };
+                assert_eq!((&record["flags"], &record["status"]), (&json!(expected), &json!(0)), "{peer:?}: {record}");
+                drop(kept);
+            }
+        }
     }
 }
 

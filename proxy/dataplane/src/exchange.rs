@@ -366,11 +366,9 @@ impl<'a> Exchange<'a> {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        if self.request_ended || matches!(self.origin, Origin::Connecting(_) | Origin::Waiting) {
-            self.down.poll_gone(cx)
-        } else {
-            Poll::Pending
-        }
+        let connects = matches!(self.origin, Origin::Connecting(_) | Origin::Waiting);
+        // While the body is read, reading tells.
+        if self.request_ended || connects || !self.wants_request() { self.down.poll_gone(cx) } else { Poll::Pending }
     }
 
     /// Events for paused filters.

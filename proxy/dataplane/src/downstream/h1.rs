@@ -121,15 +121,13 @@ impl Connection {
         }
     }
 
-    /// A client that only closes its sending side still gets its answer; one whose connection broke is gone.
+    /// A client that closes before it has its answer is gone, even where it may have closed its sending side alone: who
+    /// gives up a request looks the same (and Envoy takes it so).
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamError> {
-        while self.transport.input.len() < READ_AHEAD_BYTES_MAX && !self.transport.eof {
-            match ready!(self.transport.poll_fill(cx)) {
-                Ok(_) => {}
-                Err(_) => {
-                    self.broken = true;
-                    return Poll::Ready(StreamError::downstream(ErrorKind::Terminated));
-                }
+        while self.transport.input.len() < READ_AHEAD_BYTES_MAX {
+            if !matches!(ready!(self.transport.poll_fill(cx)), Ok(1..)) {
+                self.broken = true;
+                return Poll::Ready(StreamError::downstream(ErrorKind::Terminated));
             }
         }
         Poll::Pending

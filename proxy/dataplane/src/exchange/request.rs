@@ -151,7 +151,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn wants_request(&self) -> bool {
+    pub(super) fn wants_request(&self) -> bool {
         if self.upgrade.is_some() {
             return false;
         }
