@@ -4,6 +4,7 @@
 
 mod checks;
 mod connections;
+mod counters;
 mod drops;
 mod protocols;
 mod redirects;

@@ -179,8 +179,7 @@ impl ClusterHandle {
     /// Why a request with this random number is refused, where the control plane wants that (`drop_overloads`).
     pub(crate) fn dropped(&self, random: impl FnOnce() -> u64) -> Option<StreamError> {
         let share = self.drop_overload.filter(|share| share.holds(random()))?;
-        self.stats.response(503);
-        self.stats.response_code(503);
+        self.stats.answered(503);
         let all = share.numerator == share.denominator;
         Some(StreamError::upstream(if all { ErrorKind::DropAll } else { ErrorKind::DropOverload }))
     }

@@ -421,6 +421,7 @@ impl<'a> Exchange<'a> {
                 reply.body = [NO_ANSWER, b"retried and the latest ", rest].concat().into();
             }
             self.mutate_reply(&mut reply);
+            self.count_reply(error, reply.status);
         }
         if error.kind == ErrorKind::RequestTooLarge {
             // What else the client is sending isn't read.
@@ -431,6 +432,17 @@ impl<'a> Exchange<'a> {
             reply.status = 408;
         }
         self.reply(reply, flags)
+    }
+
+    /// Where nobody was asked the answer is counted as the cluster's all the same.
+    fn count_reply(&self, error: StreamError, status: u16) {
+        let was_counted = matches!(error.kind, ErrorKind::DropAll | ErrorKind::DropOverload);
+        if let Some(cluster) = &self.cluster
+            && !was_counted
+            && !matches!(self.origin, Origin::Connected(_))
+        {
+            cluster.stats.answered(status);
+        }
     }
 
     /// A deadline has passed.

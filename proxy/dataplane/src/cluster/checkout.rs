@@ -108,6 +108,8 @@ impl ClusterHandle {
         request: RequestGuard,
         shared: Option<StreamCount>,
     ) -> Picked {
+        self.stats.upstream_rq_total().inc();
+        endpoint.counts.rq_total.set(endpoint.counts.rq_total.get() + 1);
         let since = matches!(self.cluster().lb, LbPolicy::PeakEwma(_)).then(Instant::now);
         Picked { stream, cluster: self.clone(), endpoint, connection, since, _request: request, _shared: shared }
     }

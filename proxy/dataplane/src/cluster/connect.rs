@@ -92,6 +92,7 @@ impl ClusterHandle {
         };
         let failed = |error: StreamError| {
             stats.upstream_cx_connect_fail().inc();
+            stats.upstream_rq_pending_failure_eject().inc();
             counts.cx_connect_fail.set(counts.cx_connect_fail.get() + 1);
             self.report(endpoint, Outcome::Broken);
             self.observe(endpoint, started, true);

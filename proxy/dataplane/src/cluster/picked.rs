@@ -33,10 +33,8 @@ pub(super) struct RequestGuard {
 
 impl RequestGuard {
     pub(super) fn new(cluster: &Rc<ClusterHandle>, endpoint: &Rc<EndpointHandle>, permit: Permit) -> RequestGuard {
-        cluster.stats.upstream_rq_total().inc();
         cluster.stats.upstream_rq_active().inc();
         endpoint.active.set(endpoint.active.get() + 1);
-        endpoint.counts.rq_total.set(endpoint.counts.rq_total.get() + 1);
         RequestGuard { cluster: cluster.clone(), endpoint: endpoint.clone(), _permit: permit }
     }
 }
