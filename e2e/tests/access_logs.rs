@@ -1,4 +1,4 @@
-//! Access logs: which requests they tell of, as in Envoy.
+//! Access logs: which requests they tell of, and what, as in Envoy.
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 #![allow(clippy::needless_pass_by_value, reason = "configurations are plain values")]
 
@@ -187,4 +187,189 @@ fn filters_choose_as_envoys_do() {
     let never: Vec<&str> =
         filters().into_iter().map(|(name, _)| name).filter(|name| !told.contains(&(*name).to_owned())).collect();
     assert_eq!(never, ["none", "unset", "shadow_there", "no_matcher"]);
+}
+
+/// Operators, each a field of its own; and with others as text.
+const OPERATORS: &[&str] = &[
+    "%REQUEST_HEADER(x-a?x-b)%",
+    "%RESPONSE_HEADER(x-missing)%",
+    "%RESPONSE_TRAILER(x-trailer)%",
+    "%PATH%",
+    "%PATH(NQ)%",
+    "%PATH(WQ:ORIG)%",
+    "%PATH(NQ:PATH):5%",
+    "%QUERY_PARAM(a)%",
+    "%QUERY_PARAM(b/c):2%",
+    "%QUERY_PARAMS%",
+    "%QUERY_PARAMS(DECODED)%",
+    "%REQUESTED_SERVER_NAME(SNI_FIRST:HOST)%",
+    "%REQUESTED_SERVER_NAME(HOST_FIRST)%",
+    "%REQUESTED_SERVER_NAME(SNI_ONLY)%",
+    "%RESPONSE_CODE_DETAILS%",
+    "%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%",
+    "%RESPONSE_FLAGS_LONG%",
+    "%UPSTREAM_PROTOCOL%",
+    "%UPSTREAM_HOST%",
+    "%UPSTREAM_HOST_NAME%",
+    "%UPSTREAM_HOST_NAME_WITHOUT_PORT%",
+    "%UPSTREAM_HOSTS_ATTEMPTED%",
+    "%UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT%",
+    "%UPSTREAM_HOST_NAMES_ATTEMPTED%",
+    "%UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT%",
+    "%UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(8)%",
+    "%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(0)%",
+    "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(64)%",
+    "%DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID%",
+    "%ACCESS_LOG_TYPE%",
+    "%STREAM_ID%",
+    "%BYTES_RETRANSMITTED%",
+    "%PACKETS_RETRANSMITTED%",
+    "%ROUNDTRIP_DURATION%",
+    "%CUSTOM_FLAGS%",
+    "%ENVIRONMENT(HOME)%",
+    "%ENVIRONMENT(NO_SUCH_VARIABLE)%",
+    "%TRACE_ID%",
+    "%DYNAMIC_METADATA(envoy.filters.http.rbac)%",
+    "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)%",
+    "%DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result):3%",
+    "%DYNAMIC_METADATA(envoy.filters.http.rbac:none)%",
+    "%DYNAMIC_METADATA(none)%",
+    "%CLUSTER_METADATA(ns:list)%",
+    "%UPSTREAM_METADATA(ns:number)%",
+    "%UPSTREAM_METADATA(ns:flag)%",
+    "%UPSTREAM_METADATA(ns:null)%",
+    "%UPSTREAM_METADATA(ns:deep:inner)%",
+    "%UPSTREAM_METADATA(ns:deep)%",
+    "%METADATA(DYNAMIC:envoy.filters.http.rbac:shadow_engine_result)%",
+    "%METADATA(CLUSTER:ns:list)%",
+    "%METADATA(UPSTREAM_HOST:ns:number)%",
+    "%UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID%",
+    "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%",
+    "%UPSTREAM_CLUSTER%",
+    "%METADATA(ROUTE:ns:text)%",
+    "%METADATA(ROUTE:ns)%",
+    "%METADATA(VIRTUAL_HOST:ns:text)%",
+    "%METADATA(LISTENER:ns:text)%",
+    "%METADATA(LISTENER:ns:none)%",
+    "%FILTER_STATE(none:PLAIN)%",
+];
+
+fn telling(origin: &Origin, refused: SocketAddr) -> Bootstrap {
+    let noted = |fields: Value| json!({"metadata": {"filter_metadata": {"ns": fields}}});
+    let routes = json!([
+        {"match": {"prefix": "/found"}, "direct_response": {"status": 404}},
+        {"match": {"prefix": "/denied"}, "direct_response": {"status": 200}, "typed_per_filter_config": {"rbac": {
+            "@type": format!("{HTTP}.rbac.v3.RBACPerRoute"), "rbac": {"rules": {"policies": {"a b": policy("x-never")}}}}}},
+        {"match": {"prefix": "/nowhere"}, "route": {"cluster": "nowhere"}},
+        {"match": {"prefix": "/refused"}, "route": {"cluster": "refused", "retry_policy": {"retry_on": "connect-failure"}}},
+        {"match": {"prefix": "/retried"}, "route": {"cluster": "o", "retry_policy": {"retry_on": "5xx", "num_retries": 2}}},
+        with(route("/old", "o"), json!({"route": {"prefix_rewrite": "/new"}})),
+        with(route("/", "o"), noted(json!({"text": "of \"the\" route", "list": [1, "two"]}))),
+    ]);
+    let rbac = json!({"name": "rbac", "typed_config": {
+        "@type": format!("{HTTP}.rbac.v3.RBAC"),
+        "shadow_rules": {"action": "DENY", "policies": {"x": policy("x-shadow")}},
+    }});
+    let format: Value = OPERATORS.iter().map(|operator| ((*operator).to_owned(), Value::from(*operator))).collect();
+    let text: Value =
+        OPERATORS.iter().map(|operator| ((*operator).to_owned(), Value::from(format!("={operator}")))).collect();
+    let file = |format: Value| {
+        json!({"name": "f", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "@DIR@/access.log",
+            "log_format": {"json_format": format},
+        }})
+    };
+    let logs = json!([
+        file(json!({"test": "%REQ(X-TEST)%", "alone": format})),
+        file(json!({"test": "%REQ(X-TEST)%", "text": text})),
+    ]);
+    let main = HttpListener::hosts(
+        "main",
+        &json!([with(
+            json!({"name": "all", "domains": ["*"], "routes": routes}),
+            noted(json!({"text": "of the host"})),
+        )]),
+    );
+    let tracer = json!({"@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig", "service_name": "x",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "refused"}, "timeout": "0.2s"}});
+    let main = main.filter(rbac).manager(json!({
+        "access_log": logs, "preserve_external_request_id": true, "generate_request_id": true,
+        "route_config": {"validate_clusters": false},
+        "tracing": {"random_sampling": {"value": 0}, "provider": {"name": "otlp", "typed_config": tracer}},
+    }));
+    let endpoint = json!({
+        "endpoint": {"address": outrigger_e2e::bootstrap::address(origin.address()), "hostname": "o.test:81"},
+        "metadata": {"filter_metadata": {"ns": {
+            "number": 3, "flag": true, "null": null, "deep": {"inner": "x", "a": [], "b": {"c": -1000}},
+        }}},
+    });
+    let mut o = with(cluster("o", &[]), noted(json!({"list": ["a", 1, {"b": false}]})));
+    o["load_assignment"]["endpoints"][0]["lb_endpoints"] = json!([endpoint]);
+    Bootstrap::new()
+        .cluster(o)
+        .cluster(cluster("refused", &[refused]))
+        .listener(with(main.into(), noted(json!({"text": "of the listener"}))))
+}
+
+fn policy(header: &str) -> Value {
+    json!({"permissions": [{"header": {"name": header, "present_match": true}}], "principals": [{"any": true}]})
+}
+
+fn told(peer: Peer, unused: SocketAddr, origin: &Origin) -> BTreeMap<(String, String), String> {
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let requests = [
+        ("plain", Request::get("/")),
+        ("query", Request::get("/a/b?a=1&b%2Fc=x%2Fy&a=2&d")),
+        ("headers", Request::get("/?a").with("x-b", "b").with("x-shadow", "1").origin("trailers")),
+        ("rewritten", Request::get("/old/x?y=1").host("host.test:81")),
+        ("found", Request::get("/found")),
+        ("denied", Request::get("/denied")),
+        ("nowhere", Request::get("/nowhere")),
+        ("refused", Request::get("/refused")),
+        ("retried", Request::get("/retried").origin("status=503;flaky=1")),
+    ];
+    let plane = DataPlane::start(peer, &telling(origin, unused)).expect("the proxy starts");
+    let main = plane.listener("main").expect("its listener");
+    for (name, request) in &requests {
+        let request = request.clone().with("x-test", name).with("x-request-id", SAMPLED).with("traceparent", trace);
+        request.send(main).expect("an answer");
+    }
+    let wanted = requests.len() * 2;
+    let records = eventually(DEADLINE, || {
+        let records = plane.access_records();
+        if records.len() >= wanted { Ok(records) } else { Err(format!("{} of {wanted}", records.len())) }
+    });
+    let mut told = BTreeMap::new();
+    for record in records.expect("all are told of") {
+        let test = record["test"].as_str().unwrap_or_default();
+        for form in ["alone", "text"] {
+            for (operator, value) in record[form].as_object().into_iter().flatten() {
+                // Envoy tells flags in the order in which they were set.
+                let value = value.as_str().filter(|_| operator.contains("FLAGS")).map_or(value.to_string(), sorted);
+                told.insert((test.to_owned(), format!("{form} {operator}")), value);
+            }
+        }
+    }
+    told
+}
+
+fn sorted(flags: &str) -> String {
+    let mut flags: Vec<&str> = flags.trim_start_matches('=').split(',').collect();
+    flags.sort_unstable();
+    flags.join(",")
+}
+
+#[test]
+fn operators_tell_what_envoys_do() {
+    let origin = Origin::start("o").expect("origin");
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("its address");
+    let (ours, theirs) = (told(Peer::Outrigger, unused, &origin), told(Peer::Envoy, unused, &origin));
+    let differences: Vec<String> = theirs
+        .iter()
+        .filter(|(key, value)| ours.get(*key) != Some(value))
+        .map(|(key, value)| format!("{key:?}: {:?}, Envoy: {value:?}", ours.get(key)))
+        .collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert_eq!(ours.len(), theirs.len());
 }

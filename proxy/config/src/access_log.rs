@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use outrigger_http::StreamState;
 
-use crate::{Format, FormatValue, WasmPlugin};
+use crate::{Format, FormatValue, WasmPlugin, json};
 
 pub use filter::{Comparison, ComparisonOp, LogFilter};
 
@@ -99,7 +99,7 @@ fn write_object(fields: &[(String, JsonNode)], state: &StreamState, out: &mut Ve
         if !first {
             out.push(b',');
         }
-        write_string(name.as_bytes(), out);
+        json::write_string(name.as_bytes(), out);
         out.push(b':');
         if write_node(node, state, out) {
             first = false;
@@ -118,7 +118,8 @@ fn write_node(node: &JsonNode, state: &StreamState, out: &mut Vec<u8>) -> bool {
                 out.extend_from_slice(b"null");
                 return !format.omits_empty();
             }
-            FormatValue::Text(text) => write_string(&text, out),
+            FormatValue::Text(text) => json::write_string(&text, out),
+            FormatValue::Json(text) => out.extend_from_slice(&text),
             FormatValue::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
         },
         JsonNode::Object(fields) => write_object(fields, state, out),
@@ -138,27 +139,6 @@ fn write_node(node: &JsonNode, state: &StreamState, out: &mut Vec<u8>) -> bool {
         JsonNode::Null => out.extend_from_slice(b"null"),
     }
     true
-}
-
-/// A JSON string (RFC 8259 §7); what is no UTF-8 becomes U+FFFD.
-fn write_string(text: &[u8], out: &mut Vec<u8>) {
-    use std::io::Write;
-    out.push(b'"');
-    for c in String::from_utf8_lossy(text).chars() {
-        match c {
-            '"' => out.extend_from_slice(b"\\\""),
-            '\\' => out.extend_from_slice(b"\\\\"),
-            '\n' => out.extend_from_slice(b"\\n"),
-            '\r' => out.extend_from_slice(b"\\r"),
-            '\t' => out.extend_from_slice(b"\\t"),
-            // Control characters, and what ends a line in JavaScript: writing to a vector cannot fail.
-            '\0'..' ' | '\x7f' | '\u{2028}' | '\u{2029}' => {
-                let _ = write!(out, "\\u{:04x}", u32::from(c));
-            }
-            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
-        }
-    }
-    out.push(b'"');
 }
 
 #[cfg(test)]

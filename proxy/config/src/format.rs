@@ -5,15 +5,21 @@
 //! (or nothing, with [`Format::omit_empty`]) and control bytes are escaped, so that a client can't write log lines of
 //! its own; in header values ([`Format::parse_header`]) an absent value is nothing and bytes stay as they are.
 
+mod facts;
+mod grpc;
+mod metadata;
 mod operator;
+mod request;
 mod time;
 mod tls;
+mod value;
 
 use bytes::Bytes;
 use outrigger_http::StreamState;
 
-pub(crate) use operator::grpc_code;
-use operator::{Operator, Value};
+pub(crate) use grpc::grpc_code;
+use operator::Operator;
+use value::Value;
 
 /// A compiled format.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub enum FormatValue {
     Null,
     /// May hold any byte: neither escaped nor checked to be UTF-8.
     Text(Vec<u8>),
+    /// A single operator whose value is structured.
+    Json(Vec<u8>),
     /// A single numeric operator.
     Number(i64),
 }
@@ -122,7 +130,7 @@ impl Format {
             match segment {
                 Segment::Literal(text) => out.extend_from_slice(text),
                 Segment::Operator(operator, max) => match operator.value(state) {
-                    Value::Absent if self.style == Style::Log => out.push(b'-'),
+                    value if value.is_absent() && self.style == Style::Log => out.push(b'-'),
                     value if self.style == Style::Header => value.write(out, *max),
                     value => value.write_escaped(out, *max),
                 },
@@ -136,19 +144,22 @@ impl Format {
         let mut text = Vec::new();
         if let [Segment::Operator(operator, max)] = &self.segments[..] {
             return match operator.value(state) {
-                Value::Absent => FormatValue::Null,
+                value if value.is_absent() => FormatValue::Null,
                 Value::Number(number) => FormatValue::Number(number),
-                value => {
-                    value.write(&mut text, *max);
-                    FormatValue::Text(text)
-                }
+                value => value.json().map_or_else(
+                    || {
+                        value.write(&mut text, *max);
+                        FormatValue::Text(text)
+                    },
+                    FormatValue::Json,
+                ),
             };
         }
         for segment in &self.segments {
             match segment {
                 Segment::Literal(literal) => text.extend_from_slice(literal),
                 Segment::Operator(operator, max) => match operator.value(state) {
-                    Value::Absent if self.style == Style::Log => text.push(b'-'),
+                    value if value.is_absent() && self.style == Style::Log => text.push(b'-'),
                     value => value.write(&mut text, *max),
                 },
             }
@@ -159,7 +170,7 @@ impl Format {
 
 /// Tells the formats what `%HOSTNAME%` is. Called once, before anything is served; later calls change nothing.
 pub fn set_hostname(name: &str) {
-    operator::set_hostname(name);
+    facts::set_hostname(name);
 }
 
 fn parse(text: &str) -> Result<Vec<Segment>, FormatError> {

@@ -22,6 +22,7 @@ mod fraction;
 mod hash_policy;
 mod health_check;
 mod internal_redirect;
+mod json;
 mod listener;
 mod listener_filter;
 mod matcher;

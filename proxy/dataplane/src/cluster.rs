@@ -31,6 +31,7 @@ use outrigger_config::{Cluster, ClusterEntry, Discovery, Fraction};
 pub(crate) use announce::{Client, MadeFor, header};
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use checkout::Checkout;
+pub(crate) use connect::FailedConnect;
 pub use endpoint::{ClusterStatus, EndpointStatus};
 pub(crate) use endpoint::{ConnectionGuard, EndpointHandle};
 pub use health::HealthFlags;
@@ -70,6 +71,8 @@ pub(crate) struct ClusterHandle {
     /// `None`: connections are in cleartext.
     security: Option<Rc<Security>>,
     drop_overload: Option<Fraction>,
+    /// The connection that has failed last, for the log of the stream that it was for.
+    failed: RefCell<Option<Box<FailedConnect>>>,
 }
 
 impl ClusterHandle {
@@ -116,8 +119,14 @@ impl ClusterHandle {
             security: Security::build(entry, &cx.registry, previous.map(|previous| &**previous)),
             drop_overload: entry.assignment.as_ref().and_then(|assignment| assignment.policy.drop_overload),
             entry: entry.clone(),
+            failed: RefCell::default(),
             stats,
         })
+    }
+
+    /// The connection that has just failed.
+    pub(crate) fn take_failed(&self) -> Option<Box<FailedConnect>> {
+        self.failed.borrow_mut().take()
     }
 
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {

@@ -414,6 +414,12 @@ impl<'a> Exchange<'a> {
         }
         let flags = error.flags();
         let mut reply = error.reply();
+        let why = self.stream.borrow().info.upstream_transport_failure_reason.clone();
+        if error.kind == ErrorKind::ConnectFailure && !why.is_empty() {
+            // Lines of logs are split at spaces.
+            let why = format!("|{}}}", why.replace(' ', "_"));
+            reply.details = reply.details.replace('}', &why).into();
+        }
         if self.routed && error.is_routers() {
             if self.attempts > 1
                 && let Some(rest) = reply.body.strip_prefix(NO_ANSWER)

@@ -103,6 +103,7 @@ impl Trace {
         });
         let mut span_id = [0; 8];
         random.fill_bytes(&mut span_id);
+        state.info.trace = Some((context.trace_id, span_id));
         Box::new(Trace { tracing: tracing.clone(), context, span_id })
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, RequestHead, ResponseHead, TlsInfo};
+use outrigger_http::{Headers, RequestHead, ResponseHead, TlsInfo, Version};
 
 use crate::error::StreamError;
 use crate::http1::BodyEvent;
@@ -107,6 +107,13 @@ impl Upstream {
     }
 
     /// What TLS established; `None`: cleartext.
+    pub(crate) const fn version(&self) -> Version {
+        match self {
+            Upstream::H1(_) => Version::Http11,
+            Upstream::H2(_) => Version::Http2,
+        }
+    }
+
     pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
         match self {
             Upstream::H1(stream) => stream.transport.tls(),

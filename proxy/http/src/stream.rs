@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::{
     BodyBuffer, EndpointAddress, Headers, Metadata, RequestHead, ResponseFlags, ResponseHead, StreamMetadata, TlsInfo,
+    Version,
 };
 
 /// Everything of a stream that a filter may see. One per stream, owned by its worker.
@@ -122,6 +123,11 @@ pub struct StreamInfo {
     /// `None`: there is nothing to tell, as of most connections in cleartext.
     pub connection: Option<Arc<ConnectionInfo>>,
     pub upstream_remote: Option<EndpointAddress>,
+    /// The name that the endpoint was found by.
+    pub upstream_host_name: Option<Arc<str>>,
+    pub upstream_version: Option<Version>,
+    /// Endpoints of earlier attempts, with their names.
+    pub upstream_attempted: Vec<(EndpointAddress, Option<Arc<str>>)>,
     pub upstream_local: Option<SocketAddr>,
     pub listener_name: Arc<str>,
     pub listener_direction: Direction,
@@ -129,12 +135,16 @@ pub struct StreamInfo {
     pub log_type: LogType,
     /// Traced because a service within the mesh asked for it (`x-envoy-force-trace`).
     pub trace_forced: bool,
+    /// The trace that the stream is in, and the proxy's own span in it.
+    pub trace: Option<([u8; 16], [u8; 8])>,
+    pub listener_metadata: Option<Arc<Metadata>>,
     pub filter_chain_name: Arc<str>,
     pub virtual_host_name: Option<Arc<str>>,
     pub virtual_host_metadata: Option<Arc<Metadata>>,
     pub route_name: Option<Arc<str>>,
     pub route_metadata: Option<Arc<Metadata>>,
     pub cluster_name: Option<Arc<str>>,
+    pub cluster_metadata: Option<Arc<Metadata>>,
     /// Set at the head of the request, before any filter ran: `%REQ(X-REQUEST-ID)%` may change, this doesn't.
     pub flags: ResponseFlags,
     pub code_details: Cow<'static, str>,
@@ -182,17 +192,23 @@ impl StreamInfo {
             downstream_trusted_ip: None,
             connection: None,
             upstream_remote: None,
+            upstream_host_name: None,
+            upstream_version: None,
+            upstream_attempted: Vec::new(),
             upstream_local: None,
             listener_name: Arc::default(),
             listener_direction: Direction::default(),
             log_type: LogType::NotSet,
             trace_forced: false,
+            trace: None,
+            listener_metadata: None,
             filter_chain_name: Arc::default(),
             virtual_host_name: None,
             virtual_host_metadata: None,
             route_name: None,
             route_metadata: None,
             cluster_name: None,
+            cluster_metadata: None,
             flags: ResponseFlags::NONE,
             code_details: Cow::Borrowed(""),
             connection_termination_details: Cow::Borrowed(""),
@@ -219,6 +235,12 @@ impl StreamInfo {
         let inspected = self.connection.as_ref().and_then(|connection| connection.requested_server_name.as_deref());
         let agreed = self.downstream_tls.as_ref().map(|tls| &*tls.server_name);
         inspected.or(agreed).filter(|name| !name.is_empty())
+    }
+
+    /// Whether there was a connection to the endpoint that was chosen last; one on a Unix socket counts as connected.
+    #[must_use]
+    pub fn upstream_connected(&self) -> bool {
+        self.upstream_local.is_some() || matches!(self.upstream_remote, Some(EndpointAddress::Pipe(_)))
     }
 
     /// The peer of the socket.

@@ -64,6 +64,10 @@ fn operators_evaluate() {
     check("%GRPC_STATUS_NUMBER% %TRAILER(grpc-status)%", "14 14");
     check("%FILTER_STATE(stamp)% %FILTER_STATE(wasm.stamp:PLAIN)% %FILTER_STATE(no:TYPED:8)%", "- v1 -");
     check("%REQUESTED_SERVER_NAME% %DYNAMIC_METADATA(a:b)% %VIRTUAL_CLUSTER_NAME%", "- - -");
+    check("%REQUESTED_SERVER_NAME(SNI_FIRST)% %PATH(NQ)% %QUERY_PARAM(q)% %QUERY_PARAMS%", "a.test /a/b 1 q=1");
+    check("%RESPONSE_FLAGS_LONG% %ACCESS_LOG_TYPE%", "UpstreamConnectionFailure,UpstreamRetryLimitExceeded NotSet");
+    check("%UPSTREAM_HOST_NAME% %UPSTREAM_REMOTE_ADDRESS% %UPSTREAM_HOSTS_ATTEMPTED%", "10.0.0.1:80 - -");
+    check("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%", "2001::/16");
     check("%UPSTREAM_CLUSTER:4%|%RESPONSE_FLAGS:2%|%CONNECTION_ID:1%", "shop|UF|4");
 }
 
@@ -121,6 +125,18 @@ fn bad_formats_name_the_operator() {
     check("%PROTOCOL(x)%", "operator %PROTOCOL%: takes no argument");
     check("%START_TIME(%Q)%", "operator %START_TIME%: %Q is not known");
     check("%GRPC_STATUS(x)%", "operator %GRPC_STATUS%: takes CAMEL_STRING, SNAKE_STRING or NUMBER");
+    check("%DYNAMIC_METADATA%", "operator %DYNAMIC_METADATA%: takes a namespace");
+    check(
+        "%METADATA(x:y)%",
+        "operator %METADATA%: is of DYNAMIC, CLUSTER, UPSTREAM_HOST, ROUTE, VIRTUAL_HOST or LISTENER",
+    );
+    check("%PATH(X)%", "operator %PATH%: takes WQ or NQ");
+    check("%PATH(WQ:X)%", "operator %PATH%: takes ORIG, PATH or ORIG_OR_PATH after the colon");
+    check("%QUERY_PARAM%", "operator %QUERY_PARAM%: takes the name of a parameter");
+    check(
+        "%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(x)%",
+        "operator %UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%: takes the length of a prefix",
+    );
     check("%FILTER_STATE%", "operator %FILTER_STATE%: takes the key of a filter state object");
     assert_eq!(Format::parse(&"x".repeat(Format::TEXT_BYTES_MAX + 1)), Err(FormatError::TooLong));
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_http::{CertificateInfo, StreamInfo, TlsInfo};
 
-use super::operator::Value;
 use super::time::TimeFormat;
+use super::value::Value;
 
 /// A fact of the client's or the origin's connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,6 @@ enum Side {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fact {
-    RequestedServerName,
     Failure,
     Version,
     Cipher,
@@ -68,7 +67,6 @@ impl TlsOperator {
     /// `None`: the operator is of another kind. `Err`: its argument is wrong.
     pub(crate) fn parse(name: &str, argument: Option<&str>) -> Option<Result<TlsOperator, String>> {
         let (side, fact) = match name {
-            "REQUESTED_SERVER_NAME" => (Side::Downstream, Fact::RequestedServerName),
             "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => (Side::Downstream, Fact::Failure),
             _ => {
                 let downstream = name.strip_prefix("DOWNSTREAM_").map(|rest| (Side::Downstream, rest));
@@ -90,10 +88,8 @@ impl TlsOperator {
     }
 
     pub(crate) fn value<'a>(&'a self, info: &'a StreamInfo) -> Value<'a> {
-        match self.fact {
-            Fact::Failure => return text(&info.downstream_transport_failure_reason),
-            Fact::RequestedServerName => return text(info.requested_server_name().unwrap_or_default()),
-            _ => {}
+        if self.fact == Fact::Failure {
+            return text(&info.downstream_transport_failure_reason);
         }
         let tls = match self.side {
             Side::Downstream => &info.downstream_tls,
@@ -113,7 +109,7 @@ impl TlsOperator {
             Fact::SessionId => text(&tls.session_id),
             Fact::Local(of) => certificate(of, &tls.local),
             Fact::Peer(of) => certificate(of, &tls.peer),
-            Fact::RequestedServerName | Fact::Failure => Value::Absent,
+            Fact::Failure => Value::Absent,
         }
     }
 

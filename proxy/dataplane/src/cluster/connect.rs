@@ -81,28 +81,31 @@ impl ClusterHandle {
         let _connecting = Connecting::new(endpoint);
         let started = Instant::now();
         let connecting = async {
-            let failure = |_| StreamError::upstream(ErrorKind::ConnectFailure);
+            let failure = |error: io::Error| format!("delayed connect error: {}", told(&error));
             let socket = dial(endpoint, self.cluster().bind.as_deref()).await.map_err(failure)?;
             keep_alive(&socket, self.cluster().tcp_keepalive);
             let mut transport = Transport::new(socket).map_err(failure)?;
             transport.made_for = made_for;
             self.announce(&mut transport, endpoint).await.map_err(failure)?;
             self.secure(&mut transport, endpoint, alpn).await?;
-            Ok(transport)
+            Ok::<_, String>(transport)
         };
-        let failed = |error: StreamError| {
+        let failed = |kind: ErrorKind, reason: Option<String>| {
             stats.upstream_cx_connect_fail().inc();
             stats.upstream_rq_pending_failure_eject().inc();
             counts.cx_connect_fail.set(counts.cx_connect_fail.get() + 1);
             self.report(endpoint, Outcome::Broken);
             self.observe(endpoint, started, true);
-            error
+            let host_name = Some(&endpoint.endpoint.hostname).filter(|name| !name.is_empty()).cloned();
+            let failed = FailedConnect { address: endpoint.endpoint.address.clone(), host_name, reason };
+            *self.failed.borrow_mut() = Some(Box::new(failed));
+            StreamError::upstream(kind)
         };
         let transport = match tokio::time::timeout(self.cluster().connect_timeout, connecting).await {
-            Ok(connected) => connected.map_err(failed)?,
+            Ok(connected) => connected.map_err(|reason| failed(ErrorKind::ConnectFailure, Some(reason)))?,
             Err(_) => {
                 stats.upstream_cx_connect_timeout().inc();
-                return Err(failed(StreamError::upstream(ErrorKind::ConnectTimeout)));
+                return Err(failed(ErrorKind::ConnectTimeout, None));
             }
         };
         self.report(endpoint, Outcome::Connected);
@@ -268,6 +271,20 @@ impl Drop for Connecting {
         connecting.set(connecting.get().saturating_sub(1));
         self.0.pools().changed.notify_one();
     }
+}
+
+/// Where a connection wasn't made, and why.
+#[derive(Debug)]
+pub(crate) struct FailedConnect {
+    pub(crate) address: EndpointAddress,
+    pub(crate) host_name: Option<Arc<str>>,
+    pub(crate) reason: Option<String>,
+}
+
+/// What the system calls an error, without its number.
+fn told(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// A socket to an endpoint, by the first of its addresses that answers.

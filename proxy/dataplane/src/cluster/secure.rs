@@ -12,7 +12,6 @@ use outrigger_stats::Registry;
 
 use super::ClusterHandle;
 use super::endpoint::EndpointHandle;
-use crate::error::{ErrorKind, StreamError};
 use crate::tls::{Alpn, Connector, ContextError, HandshakeError, Target, TlsStats};
 use crate::transport::Transport;
 
@@ -24,8 +23,6 @@ pub(super) struct Security {
     stats: Rc<TlsStats>,
     /// Made at first use.
     connectors: RefCell<Vec<(Arc<UpstreamTls>, Made)>>,
-    /// Why the last handshake failed, for the log of the stream that it was for.
-    failure: RefCell<Option<Arc<str>>>,
     secrets: BTreeMap<Arc<str>, Arc<Secret>>,
 }
 
@@ -50,7 +47,6 @@ impl Security {
         Some(Rc::new(Security {
             stats: TlsStats::of_cluster(registry, &entry.cluster.stat_name),
             connectors: RefCell::default(),
-            failure: RefCell::default(),
             secrets: entry.secrets.clone(),
         }))
     }
@@ -77,13 +73,13 @@ impl ClusterHandle {
         self.cluster().transports.of(endpoint.endpoint.metadata.as_deref())
     }
 
-    /// Brings up what the transport socket of an endpoint has on top of a connection.
+    /// Brings up what the transport socket of an endpoint has on top of a connection. The error is for logs.
     pub(super) async fn secure(
         &self,
         transport: &mut Transport,
         endpoint: &EndpointHandle,
         alpn: Alpn,
-    ) -> Result<(), StreamError> {
+    ) -> Result<(), String> {
         let Some(security) = &self.security else { return Ok(()) };
         let Some(tls) = &self.transport_of(endpoint).tls else { return Ok(()) };
         let made_for = transport.made_for.clone();
@@ -105,8 +101,7 @@ impl ClusterHandle {
         };
         shaken.map_err(|error| {
             tracing::debug!(cluster = %self.cluster().name, "TLS: {error}");
-            *security.failure.borrow_mut() = Some(Arc::from(format!("TLS_error: {error}")));
-            StreamError::upstream(ErrorKind::ConnectFailure)
+            format!("TLS_error: {error}")
         })
     }
 
@@ -120,10 +115,5 @@ impl ClusterHandle {
             None => text.split(':').next().unwrap_or_default(),
         };
         Some(Arc::from(host))
-    }
-
-    /// Why the handshake failed that has just failed.
-    pub(crate) fn take_transport_failure(&self) -> Option<Arc<str>> {
-        self.security.as_ref()?.failure.borrow_mut().take()
     }
 }

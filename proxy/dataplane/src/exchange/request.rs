@@ -1,16 +1,17 @@
 //! The request's way: from the client through the filters to the origin.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::{Exchange, Incoming, Origin, Sent};
-use crate::cluster::{Checkout, Picked};
+use crate::cluster::{Checkout, FailedConnect, Picked};
 use crate::error::{ErrorKind, ErrorSource, StreamError};
 use crate::filter::Way;
 use crate::http1::BodyEvent;
 use crate::iteration::{Iteration, Stop};
 use crate::trace::Trace;
 use bytes::Bytes;
-use outrigger_http::{HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
+use outrigger_http::{EndpointAddress, HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
 
 /// What is queued for one side before the other one is no longer read.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024;
@@ -286,7 +287,7 @@ impl Exchange<'_> {
                 Ok(picked) => self.connected(picked)?,
                 Err(error) => {
                     self.origin = Origin::Done;
-                    self.note_transport_failure(error);
+                    self.note_failed_connect(error);
                     self.attempt_failed(error, false)?;
                     return Ok(true);
                 }
@@ -306,16 +307,18 @@ impl Exchange<'_> {
         Ok(progress)
     }
 
-    /// Tells why a connection wasn't made, where TLS knows.
-    fn note_transport_failure(&self, error: StreamError) {
-        if error.kind != ErrorKind::ConnectFailure {
+    /// Notes where a connection wasn't made, and why.
+    fn note_failed_connect(&self, error: StreamError) {
+        if !matches!(error.kind, ErrorKind::ConnectFailure | ErrorKind::ConnectTimeout) {
             return;
         }
         let mut state = self.stream.borrow_mut();
         let cluster = state.info.cluster_name.as_ref().and_then(|name| self.chain.live.cluster(self.cx, name));
-        if let Some(reason) = cluster.and_then(|cluster| cluster.take_transport_failure()) {
-            state.info.upstream_transport_failure_reason = reason.to_string().into();
-        }
+        let Some(failed) = cluster.and_then(|cluster| cluster.take_failed()) else { return };
+        let FailedConnect { address, host_name, reason } = *failed;
+        went_to(&mut state.info, address, host_name);
+        state.info.upstream_local = None;
+        state.info.upstream_transport_failure_reason = reason.unwrap_or_default().into();
     }
 
     fn connected(&mut self, mut picked: Box<crate::cluster::Picked>) -> Result<(), StreamError> {
@@ -323,12 +326,10 @@ impl Exchange<'_> {
         {
             let mut state = self.stream.borrow_mut();
             let (remote, local) = picked.stream.addresses();
-            state.info.upstream_remote = Some(picked.endpoint.address_of(remote));
+            let remote = picked.endpoint.address_of(remote);
+            note_endpoint(&mut state.info, remote, &picked);
             state.info.upstream_local = local;
             state.info.upstream_tls = picked.stream.tls().cloned();
-            if self.filters.len() > 0 {
-                tell_filters(&mut state.info, &picked);
-            }
             state.info.mark(TimingPoint::UpstreamReady, self.now.into_std());
             picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
             state.info.mark(TimingPoint::UpstreamRequestSent, self.now.into_std());
@@ -358,8 +359,20 @@ impl Exchange<'_> {
     }
 }
 
-/// What only filters ask for.
-fn tell_filters(info: &mut StreamInfo, picked: &Picked) {
+/// The endpoint of this attempt; that of the one before is kept, if there was a connection to it.
+fn went_to(info: &mut StreamInfo, remote: EndpointAddress, name: Option<Arc<str>>) {
+    let connected = info.upstream_connected();
+    let last = std::mem::replace(&mut info.upstream_host_name, name);
+    let last = info.upstream_remote.replace(remote).map(|address| (address, last));
+    let last = last.filter(|last| connected && !info.upstream_attempted.contains(last));
+    info.upstream_attempted.extend(last);
+}
+
+/// What logs and filters can tell of the endpoint.
+fn note_endpoint(info: &mut StreamInfo, remote: EndpointAddress, picked: &Picked) {
+    went_to(info, remote, Some(&picked.endpoint.endpoint.hostname).filter(|name| !name.is_empty()).cloned());
+    info.upstream_version = Some(picked.stream.version());
+    info.cluster_metadata.clone_from(&picked.cluster.cluster().metadata);
     info.upstream_locality.clone_from(&picked.endpoint.locality_names);
     let (host, locality) = (&picked.endpoint.endpoint.metadata, picked.endpoint.locality_metadata());
     // An earlier attempt's endpoint may have had what this one hasn't.

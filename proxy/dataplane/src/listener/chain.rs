@@ -49,6 +49,7 @@ impl ChainSlot {
     pub(crate) fn describe(&self, info: &mut StreamInfo) {
         let current = self.current.borrow();
         info.listener_name = current.listener.name.clone();
+        info.listener_metadata.clone_from(&current.listener.metadata);
         info.listener_direction = current.listener.direction;
         if let Some(chain) = current.listener.chains.get(current.index) {
             info.filter_chain_name = chain.name.clone();
