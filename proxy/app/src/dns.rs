@@ -94,7 +94,14 @@ fn update(batch: &mut Vec<Answer>, running: &HashMap<Arc<str>, AbortHandle>) -> 
             None => missing.push(name),
         }
     }
-    Update { source: Source::Dns, kind: ResourceKind::Endpoints, upserts, removed: Vec::new(), missing }
+    Update {
+        source: Source::Dns,
+        kind: ResourceKind::Endpoints,
+        upserts,
+        removed: Vec::new(),
+        missing,
+        refused: Vec::new(),
+    }
 }
 
 /// One name of a cluster.

@@ -217,13 +217,13 @@ impl Sink {
         let mut demoted: Vec<Update> = Vec::new();
         loop {
             let mut candidate = self.set.borrow().clone();
-            let changes = candidate.apply(update.clone());
+            let mut applied = update.clone();
+            applied.refused.extend(rejected.iter().map(|rejected| Arc::clone(&rejected.name)));
+            let changes = candidate.apply(applied);
             for demoted in &demoted {
                 candidate.apply(demoted.clone());
             }
-            let kind = update.kind;
-            let refused = rejected.iter().filter(|rejected| candidate.refuse(kind, &rejected.name)).count();
-            if changes.is_empty() && refused == 0 && previous.generation > 0 {
+            if changes.is_empty() && previous.generation > 0 {
                 rejected.extend(not_applied(changes.rejected));
                 return Outcome::Same;
             }
@@ -344,7 +344,7 @@ fn demote(
         Some(serving) => (vec![(listener, Resource::Listener(serving))], Vec::new()),
         None => (Vec::new(), vec![listener]),
     };
-    Some(Update { source, kind: ResourceKind::Listener, upserts, removed, missing: Vec::new() })
+    Some(Update { source, kind: ResourceKind::Listener, upserts, removed, missing: Vec::new(), refused: Vec::new() })
 }
 
 impl Endpoints for Sink {

@@ -134,6 +134,16 @@ pub struct Update {
     pub removed: Vec<Arc<str>>,
     /// Asked for, and told or timed out as not existing.
     pub missing: Vec<Arc<str>>,
+    /// Came, and could not be taken. A version that was there before stays.
+    pub refused: Vec<Arc<str>>,
+}
+
+impl Update {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let names = [&self.removed, &self.missing, &self.refused];
+        self.upserts.is_empty() && names.into_iter().all(Vec::is_empty)
+    }
 }
 
 /// What an update did.
@@ -144,6 +154,8 @@ pub struct Changes {
     pub removed: Vec<Arc<str>>,
     /// Newly known not to exist.
     pub missing: Vec<Arc<str>>,
+    /// Newly known to be refused.
+    pub refused: Vec<Arc<str>>,
     /// Removed by the source, and kept because something names them.
     pub retracted: Vec<Arc<str>>,
     /// Not applied, with the reason.
@@ -154,7 +166,7 @@ impl Changes {
     /// Whether there is anything new to compile.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.removed.is_empty() && self.missing.is_empty()
+        self.changed.is_empty() && self.removed.is_empty() && self.missing.is_empty() && self.refused.is_empty()
     }
 }
 
@@ -229,7 +241,7 @@ impl ResourceSet {
 
     /// Applies an update. Static resources win over others of their name; between other sources the first one stays.
     pub fn apply(&mut self, update: Update) -> Changes {
-        let Update { source, kind, upserts, removed, missing } = update;
+        let Update { source, kind, upserts, removed, missing, refused } = update;
         let mut changes = Changes::default();
         for (name, resource) in upserts {
             if resource.kind() != kind {
@@ -263,17 +275,13 @@ impl ResourceSet {
                 self.miss(kind, name, &mut changes);
             }
         }
-        changes
-    }
-
-    /// Remembers of an extension that what came of it could not be taken; whether that is new. A version that was there
-    /// before stays.
-    pub fn refuse(&mut self, kind: ResourceKind, name: &Arc<str>) -> bool {
-        let is_new = kind == ResourceKind::Extension && !self.slots(kind).contains_key(name);
-        if is_new {
-            self.slots_mut(kind).insert(Arc::clone(name), Slot::Refused);
+        for name in refused.iter().map(|name| key(kind, name, &source)) {
+            if kind.is_named() && !self.slots(kind).contains_key(&name) {
+                self.slots_mut(kind).insert(Arc::clone(&name), Slot::Refused);
+                changes.refused.push(name);
+            }
         }
-        is_new
+        changes
     }
 
     /// Forgets what `current` doesn't name any more though `previous` did: of the named kinds, what came over ADS. To be

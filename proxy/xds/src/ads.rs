@@ -242,7 +242,7 @@ impl<S: ConfigSink> Client<'_, S> {
             let (pending, sink) = (Box::new(pending), self.sink);
             let watched = pending.batch.watched.iter().cloned();
             self.status.watch(watched);
-            let nothing = update.upserts.is_empty() && update.removed.is_empty() && update.missing.is_empty();
+            let nothing = update.is_empty();
             self.judging.push(Box::pin(async move {
                 let verdict = if nothing { Verdict::default() } else { sink.submit(update).await };
                 (Some(pending), verdict)

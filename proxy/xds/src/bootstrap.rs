@@ -243,6 +243,7 @@ fn resources<R: XdsResource>(
         upserts: found.into_iter().collect(),
         removed: Vec::new(),
         missing: Vec::new(),
+        refused: Vec::new(),
     }
 }
 

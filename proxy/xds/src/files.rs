@@ -177,6 +177,7 @@ impl File {
             upserts: std::mem::take(&mut batch.upserts),
             removed: removed.clone(),
             missing: Vec::new(),
+            refused: Vec::new(),
         };
         if !update.upserts.is_empty() || !update.removed.is_empty() {
             batch.judge(sink.submit(update).await);
@@ -229,7 +230,15 @@ impl File {
         self.missing.extend(missing.iter().cloned());
         if !missing.is_empty() {
             let (source, kind) = (self.origin(), self.source.kind);
-            sink.submit(Update { source, kind, upserts: Vec::new(), removed: Vec::new(), missing }).await;
+            sink.submit(Update {
+                source,
+                kind,
+                upserts: Vec::new(),
+                removed: Vec::new(),
+                missing,
+                refused: Vec::new(),
+            })
+            .await;
         }
     }
 }

@@ -99,6 +99,12 @@ impl Status {
         self.lock().kinds[kind as usize].clone()
     }
 
+    /// Why a resource is rejected.
+    #[must_use]
+    pub fn rejected(&self, kind: ResourceKind, name: &str) -> Option<RejectedResource> {
+        self.lock().kinds[kind as usize].rejected.get(name).cloned()
+    }
+
     #[must_use]
     pub fn ads(&self) -> AdsStatus {
         self.lock().ads.clone()

@@ -70,8 +70,9 @@ impl Compiler<'_> {
             self.next.clusters.remove(name);
             return;
         };
-        let mut awaited = self.secrets_awaited(cluster.transports.secrets());
-        let assignment = match self.endpoints(cluster) {
+        let old = self.previous.published(ResourceKind::Cluster, name).cloned();
+        let mut awaited = self.secrets_awaited(cluster.transports.secrets(), old.is_some());
+        let assignment = match self.endpoints(cluster, old.is_some()) {
             Endpoints::Known(assignment) => assignment,
             Endpoints::Awaited(service) => {
                 awaited.push((ResourceKind::Endpoints, service));
@@ -81,7 +82,6 @@ impl Compiler<'_> {
         if awaited.is_empty() {
             return self.publish_cluster(name, cluster, assignment);
         }
-        let old = self.previous.published(ResourceKind::Cluster, name).cloned();
         self.next.clusters.remove(name);
         if let Some(old) = &old {
             self.publish_old_cluster(name, old);
@@ -89,30 +89,42 @@ impl Compiler<'_> {
         self.hold(ResourceKind::Cluster, name, awaited, old);
     }
 
+    /// Whether something has to come before what needs it goes live. For what was refused only an older version waits, which
+    /// serves meanwhile: nobody else is kept from serving what doesn't need it.
+    fn is_awaited(&self, kind: ResourceKind, name: &str, has_previous: bool) -> bool {
+        match self.set.slots(kind).get(name) {
+            None => true,
+            Some(Slot::Refused) => has_previous,
+            Some(Slot::Held(_) | Slot::Missing) => false,
+        }
+    }
+
     /// Secrets that haven't come. Of those that don't exist nobody waits: their connections are refused.
-    fn secrets_awaited<'s>(&self, secrets: impl Iterator<Item = &'s SecretRef>) -> Vec<(ResourceKind, Arc<str>)> {
-        let slots = self.set.slots(ResourceKind::Secret);
-        let awaited = secrets.filter(|secret| !slots.contains_key(&secret.key));
+    fn secrets_awaited<'s>(
+        &self,
+        secrets: impl Iterator<Item = &'s SecretRef>,
+        has_previous: bool,
+    ) -> Vec<(ResourceKind, Arc<str>)> {
+        let awaited = secrets.filter(|secret| self.is_awaited(ResourceKind::Secret, &secret.key, has_previous));
         awaited.map(|secret| (ResourceKind::Secret, Arc::clone(&secret.key))).collect()
     }
 
-    fn endpoints(&self, cluster: &Cluster) -> Endpoints {
+    fn endpoints(&self, cluster: &Cluster, has_previous: bool) -> Endpoints {
         match &cluster.discovery {
             Discovery::Static(assignment) => Endpoints::Known(Some(Arc::clone(assignment))),
-            Discovery::Eds { service, .. } => self.assignment(service),
-            Discovery::Dns(targets) => self.assignment(&targets.name),
+            Discovery::Eds { service, .. } => self.assignment(service, has_previous),
+            Discovery::Dns(targets) => self.assignment(&targets.name, has_previous),
             // Its clients name its endpoints.
             Discovery::OriginalDst(_) => Endpoints::Known(None),
         }
     }
 
-    fn assignment(&self, service: &Arc<str>) -> Endpoints {
-        match self.set.slots(ResourceKind::Endpoints).get(service) {
-            Some(Slot::Held(Entry { resource: Resource::Endpoints(assignment), .. })) => {
-                Endpoints::Known(Some(Arc::clone(assignment)))
-            }
-            Some(_) => Endpoints::Known(None),
-            None => Endpoints::Awaited(Arc::clone(service)),
+    fn assignment(&self, service: &Arc<str>, has_previous: bool) -> Endpoints {
+        let kind = ResourceKind::Endpoints;
+        match self.set.get(kind, service) {
+            Some(Resource::Endpoints(assignment)) => Endpoints::Known(Some(Arc::clone(assignment))),
+            _ if self.is_awaited(kind, service, has_previous) => Endpoints::Awaited(Arc::clone(service)),
+            _ => Endpoints::Known(None),
         }
     }
 
@@ -144,7 +156,7 @@ impl Compiler<'_> {
     /// The version that was published before, with its endpoints as they are now.
     fn publish_old_cluster(&mut self, name: &Arc<str>, old: &Entry) {
         let Resource::Cluster(cluster) = &old.resource else { return };
-        let assignment = match self.endpoints(cluster) {
+        let assignment = match self.endpoints(cluster, true) {
             Endpoints::Known(assignment) => assignment,
             Endpoints::Awaited(_) => self.previous.clusters.get(name).and_then(|entry| entry.assignment.clone()),
         };
@@ -201,7 +213,7 @@ impl Compiler<'_> {
             served.is_some_and(|served| {
                 entry.refs().routes.iter().any(|wanted| wanted.name == route.name)
                     && brings_a_filter_of(route, &entry.resource, &served.resource)
-                    && !self.listener_awaits(entry.refs()).is_empty()
+                    && !self.listener_awaits(entry.refs(), true).is_empty()
             })
         };
         let awaited = self.set.slots(kind).into_iter().filter(is_awaited);
@@ -227,7 +239,7 @@ impl Compiler<'_> {
             let old = old.filter(|_| self.previous.listeners.contains_key(name));
             let waiting_for = match old {
                 Some(old) if old.resource.is_same(&entry.resource) => Vec::new(),
-                _ => self.listener_awaits(entry.refs()),
+                old => self.listener_awaits(entry.refs(), old.is_some()),
             };
             let published = if waiting_for.is_empty() { Some(entry) } else { old };
             if let Some(Resource::Listener(listener)) = published.map(|entry| &entry.resource) {
@@ -239,26 +251,29 @@ impl Compiler<'_> {
         }
     }
 
-    fn listener_awaits(&self, refs: &Refs) -> Vec<(ResourceKind, Arc<str>)> {
+    fn listener_awaits(&self, refs: &Refs, has_previous: bool) -> Vec<(ResourceKind, Arc<str>)> {
         let mut awaited = self.clusters_awaited(refs);
         let routes = refs
             .routes
             .iter()
             .map(|route| &route.name)
-            .filter(|name| !self.next.routes.contains_key(name) && !self.set.is_missing(ResourceKind::Route, name));
+            .filter(|name| !self.next.routes.contains_key(name))
+            // One that is held and not published is warming itself.
+            .filter(|name| {
+                let kind = ResourceKind::Route;
+                self.set.entry(kind, name).is_some() || self.is_awaited(kind, name, has_previous)
+            });
         awaited.extend(routes.map(|name| (ResourceKind::Route, Arc::clone(name))));
-        let slots = self.set.slots(ResourceKind::Extension);
         let extensions = refs.extensions.iter().filter(|extension| !extension.has_instant_default);
-        let extensions = extensions.filter(|extension| match slots.get(&extension.dependency.name) {
-            // For a filter of every request the previous version of the listener serves on. One that only some routes turn
-            // on is their trouble: others don't wait until somebody mends it.
-            Some(Slot::Refused) => !extension.is_off,
-            Some(Slot::Missing) => false,
-            Some(Slot::Held(_)) | None => !self.next.extensions.contains_key(&extension.dependency.name),
+        let extensions = extensions.filter(|extension| {
+            // One that only some routes turn on is their trouble: others don't wait until somebody mends it.
+            let name = &extension.dependency.name;
+            !self.next.extensions.contains_key(name)
+                && self.is_awaited(ResourceKind::Extension, name, has_previous && !extension.is_off)
         });
         let extensions = extensions.map(|extension| &extension.dependency.name);
         awaited.extend(extensions.map(|name| (ResourceKind::Extension, Arc::clone(name))));
-        awaited.extend(self.secrets_awaited(refs.secrets.iter()));
+        awaited.extend(self.secrets_awaited(refs.secrets.iter(), has_previous));
         awaited
     }
 

@@ -40,6 +40,10 @@ impl World {
         self.apply(Update { missing: vec![name.into()], ..empty(Source::Ads, kind) });
     }
 
+    fn refuse(&mut self, kind: ResourceKind, name: &str) {
+        self.apply(Update { refused: vec![name.into()], ..empty(Source::Ads, kind) });
+    }
+
     /// Published listeners with their address' port, the clusters that their routes name, and what is warming.
     fn listeners(&self) -> Vec<String> {
         self.snapshot.listeners.values().map(|listener| format!("{}:{}", listener.name, listener.backlog)).collect()
@@ -67,7 +71,7 @@ impl World {
 }
 
 fn empty(source: Source, kind: ResourceKind) -> Update {
-    Update { source, kind, upserts: Vec::new(), removed: Vec::new(), missing: Vec::new() }
+    Update { source, kind, upserts: Vec::new(), removed: Vec::new(), missing: Vec::new(), refused: Vec::new() }
 }
 
 fn upsert<const N: usize>(source: Source, resources: [Resource; N]) -> Update {
@@ -234,8 +238,7 @@ fn routes_that_speak_of_a_new_filter_go_live_with_its_chain() {
     world.add(extension("v", 1));
     world.add(listener("l", 4, "r", &["x", "v", "u"]));
     world.add(route_with_filters("r", &["v"]));
-    assert!(world.set.refuse(ResourceKind::Extension, &"u".into()));
-    world.compile();
+    world.refuse(ResourceKind::Extension, "u");
     assert_eq!(world.warming(), ["l<-u", "r<-l"]);
     assert!(Arc::ptr_eq(world.snapshot.routes.get("r").unwrap(), &before));
     world.add(extension("u", 1));
@@ -267,11 +270,7 @@ fn a_refused_filter_of_routes_holds_up_nobody() {
     world.add(listener("all", 2, "r", &["x"]));
     world.add(route_with_filters("r", &["x"]));
     assert_eq!(world.warming(), ["all<-x", "l<-x", "r<-all,l"]);
-    assert!(world.set.refuse(ResourceKind::Extension, &"x".into()), "it is new");
-    assert!(
-        !world.set.refuse(ResourceKind::Extension, &"x".into()) && !world.set.refuse(ResourceKind::Route, &"q".into())
-    );
-    world.compile();
+    world.refuse(ResourceKind::Extension, "x");
     // A filter of every request keeps what serves, and with it the routes: without the filter they must not be served.
     // The route's own answers 500 where it is on.
     let warming = vec!["all<-x".to_owned(), "r<-all".to_owned()];
@@ -281,7 +280,26 @@ fn a_refused_filter_of_routes_holds_up_nobody() {
     world.add(extension("x", 1));
     assert!(world.warming().is_empty() && world.listeners() == ["all:2", "l:2"]);
     assert!(matches!(world.snapshot.filter_config(&x), FilterConfig::Plugin(_)));
-    assert!(!world.set.refuse(ResourceKind::Extension, &"x".into()), "what was there stays");
+    world.refuse(ResourceKind::Extension, "x");
+    assert!(matches!(world.snapshot.filter_config(&x), FilterConfig::Plugin(_)), "what was there stays");
+}
+
+/// What needs something that was refused serves without it, where there is no older version that could.
+#[test]
+fn who_has_nothing_else_waits_for_nothing_that_was_refused() {
+    let mut world = World::default();
+    world.add(listener("l", 1, "r", &["x"]));
+    world.refuse(ResourceKind::Extension, "x");
+    assert_eq!(world.warming(), ["l<-r"]);
+    world.refuse(ResourceKind::Route, "r");
+    assert_eq!((world.listeners(), world.warming().len()), (vec!["l:1".into()], 0), "with 404 for every request");
+    world.add(route_with_filters("r", &[]));
+    world.add(listener("l", 2, "s", &["x"]));
+    world.refuse(ResourceKind::Route, "s");
+    assert_eq!((world.listeners(), world.warming()), (vec!["l:1".into()], vec!["l<-s,x".into()]));
+    world.add(extension("x", 1));
+    world.add(route_with_filters("s", &[]));
+    assert_eq!((world.listeners(), world.warming().len()), (vec!["l:2".into()], 0));
 }
 
 fn discovered() -> HttpFilterKind {

@@ -278,6 +278,7 @@ impl AdsState {
             upserts: std::mem::take(&mut batch.upserts),
             removed: Vec::new(),
             missing: Vec::new(),
+            refused: Vec::new(),
         };
         match variant {
             ApiVariant::Delta => {
@@ -300,6 +301,11 @@ impl AdsState {
                 update.removed = state.held.keys().filter(|name| !there(name)).cloned().collect();
             }
             ApiVariant::StateOfTheWorld => {}
+        }
+        if kind.is_named() {
+            // Whoever waits for one of these need not wait any longer.
+            let names = batch.rejected.iter().map(|(rejected, _)| &rejected.name);
+            update.refused = names.filter(|name| state.names.contains_key(name)).cloned().collect();
         }
         let come = batch.raws.keys().chain(batch.unchanged.iter().map(|(name, _)| name));
         let come = come.chain(batch.rejected.iter().map(|(rejected, _)| &rejected.name));
@@ -447,7 +453,14 @@ impl AdsState {
                 state.waiting.remove(name);
             }
             if !late.is_empty() {
-                updates.push(Update { source, kind, upserts: Vec::new(), removed: Vec::new(), missing: late });
+                updates.push(Update {
+                    source,
+                    kind,
+                    upserts: Vec::new(),
+                    removed: Vec::new(),
+                    missing: late,
+                    refused: Vec::new(),
+                });
             }
         }
         (requests, updates)

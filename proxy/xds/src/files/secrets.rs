@@ -63,6 +63,7 @@ async fn check(secret: &FiledSecret, seen: &mut Seen, sink: &impl ConfigSink, st
                 upserts: vec![(Arc::clone(name), accepted.resource)],
                 removed: Vec::new(),
                 missing: Vec::new(),
+                refused: Vec::new(),
             };
             match sink.submit(update).await.rejected.pop() {
                 Some(rejected) => rejected.reason,

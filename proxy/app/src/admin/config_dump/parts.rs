@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use outrigger_config::ResourceKind;
+use outrigger_config::{ResourceKind, Warming};
 use outrigger_proto::pb::envoy::admin::v3 as admin;
 use outrigger_proto::pb::envoy::admin::v3::ClientResourceStatus;
 use outrigger_proto::pb::envoy::config::bootstrap::v3::bootstrap::StaticResources;
@@ -48,16 +48,23 @@ struct Entry<'a> {
     active: Option<&'a AcceptedResource>,
     warming: Option<&'a AcceptedResource>,
     rejected: Option<&'a RejectedResource>,
+    /// Something rejected that the warming version waits for.
+    waits_for: Option<(ResourceKind, Arc<str>, RejectedResource)>,
 }
 
 impl Entry<'_> {
     fn error(&self) -> Option<admin::UpdateFailureState> {
-        self.rejected.map(|rejected| admin::UpdateFailureState {
+        let state = |rejected: &RejectedResource, details: String| admin::UpdateFailureState {
             failed_configuration: None,
             last_update_attempt: Some(timestamp(rejected.since)),
-            details: rejected.reason.clone(),
+            details,
             version_info: rejected.version.to_string(),
-        })
+        };
+        if let Some(rejected) = self.rejected {
+            return Some(state(rejected, rejected.reason.clone()));
+        }
+        let (kind, name, rejected) = self.waits_for.as_ref()?;
+        Some(state(rejected, format!("waits for {kind} {name}, which was rejected: {}", rejected.reason)))
     }
 
     fn client_status(&self) -> i32 {
@@ -223,20 +230,25 @@ impl Part {
     fn entries<'a>(self, status: &'a KindStatus, server: &Server, selection: &'a Selection<'_>) -> Vec<Entry<'a>> {
         let kind = self.kind();
         let snapshot = server.snapshot.borrow();
-        let is_warming =
-            |name: &Arc<str>| snapshot.warming.iter().any(|warming| warming.kind == kind && warming.name == *name);
+        let warming_of =
+            |name: &Arc<str>| snapshot.warming.iter().find(|warming| warming.kind == kind && warming.name == *name);
         let only_rejected = status.rejected.keys().filter(|name| !status.accepted.contains_key(*name));
         let mut names: Vec<&Arc<str>> = status.accepted.keys().chain(only_rejected).collect();
         names.retain(|name| selection.name.is_none_or(|regex| regex.is_match(name)));
         names.sort();
+        let waits_for = |warming: &Warming| {
+            warming
+                .waiting_for
+                .iter()
+                .find_map(|(kind, name)| Some((*kind, Arc::clone(name), server.status.rejected(*kind, name)?)))
+        };
         let entry = |name: &'a Arc<str>| {
             let (accepted, rejected) = (status.accepted.get(name), status.rejected.get(name));
-            let (active, warming) = if is_warming(name) {
-                (selection.held.get(&(kind, Arc::clone(name))), accepted)
-            } else {
-                (accepted, None)
+            let (active, warming, waits_for) = match warming_of(name) {
+                Some(of) => (selection.held.get(&(kind, Arc::clone(name))), accepted, waits_for(of)),
+                None => (accepted, None, None),
             };
-            Entry { name, active, warming, rejected }
+            Entry { name, active, warming, rejected, waits_for }
         };
         names.into_iter().map(entry).collect()
     }

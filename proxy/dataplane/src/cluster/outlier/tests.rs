@@ -93,6 +93,7 @@ impl Rig {
             upserts: vec![("c".into(), cluster)],
             removed: Vec::new(),
             missing: Vec::new(),
+            refused: Vec::new(),
         });
         let next = Snapshot::compile(&self.resources, Some(&self.snapshot), self.snapshot.generation + 1);
         self.set.update(&next, Some(&self.snapshot), &self.registry);
