@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, tcp_listener, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
+use outrigger_e2e::talker::Talker;
 use outrigger_e2e::tls::{Authority, downstream, upstream};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Connection, Origin, Request};
@@ -217,6 +218,47 @@ fn nobody_is_told_of_where_there_is_no_client() {
     }
 }
 
+fn behind_a_balancer(mut listener: Value) -> Value {
+    listener["listener_filters"] = json!([{"name": "proxy", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"}}]);
+    listener["listener_filters_timeout"] = json!("1s");
+    listener
+}
+
+#[test]
+fn who_the_client_is_comes_from_the_balancer() {
+    let talker = Talker::greeting("t").expect("a talker");
+    let client = |port: u16| SocketAddr::from(([10, 0, 0, 9], port));
+    let to = SocketAddr::from(([10, 0, 0, 1], 80));
+    for peer in Peer::all() {
+        let origin = Told::start();
+        let bootstrap = Bootstrap::new()
+            .cluster(telling(cluster("c", &[origin.address]), &json!({"version": "V2"})))
+            .cluster(cluster("talker", &[talker.address()]))
+            .listener(behind_a_balancer(HttpListener::new("main", &json!([route("/", "c")])).into()))
+            .listener(behind_a_balancer(tcp_listener("bytes", "c")))
+            .listener(behind_a_balancer(tcp_listener("speaks", "talker")));
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        for (listener, port) in [("main", 1), ("bytes", 2)] {
+            let mut stream = TcpStream::connect(plane.listener(listener).expect("the listener")).expect("a connection");
+            stream.write_all(&v1(client(port), to)).expect("written");
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("written");
+            assert_eq!(origin.next().0, v2(client(port), to, &[]), "{}: {listener}", peer.name());
+        }
+        // A server that speaks first speaks to nobody who isn't known.
+        let speaks = plane.listener("speaks").expect("the listener");
+        let mut silent = TcpStream::connect(speaks).expect("a connection");
+        let mut heard = Vec::new();
+        _ = silent.read_to_end(&mut heard);
+        assert_eq!(heard, b"", "{}", peer.name());
+        let mut known = TcpStream::connect(speaks).expect("a connection");
+        known.write_all(&v1(client(3), to)).expect("written");
+        let mut first = [0];
+        known.read_exact(&mut first).expect("the server's word");
+        assert_eq!(&first, b"t", "{}", peer.name());
+    }
+}
+
 #[test]
 fn the_header_comes_before_tls_and_over_http2() {
     let authority = Authority::new("ours").expect("an authority");
@@ -228,9 +270,7 @@ fn the_header_comes_before_tls_and_over_http2() {
     let manager = json!({"use_remote_address": true});
     let mut inner: Value = HttpListener::new("inner", &json!([route("/", "o")])).manager(manager).into();
     inner["filter_chains"][0]["transport_socket"] = downstream(&context);
-    inner["listener_filters"] = json!([{"name": "proxy", "typed_config": {
-        "@type": "type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol"}}]);
-    let server = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(inner);
+    let server = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(behind_a_balancer(inner));
     let server = DataPlane::start(Peer::Outrigger, &server).expect("the server starts");
     let at = server.listener("inner").expect("the listener");
     let tls = json!({"sni": "server.test", "common_tls_context": {

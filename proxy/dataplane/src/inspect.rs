@@ -127,6 +127,12 @@ impl Inspection {
         Poll::Ready(Ok(()))
     }
 
+    /// Whether a PROXY header may still come, which tells who the client is.
+    pub(crate) fn awaits_header(&self) -> bool {
+        let left = self.listener.listener_filters.iter().skip(self.at);
+        left.into_iter().any(|filter| matches!(filter.kind, ListenerFilterKind::ProxyProtocol(_)))
+    }
+
     fn poll_bytes(
         &mut self,
         kind: &ListenerFilterKind,

@@ -169,11 +169,16 @@ async fn inspect(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, pending: &mut Pendi
             if slot.closing.is_over() || cx.ending.is_over() {
                 return Poll::Ready(Err(Refused::Closed));
             }
-            if poll_server(cx, slot, pending, &mut silence, task).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
         }
-        if timer.poll_until(earlier(deadline, silence), task).is_ready() {
+        // Whom a server would be connected for isn't known before a PROXY header.
+        let server_may_speak = pending.transport.input.is_empty() && !inspection.awaits_header();
+        if !server_may_speak {
+            silence = Some(Instant::now() + SILENCE);
+        } else if poll_server(cx, slot, pending, &mut silence, task).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let due = if server_may_speak { earlier(deadline, silence) } else { deadline };
+        if timer.poll_until(due, task).is_ready() {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 stats.downstream_pre_cx_timeout().inc();
                 let goes_on = listener.continue_on_listener_filters_timeout;
