@@ -215,3 +215,53 @@ fn a_guest_is_told_of_what_is_over() {
         assert_eq!(logged.expect("the counter"), 4, "{}", peer.name());
     }
 }
+
+#[test]
+fn a_guest_is_discovered_and_exchanged() {
+    let talker = Talker::start("t").expect("a talker");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (module, found) = (folder.path().join("guest.wasm"), folder.path().join("ecds.json"));
+    std::fs::write(&module, wat::parse_str(GUEST).expect("the guest assembles")).expect("a file");
+    let exchanged = folder.path().join("exchanged.wasm");
+    let text = GUEST.replace("replaced", "exchange");
+    std::fs::write(&exchanged, wat::parse_str(text).expect("the guest assembles")).expect("a file");
+    // In one atomic step.
+    let tell = |version: &str, module: &Path| {
+        let mut filter = filtered(module, "FAIL_CLOSED")["filter_chains"][0]["filters"][0].clone();
+        filter["typed_config"]["config"]["vm_config"]["vm_id"] = json!(version);
+        let resource = with(json!({"@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"}), filter);
+        let response = json!({"version_info": version, "resources": [resource]});
+        outrigger_e2e::tls::replace(&found, &response.to_string()).expect("written");
+    };
+    let mut listener = tcp_listener("main", "talker");
+    let filters = listener["filter_chains"][0]["filters"].as_array_mut().expect("filters");
+    filters.insert(
+        0,
+        json!({"name": "guest", "config_discovery": {
+            "config_source": {"path_config_source": {"path": found}, "resource_api_version": "V3"},
+            "type_urls": ["type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm"],
+        }}),
+    );
+    let bootstrap = Bootstrap::new().cluster(cluster("talker", &[talker.address()])).listener(listener);
+    for peer in Peer::all() {
+        tell("1", &module);
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        assert_eq!(answer(&plane, &["Rubbish"]), "up:t|replaced", "{}", peer.name());
+        // A connection that is open keeps its guest.
+        let mut open = connect(plane.listener("main").expect("its listener")).expect("a connection");
+        open.write_all(b"first\n").expect("written");
+        let mut start = [0; 4];
+        open.read_exact(&mut start).expect("the talker speaks");
+        tell("2", &exchanged);
+        outrigger_e2e::eventually(DEADLINE, || match answer(&plane, &["Rubbish"]) {
+            text if text == "up:t|exchange" => Ok(()),
+            text => Err(text),
+        })
+        .expect("the new guest");
+        open.write_all(b"Rubbish").expect("written");
+        open.shutdown(Shutdown::Write).expect("the end");
+        let mut rest = String::new();
+        open.read_to_string(&mut rest).expect("the rest");
+        assert!(rest.ends_with("replaced"), "{}: {rest}", peer.name());
+    }
+}

@@ -230,7 +230,7 @@ pub(crate) fn of_resource(resource: &Resource) -> Vec<Arc<WasmPlugin>> {
             .filter_map(|filter| match &filter.kind {
                 HttpFilterKind::Wasm(plugin) => Some(Arc::clone(plugin)),
                 HttpFilterKind::Native(_) => None,
-                HttpFilterKind::Discovered { default, .. } => default.clone(),
+                HttpFilterKind::Discovered(discovered) => discovered.default.clone(),
             })
             .chain(listener.plugins().cloned())
             .collect(),
@@ -298,6 +298,8 @@ fn used(snapshot: &Snapshot) -> Used {
         }
     }
     used.plugins.extend(snapshot.listeners.values().flat_map(|listener| listener.plugins().cloned()));
+    let network = snapshot.listeners.values().flat_map(|listener| &listener.chains).flat_map(|chain| &chain.filters);
+    used.plugins.extend(network.filter_map(|filter| snapshot.network_plugin(filter).cloned()));
     used
 }
 

@@ -24,17 +24,20 @@ pub enum HttpFilterKind {
     Wasm(Arc<WasmPlugin>),
     /// Built into the proxy.
     Native(NativeFilter),
-    /// `config_discovery`: the extension configuration of the filter's name.
-    Discovered {
-        /// `default_config`, until the first configuration comes.
-        default: Option<Arc<WasmPlugin>>,
-        apply_default_without_warming: bool,
-        initial_fetch_timeout: Option<Duration>,
-        /// Allowed type URLs.
-        type_urls: Vec<String>,
-        /// Where it is fetched: ADS or a file.
-        from: Source,
-    },
+    Discovered(DiscoveredFilter),
+}
+
+/// `config_discovery`: the extension configuration of the filter's name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DiscoveredFilter {
+    /// `default_config`, until the first configuration comes.
+    pub default: Option<Arc<WasmPlugin>>,
+    pub apply_default_without_warming: bool,
+    pub initial_fetch_timeout: Option<Duration>,
+    /// Allowed type URLs.
+    pub type_urls: Vec<String>,
+    /// Where it is fetched: ADS or a file.
+    pub from: Source,
 }
 
 /// A resource of ECDS (`envoy.config.core.v3.TypedExtensionConfig`).

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use table::{FilterChainClash, FilterChainTable};
 
-use crate::{Cidr, ConnectionLimit, DownstreamTransport, NetworkFilter, NetworkRbac, WasmPlugin};
+use crate::{Cidr, ConnectionLimit, DiscoveredFilter, DownstreamTransport, NetworkFilter, NetworkRbac, WasmPlugin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct FilterChain {
@@ -39,14 +39,18 @@ pub enum ConnectionFilterKind {
     Rbac(Arc<NetworkRbac>),
     /// `envoy.filters.network.connection_limit`.
     ConnectionLimit(Arc<ConnectionLimit>),
+    /// A Wasm filter by `config_discovery`.
+    Discovered(Arc<DiscoveredFilter>),
 }
 
 impl ConnectionFilter {
+    /// Its own plugin, or its default one.
     #[must_use]
     pub fn plugin(&self) -> Option<&Arc<WasmPlugin>> {
         match &self.kind {
             ConnectionFilterKind::Wasm(plugin) => Some(plugin),
             ConnectionFilterKind::Rbac(_) | ConnectionFilterKind::ConnectionLimit(_) => None,
+            ConnectionFilterKind::Discovered(discovered) => discovered.default.as_ref(),
         }
     }
 }

@@ -61,8 +61,8 @@ pub use cluster::{
 pub use dns::{DNS_ADDRESSES_MAX, DnsEndpoint, DnsFamily, DnsLocality, DnsOptions, DnsResolver, DnsTargets};
 pub use endpoint::{Assignment, AssignmentPolicy, Endpoint, Health, Locality};
 pub use filter::{
-    Backoff, CodeSource, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind, Isolation, Limits,
-    ModuleCode, Rollout, RolloutShare, WasmPlugin, WasmVm,
+    Backoff, CodeSource, DiscoveredFilter, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind,
+    Isolation, Limits, ModuleCode, Rollout, RolloutShare, WasmPlugin, WasmVm,
 };
 pub use filter_chain::{
     ConnectionFacts, ConnectionFilter, ConnectionFilterKind, FilterChain, FilterChainClash, FilterChainMatch,

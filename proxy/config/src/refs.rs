@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::{
-    Cluster, ClusterSpec, Dependency, Discovery, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, MirrorCluster,
-    NetworkFilter, Resource, RouteAction, RouteConfig, RouteSource, SecretRef, Source,
+    Cluster, ClusterSpec, ConnectionFilterKind, Dependency, DiscoveredFilter, Discovery, ExtensionConfig, HttpFilter,
+    HttpFilterKind, Listener, MirrorCluster, NetworkFilter, Resource, RouteAction, RouteConfig, RouteSource, SecretRef,
+    Source,
 };
 
 #[derive(Debug, Default)]
@@ -25,6 +26,20 @@ pub(crate) struct ExtensionDependency {
     pub(crate) has_instant_default: bool,
     /// Its filter is off unless a route turns it on.
     pub(crate) is_off: bool,
+}
+
+impl ExtensionDependency {
+    fn of(name: &Arc<str>, filter: &DiscoveredFilter, is_off: bool) -> ExtensionDependency {
+        ExtensionDependency {
+            dependency: Dependency {
+                name: Arc::clone(name),
+                from: filter.from.clone(),
+                initial_fetch_timeout: filter.initial_fetch_timeout,
+            },
+            has_instant_default: filter.default.is_some() && filter.apply_default_without_warming,
+            is_off,
+        }
+    }
 }
 
 impl Refs {
@@ -92,37 +107,19 @@ fn of_listener(listener: &Listener) -> Refs {
                 clusters
                     .extend(proxy.clusters.iter().filter(|cluster| cluster.weight > 0).map(|cluster| &cluster.name));
             }
-            NetworkFilter::Http(manager) => {
-                match &manager.routes {
-                    RouteSource::Inline(config) => clusters.extend(route_clusters(config)),
-                    RouteSource::Rds { name, initial_fetch_timeout, from } => refs.routes.push(Dependency {
-                        name: Arc::clone(name),
-                        from: from.clone(),
-                        initial_fetch_timeout: *initial_fetch_timeout,
-                    }),
-                }
-                refs.extensions.extend(manager.filters.iter().filter_map(|filter| match &filter.kind {
-                    HttpFilterKind::Wasm(_) | HttpFilterKind::Native(_) => None,
-                    HttpFilterKind::Discovered {
-                        default,
-                        apply_default_without_warming,
-                        initial_fetch_timeout,
-                        from,
-                        ..
-                    } => Some(ExtensionDependency {
-                        dependency: Dependency {
-                            name: Arc::clone(&filter.name),
-                            from: from.clone(),
-                            initial_fetch_timeout: *initial_fetch_timeout,
-                        },
-                        has_instant_default: default.is_some() && *apply_default_without_warming,
-                        is_off: filter.disabled,
-                    }),
-                }));
-            }
+            NetworkFilter::Http(manager) => match &manager.routes {
+                RouteSource::Inline(config) => clusters.extend(route_clusters(config)),
+                RouteSource::Rds { name, initial_fetch_timeout, from } => refs.routes.push(Dependency {
+                    name: Arc::clone(name),
+                    from: from.clone(),
+                    initial_fetch_timeout: *initial_fetch_timeout,
+                }),
+            },
         }
     }
     refs.clusters = sorted(clusters);
+    refs.extensions =
+        listener.discovered().map(|(name, filter, is_off)| ExtensionDependency::of(name, filter, is_off)).collect();
     refs
 }
 
@@ -135,14 +132,24 @@ impl Listener {
         })
     }
 
+    /// The filters of all chains that are discovered, with their names, and whether they are off unless a route turns
+    /// them on.
+    fn discovered(&self) -> impl Iterator<Item = (&Arc<str>, &DiscoveredFilter, bool)> {
+        let network = self.chains.iter().flat_map(|chain| &chain.filters).filter_map(|filter| match &filter.kind {
+            ConnectionFilterKind::Discovered(discovered) => Some((&filter.name, &**discovered, false)),
+            ConnectionFilterKind::Wasm(_)
+            | ConnectionFilterKind::Rbac(_)
+            | ConnectionFilterKind::ConnectionLimit(_) => None,
+        });
+        network.chain(self.http_filters().filter_map(|filter| match &filter.kind {
+            HttpFilterKind::Discovered(discovered) => Some((&filter.name, discovered, filter.disabled)),
+            HttpFilterKind::Wasm(_) | HttpFilterKind::Native(_) => None,
+        }))
+    }
+
     /// False where a filter of this listener asks for the extension by name and doesn't allow its type.
     pub(crate) fn admits(&self, extension: &ExtensionConfig) -> bool {
-        self.http_filters().all(|filter| match &filter.kind {
-            HttpFilterKind::Discovered { type_urls, .. } if filter.name == extension.name => {
-                extension.is_one_of(type_urls)
-            }
-            _ => true,
-        })
+        self.discovered().all(|(name, filter, _)| *name != extension.name || extension.is_one_of(&filter.type_urls))
     }
 }
 

@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use crate::resources::Entry;
 use crate::{
-    Assignment, Cluster, Dependency, DnsTargets, ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter,
-    Resource, ResourceKind, ResourceSet, Rollout, RouteConfig, Secret, SharedMap, Source, WasmPlugin,
+    Assignment, Cluster, ConnectionFilter, ConnectionFilterKind, Dependency, DiscoveredFilter, DnsTargets,
+    ExtensionConfig, HttpFilter, HttpFilterKind, Listener, NativeFilter, Resource, ResourceKind, ResourceSet, Rollout,
+    RouteConfig, Secret, SharedMap, Source, WasmPlugin,
 };
 
 /// An immutable, internally consistent generation.
@@ -115,16 +116,29 @@ impl Snapshot {
     /// The configuration of a filter: its own, or the extension of its name, or its default.
     #[must_use]
     pub fn filter_config<'a>(&'a self, filter: &'a HttpFilter) -> FilterConfig<'a> {
-        let (default, type_urls) = match &filter.kind {
-            HttpFilterKind::Wasm(plugin) => return FilterConfig::Plugin(plugin),
-            HttpFilterKind::Native(filter) => return FilterConfig::Native(filter),
-            HttpFilterKind::Discovered { default, type_urls, .. } => (default, type_urls),
-        };
-        let discovered = self.extensions.get(&filter.name).filter(|extension| extension.is_one_of(type_urls));
-        match (discovered, default) {
-            (Some(extension), _) => FilterConfig::Plugin(&extension.plugin),
-            (None, Some(plugin)) => FilterConfig::Plugin(plugin),
-            (None, None) => FilterConfig::Missing,
+        match &filter.kind {
+            HttpFilterKind::Wasm(plugin) => FilterConfig::Plugin(plugin),
+            HttpFilterKind::Native(filter) => FilterConfig::Native(filter),
+            HttpFilterKind::Discovered(discovered) => {
+                self.discovered(&filter.name, discovered).map_or(FilterConfig::Missing, FilterConfig::Plugin)
+            }
+        }
+    }
+
+    /// The plugin of a filter that is discovered by its name; `None`: it doesn't exist, and there is no default.
+    #[must_use]
+    pub fn discovered<'a>(&'a self, name: &str, filter: &'a DiscoveredFilter) -> Option<&'a Arc<WasmPlugin>> {
+        let found = self.extensions.get(name).filter(|extension| extension.is_one_of(&filter.type_urls));
+        found.map(|extension| &extension.plugin).or(filter.default.as_ref())
+    }
+
+    /// The plugin of a network filter, likewise; `None` for those that have none, too.
+    #[must_use]
+    pub fn network_plugin<'a>(&'a self, filter: &'a ConnectionFilter) -> Option<&'a Arc<WasmPlugin>> {
+        match &filter.kind {
+            ConnectionFilterKind::Wasm(plugin) => Some(plugin),
+            ConnectionFilterKind::Rbac(_) | ConnectionFilterKind::ConnectionLimit(_) => None,
+            ConnectionFilterKind::Discovered(discovered) => self.discovered(&filter.name, discovered),
         }
     }
 
@@ -140,8 +154,9 @@ impl Snapshot {
     /// The new revision that is tried beside a filter's plugin.
     #[must_use]
     pub fn rollout(&self, filter: &HttpFilter) -> Option<&Arc<Rollout>> {
-        let HttpFilterKind::Discovered { type_urls, .. } = &filter.kind else { return None };
-        self.extensions.get(&filter.name).filter(|extension| extension.is_one_of(type_urls))?.rollout.as_ref()
+        let HttpFilterKind::Discovered(discovered) = &filter.kind else { return None };
+        let found = self.extensions.get(&filter.name);
+        found.filter(|extension| extension.is_one_of(&discovered.type_urls))?.rollout.as_ref()
     }
 
     /// The set that this was compiled from.

@@ -222,13 +222,13 @@ pub(crate) fn route(name: &str, version: u32, clusters: &[&str]) -> Resource {
 pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str]) -> Resource {
     let filters = extensions.iter().map(|name| HttpFilter {
         name: (*name).into(),
-        kind: HttpFilterKind::Discovered {
+        kind: HttpFilterKind::Discovered(crate::DiscoveredFilter {
             default: None,
             apply_default_without_warming: false,
             initial_fetch_timeout: None,
             type_urls: vec!["type.googleapis.com/test.Wasm".to_owned()],
             from: Source::Ads,
-        },
+        }),
         disabled: false,
     });
     let manager = HttpConnectionManager {

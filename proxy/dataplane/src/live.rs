@@ -147,12 +147,15 @@ impl LiveConfig {
             ConnectionFilterKind::ConnectionLimit(limit) => {
                 Some(NetworkFactory::ConnectionLimit(LimitHandle::new(limit, &cx.registry)))
             }
-            ConnectionFilterKind::Wasm(plugin) => match self.plugins.get(plugin) {
-                Some(handle) => Some(NetworkFactory::Wasm(handle.clone())),
-                // It never started, and its policy lets connections pass.
-                None if plugin.failure_policy == FailurePolicy::Open => None,
-                None => Some(NetworkFactory::Failed),
-            },
+            ConnectionFilterKind::Wasm(_) | ConnectionFilterKind::Discovered(_) => {
+                match self.snapshot().network_plugin(filter).map(|plugin| (plugin, self.plugins.get(plugin))) {
+                    Some((_, Some(handle))) => Some(NetworkFactory::Wasm(handle.clone())),
+                    // It never started, and its policy lets connections pass.
+                    Some((plugin, None)) if plugin.failure_policy == FailurePolicy::Open => None,
+                    // Without its configuration connections are closed, as in Envoy.
+                    Some((_, None)) | None => Some(NetworkFactory::Failed),
+                }
+            }
         });
         factories.collect()
     }

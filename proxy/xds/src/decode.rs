@@ -6,6 +6,7 @@ mod action;
 mod balancing;
 mod cluster;
 mod common;
+mod discovered;
 mod dns;
 mod endpoint;
 mod filter_chain;

@@ -303,13 +303,13 @@ fn who_has_nothing_else_waits_for_nothing_that_was_refused() {
 }
 
 fn discovered() -> HttpFilterKind {
-    HttpFilterKind::Discovered {
+    HttpFilterKind::Discovered(crate::DiscoveredFilter {
         default: None,
         apply_default_without_warming: false,
         initial_fetch_timeout: None,
         type_urls: vec!["type.googleapis.com/test.Wasm".to_owned()],
         from: Source::Ads,
-    }
+    })
 }
 
 #[test]

@@ -11,7 +11,6 @@ use outrigger_config::{
 };
 use outrigger_config::{ClientCertDetails, ForwardClientCert};
 use outrigger_proto::{pb, type_url};
-use pb::envoy::config::core::v3 as core;
 use pb::envoy::extensions::filters::http::router::v3::Router;
 use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::google::protobuf::Any;
@@ -20,7 +19,7 @@ use prost::Message;
 use super::access_log::{access_logs, message};
 use super::cluster::{http1_options, http2_options};
 use super::common::{cidrs, config_source, duration, flag, name, number, timeout_or, variant};
-use super::{native, route, wasm};
+use super::{discovered, native, route, wasm};
 use crate::Diagnostics;
 
 /// Filters that only observe: without them nothing is served or allowed that wouldn't be with them.
@@ -272,8 +271,8 @@ fn route_filters(config: &Any, names: &mut BTreeSet<Arc<str>>, filters: &mut Vec
                 d.error(format!("{name:?} stands here twice"));
             }
         });
-        if let Some(kind) = d.at("discovery", |d| discovered(&name, source, d)) {
-            filters.push(HttpFilter { name, kind, disabled: true });
+        if let Some(found) = d.at("discovery", |d| discovered::filter(&name, source, d)) {
+            filters.push(HttpFilter { name, kind: HttpFilterKind::Discovered(found), disabled: true });
         }
     }
 }
@@ -290,7 +289,9 @@ fn filter_kind(name: &Arc<str>, proto: &hcm::HttpFilter, d: &mut Diagnostics) ->
     let config = match &proto.config_type {
         Some(ConfigType::TypedConfig(config)) => config,
         Some(ConfigType::ConfigDiscovery(source)) => {
-            return d.at("config_discovery", |d| discovered(name, source, d)).map_or(Filter::None, Filter::Kind);
+            return d
+                .at("config_discovery", |d| discovered::filter(name, source, d))
+                .map_or(Filter::None, |found| Filter::Kind(HttpFilterKind::Discovered(found)));
         }
         None => {
             d.at("typed_config", |d| d.error("is required"));
@@ -332,35 +333,4 @@ pub(crate) fn inner_type(config: &Any) -> String {
         Ok(inner) if is_struct => type_url::message_name(&inner.type_url).to_owned(),
         _ => name.to_owned(),
     }
-}
-
-fn discovered(name: &Arc<str>, proto: &core::ExtensionConfigSource, d: &mut Diagnostics) -> Option<HttpFilterKind> {
-    let source = d.at("config_source", |d| config_source(proto.config_source.as_ref(), d));
-    if proto.type_urls.is_empty() {
-        d.at("type_urls", |d| d.error("is required"));
-    }
-    let wasm = [type_url::HTTP_WASM, type_url::OUTRIGGER_WASM].map(type_url::message_name);
-    let possible = |url: &String| wasm.contains(&type_url::message_name(url));
-    if !proto.type_urls.is_empty() && !proto.type_urls.iter().any(possible) {
-        d.at("type_urls", |d| d.error("names no supported type: only Wasm filters are discovered"));
-    }
-    let default = match &proto.default_config {
-        None => None,
-        Some(config) => d.at("default_config", |d| match wasm::plugin(name, config, d) {
-            Some(plugin) => plugin.map(Arc::new),
-            None => {
-                let message = type_url::message_name(&config.type_url);
-                d.error(format!("type {message} is not supported"));
-                None
-            }
-        }),
-    };
-    let (from, initial_fetch_timeout) = source?;
-    Some(HttpFilterKind::Discovered {
-        default,
-        apply_default_without_warming: proto.apply_default_config_without_warming,
-        initial_fetch_timeout,
-        type_urls: proto.type_urls.clone(),
-        from,
-    })
 }

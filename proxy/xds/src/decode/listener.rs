@@ -12,7 +12,6 @@ use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::listener::v3 as listener;
 use pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
-use pb::envoy::extensions::filters::network::wasm::v3 as network_wasm;
 use pb::envoy::r#type::v3 as kind;
 
 use super::access_log::{access_logs, message};
@@ -21,7 +20,7 @@ use super::filter_chain::chains;
 use super::listener_filter::listener_filters;
 use super::native::{connection_limit, rbac};
 use super::socket::addresses;
-use super::{Rejection, XdsResource, http, wasm};
+use super::{Rejection, XdsResource, discovered, http, wasm};
 use crate::Diagnostics;
 
 /// Network filters that only observe.
@@ -114,9 +113,19 @@ pub(super) enum FoundFilter {
 }
 
 pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> Option<FoundFilter> {
-    let Some(listener::filter::ConfigType::TypedConfig(config)) = &proto.config_type else {
-        d.at("typed_config", |d| d.error("is required"));
-        return None;
+    use listener::filter::ConfigType;
+    let config = match &proto.config_type {
+        Some(ConfigType::TypedConfig(config)) => config,
+        Some(ConfigType::ConfigDiscovery(source)) => {
+            let name = name(&proto.name, "name", d);
+            let found = d.at("config_discovery", |d| discovered::network_filter(&name, source, d))?;
+            let kind = ConnectionFilterKind::Discovered(Arc::new(found));
+            return Some(FoundFilter::Before(ConnectionFilter { name, kind }));
+        }
+        None => {
+            d.at("typed_config", |d| d.error("is required"));
+            return None;
+        }
     };
     let kind = type_url::message_name(&config.type_url);
     if kind == type_url::message_name(type_url::HTTP_CONNECTION_MANAGER) {
@@ -133,11 +142,9 @@ pub(super) fn network_filter(proto: &listener::Filter, d: &mut Diagnostics) -> O
     }
     if kind == type_url::message_name(type_url::NETWORK_WASM) {
         let name = name(&proto.name, "name", d);
-        return d.at("typed_config", |d| {
-            let proto: network_wasm::Wasm = message(config, d)?;
-            let plugin = Arc::new(wasm::plugin_of(&name, proto.config.as_ref(), d)?);
-            Some(FoundFilter::Before(ConnectionFilter { name, kind: ConnectionFilterKind::Wasm(plugin) }))
-        });
+        let plugin = d.at("typed_config", |d| wasm::network_plugin(&name, config, d)).flatten()?;
+        let kind = ConnectionFilterKind::Wasm(Arc::new(plugin));
+        return Some(FoundFilter::Before(ConnectionFilter { name, kind }));
     }
     if kind == type_url::message_name(type_url::NETWORK_RBAC) {
         let name = name(&proto.name, "name", d);

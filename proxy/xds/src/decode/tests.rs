@@ -2,6 +2,7 @@
 
 mod access_logs;
 mod addresses;
+mod discovered;
 mod filter_chains;
 mod listener_filters;
 mod native;
@@ -14,10 +15,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    AccessLogFormat, AccessLogSink, Assignment, Cluster, CodeSource, CodecType, Discovery, ExtensionConfig,
-    FailurePolicy, Guardrails, Health, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener, MetadataValue,
-    NetworkFilter, Protocol, Real, Resource, ResourceKind, RetryBudget, RolloutShare, RouteSource, RoutingPriority,
-    Source,
+    AccessLogFormat, AccessLogSink, Assignment, Cluster, CodeSource, CodecType, DiscoveredFilter, Discovery,
+    ExtensionConfig, FailurePolicy, Guardrails, Health, HttpConnectionManager, HttpFilterKind, LbPolicy, Listener,
+    MetadataValue, NetworkFilter, Protocol, Real, Resource, ResourceKind, RetryBudget, RolloutShare, RouteSource,
+    RoutingPriority, Source,
 };
 
 use crate::testing::{cluster_yaml, decode_yaml};
@@ -264,7 +265,10 @@ fn filters_are_wasm_discovered_or_ignored() {
     assert_eq!((&*plugin.name, &plugin.configuration[..]), ("w", &br#"{"a":["x",null],"b":1}"#[..]));
     assert_eq!(plugin.vm.code.source, CodeSource::Inline(Bytes::from_static(b"code")));
     assert!(plugin.vm.code.sha256.is_some() && second.disabled);
-    assert!(matches!(&second.kind, HttpFilterKind::Discovered { default: None, from: Source::Ads, .. }));
+    assert!(matches!(
+        &second.kind,
+        HttpFilterKind::Discovered(DiscoveredFilter { default: None, from: Source::Ads, .. })
+    ));
 }
 
 /// An entry of filters that only some routes use.

@@ -69,7 +69,8 @@ impl XdsResource for ExtensionConfig {
 /// The plugin of a Wasm filter's configuration, and a new revision beside it; the outer `None` where the type is another.
 fn filter(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Option<Option<(WasmPlugin, Option<Rollout>)>> {
     if type_url::message_name(&config.type_url) != type_url::message_name(type_url::OUTRIGGER_WASM) {
-        return Some(plugin(filter, config, d)?.map(|plugin| (plugin, None)));
+        let found = network_plugin(filter, config, d).or_else(|| plugin(filter, config, d));
+        return Some(found?.map(|plugin| (plugin, None)));
     }
     let config: Option<own::Wasm> = message(config, d);
     Some(config.and_then(|config| {
@@ -99,6 +100,15 @@ pub(crate) fn plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Op
         }));
     }
     None
+}
+
+/// The plugin of a Wasm network filter; the outer `None` where the type is another.
+pub(super) fn network_plugin(filter: &Arc<str>, config: &Any, d: &mut Diagnostics) -> Option<Option<WasmPlugin>> {
+    if type_url::message_name(&config.type_url) != type_url::message_name(type_url::NETWORK_WASM) {
+        return None;
+    }
+    let config: Option<pb::envoy::extensions::filters::network::wasm::v3::Wasm> = message(config, d);
+    Some(config.and_then(|config| plugin_of(filter, config.config.as_ref(), d)))
 }
 
 /// One revision of our own message.
