@@ -4,6 +4,7 @@
 
 mod attributes;
 mod messages;
+mod names;
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use outrigger_http::{MetadataStruct, MetadataValue};
 
 use crate::pairs;
 
-pub(crate) use attributes::{ROOTS, fields_of, lookup};
+pub(crate) use attributes::lookup;
+pub(crate) use names::{ROOTS, fields_of};
 
 /// A value that a property path leads to.
 #[derive(Debug, Clone, PartialEq, Default)]
