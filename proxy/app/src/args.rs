@@ -220,7 +220,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub(crate) drain_time_s: u32,
     /// When connections of a listener that drains are asked to close: spread over the drain time, or all at once.
-    /// The process's own end is always immediate
+    /// The end of a process without a successor is always immediate
     #[arg(long, value_enum, default_value = "gradual")]
     pub(crate) drain_strategy: DrainStrategy,
     /// Write the admin interface's bound address to this file
