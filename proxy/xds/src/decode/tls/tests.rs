@@ -280,6 +280,20 @@ fn contexts_towards_clients() {
         "common_tls_context: {}",
         "common_tls_context: has no certificate for the server: tls_certificates or tls_certificate_sds_secret_configs",
     );
+    // What is set and not there is refused where it stands.
+    let refused = |context: &str, field: &str| {
+        let reason = listener(&format!("{context}, common_tls_context: {{{SDS}}}")).unwrap_err();
+        assert_eq!(reason, format!("{field}: is not supported"));
+    };
+    refused("session_ticket_keys: {keys: [{inline_bytes: AA==}]}", "session_ticket_keys");
+    refused("ocsp_staple_policy: MUST_STAPLE", "ocsp_staple_policy");
+    let of_leaf = |more: &str, field: &str| {
+        let reason = listener(&format!("common_tls_context: {{tls_certificates: [{{{more}}}]}}")).unwrap_err();
+        let expected = format!("common_tls_context.tls_certificates[0].{field}: is not supported");
+        assert!(reason.lines().any(|line| line == expected), "{reason}");
+    };
+    of_leaf("pkcs12: {inline_bytes: AA==}", "pkcs12");
+    of_leaf("ocsp_staple: {inline_bytes: AA==}", "ocsp_staple");
     let params = |params: &str| format!("common_tls_context: {{{SDS}, tls_params: {{{params}}}}}");
     check(
         &params("cipher_suites: [X]"),
