@@ -112,8 +112,6 @@ pub struct HttpConnectionManager {
     /// The router's `suppress_envoy_headers`.
     pub suppress_envoy_headers: bool,
     pub max_requests_per_connection: Option<u32>,
-    /// `drain_timeout`: 5 s unless set.
-    pub drain_timeout: Duration,
     /// `use_remote_address`: trust nothing of x-forwarded-for, append the client's address.
     pub use_remote_address: bool,
     pub xff_num_trusted_hops: u32,

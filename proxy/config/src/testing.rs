@@ -251,7 +251,6 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         internal_addresses: Vec::new(),
         suppress_envoy_headers: false,
         max_requests_per_connection: None,
-        drain_timeout: Duration::from_secs(5),
         use_remote_address: false,
         xff_num_trusted_hops: 0,
         skip_xff_append: false,

@@ -33,7 +33,6 @@ const OBSERVERS: &[&str] = &[
 pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -> Option<HttpConnectionManager> {
     const STREAM_IDLE: Duration = Duration::from_secs(300);
     const IDLE: Duration = Duration::from_secs(3600);
-    const DRAIN: Duration = Duration::from_secs(5);
     let stat_prefix = name(&proto.stat_prefix, "stat_prefix", d);
     let codec = codec(proto, d);
     let routes = routes(proto.route_specifier.as_ref(), d);
@@ -75,7 +74,6 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         internal_addresses: internal_addresses(proto.internal_address_config.as_ref(), d),
         suppress_envoy_headers: suppresses(&proto.http_filters),
         max_requests_per_connection: common.max_requests_per_connection.map(|max| max.value).filter(|max| *max > 0),
-        drain_timeout: duration(proto.drain_timeout.as_ref(), "drain_timeout", d).unwrap_or(DRAIN),
         use_remote_address: flag(proto.use_remote_address, false),
         xff_num_trusted_hops: proto.xff_num_trusted_hops,
         skip_xff_append: proto.skip_xff_append,
