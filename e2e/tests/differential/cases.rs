@@ -99,6 +99,9 @@ pub(crate) fn all() -> Vec<Case> {
     }
     add("filters", super::filters::CASES);
     add("mirror", MIRRORING);
+    for (listener, text) in super::edges::cases() {
+        add(listener, &[&text]);
+    }
     for text in super::filters::rbac_cases() {
         add("filters", &[&text]);
     }
@@ -500,6 +503,7 @@ const NORMALIZED: &str = "`///` merges to `/`, not to `//`";
 const EXPECT: &str = "the origin's 100 is forwarded, so its `Expect` is too";
 const STALE: &str = "a pooled connection that the origin closed: sent once more on a fresh one";
 const MIRRORED: &str = "a mirrored request carries neither `x-envoy-internal` nor the proxy's own address";
+const LINES: &str = "lines of `x-forwarded-for` stay lines";
 const OPTIONS: &str = "an OPTIONS request without a body is forwarded without `content-length: 0`";
 
 /// What is different on purpose.
@@ -524,6 +528,9 @@ pub(crate) fn different() -> Vec<Different> {
     }
     for request in MIRRORING.iter().filter(|request| request.contains(" /mirror/")) {
         add(format!("mirror {}", request.replace('\n', ", ")), "copy", MIRRORED);
+    }
+    for listener in ["inner-hop", "no-append"] {
+        add(format!("{listener} GET /, x-forwarded-for: 1.2.3.4, x-forwarded-for: 5.6.7.8"), "origin", LINES);
     }
     add("rewrite OPTIONS *".to_owned(), "log", "`*` without a route has the flag NR");
     add("retry GET /5xx/ [die=0; raw=nothing; flaky=9]".to_owned(), "attempts", STALE);

@@ -18,7 +18,7 @@ fn closed_port() -> SocketAddr {
 
 pub(crate) fn bootstrap(origin: &Origin, other: &Origin) -> Bootstrap {
     let tight = json!({"circuit_breakers": {"thresholds": [{"max_retries": 0}]}});
-    Bootstrap::new()
+    let bootstrap = Bootstrap::new()
         .cluster(cluster("a", &[origin.address()]))
         .cluster(cluster("b", &[other.address()]))
         .cluster(cluster("refused", &[closed_port()]))
@@ -44,7 +44,8 @@ pub(crate) fn bootstrap(origin: &Origin, other: &Origin) -> Bootstrap {
             "normalize_path": true, "merge_slashes": true, "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
         })))
         .listener(listener("mirror", &mirroring()))
-        .listener(super::filters::listener())
+        .listener(super::filters::listener());
+    super::edges::listeners().into_iter().fold(bootstrap, Bootstrap::listener)
 }
 
 pub(crate) fn listener(name: &str, hosts: &Value) -> HttpListener {
@@ -52,6 +53,7 @@ pub(crate) fn listener(name: &str, hosts: &Value) -> HttpListener {
         "test": "%REQ(X-TEST)%", "status": "%RESPONSE_CODE%", "flags": "%RESPONSE_FLAGS%", "route": "%ROUTE_NAME%",
         "cluster": "%UPSTREAM_CLUSTER%", "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
         "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "authority": "%REQ(:AUTHORITY)%", "received": "%BYTES_RECEIVED%",
+        "remote": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     });
     HttpListener::hosts(name, hosts).manager(json!({
         "route_config": {"validate_clusters": false},

@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value, clippy::too_many_lines, reason = "configurations are long, and plain values")]
 
 mod cases;
+mod edges;
 mod filters;
 mod listeners;
 mod observe;
@@ -27,7 +28,7 @@ fn run(peer: Peer, cases: &[Case]) -> BTreeMap<String, Observed> {
     origin.script("nothing", "");
     let plane = DataPlane::start(peer, &listeners::bootstrap(&origin, &other)).expect("the proxy starts");
     let mut addresses = BTreeMap::new();
-    for listener in listeners::NAMES {
+    for listener in listeners::NAMES.iter().chain(edges::NAMES) {
         addresses.insert(*listener, plane.listener(listener).expect("its listener"));
     }
     let mut observed = BTreeMap::new();
@@ -44,7 +45,7 @@ fn run(peer: Peer, cases: &[Case]) -> BTreeMap<String, Observed> {
     });
     for record in records.unwrap_or_else(|missing| panic!("{peer:?}: {missing}")) {
         if let Some(found) = record["test"].as_str().and_then(|test| observed.get_mut(test)) {
-            found.log = access_line(&record);
+            found.log = access_line(&record, addresses.values());
         }
     }
     let copies = cases.iter().filter(|case| case.name().contains(" /mirror/")).count();

@@ -1,6 +1,6 @@
 //! What can be seen of one exchange, without what differs from run to run.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use outrigger_e2e::Request;
 use outrigger_e2e::origin::Seen;
@@ -107,7 +107,21 @@ fn line(name: &str, value: &str, address: SocketAddr) -> String {
             _ => {}
         }
     }
+    // Of a client on loopback Envoy tells the host's own address.
+    if name == "x-forwarded-for"
+        && let Some((before, own)) = value.rsplit_once(',').or(Some(("", value)))
+        && own.parse::<IpAddr>().is_ok_and(|ip| ip == IpAddr::from([127, 0, 0, 1]) || Some(ip) == host_ip())
+    {
+        return format!("{name}: {before},*");
+    }
     format!("{name}: {}", value.replace(&address.port().to_string(), "PORT"))
+}
+
+/// The address that this host would be seen with; nothing is sent.
+fn host_ip() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 fn origin_lines(echo: &Value, address: SocketAddr) -> Vec<String> {
@@ -132,12 +146,16 @@ pub(crate) fn seen_lines(seen: &Seen, address: SocketAddr) -> Vec<String> {
 }
 
 /// What of an access-log record is compared.
-pub(crate) fn access_line(record: &Value) -> Vec<String> {
-    let fields = ["status", "route", "cluster", "attempts", "path", "authority", "received"];
+pub(crate) fn access_line<'a>(record: &Value, listeners: impl Iterator<Item = &'a SocketAddr>) -> Vec<String> {
+    let fields = ["status", "route", "cluster", "attempts", "path", "authority", "received", "remote"];
     let mut lines: Vec<String> = fields.iter().map(|field| format!("{field}={}", record[field])).collect();
     // Envoy tells them in the order in which they were set.
     let mut flags: Vec<&str> = record["flags"].as_str().unwrap_or_default().split(',').collect();
     flags.sort_unstable();
     lines.push(format!("flags={}", flags.join(",")));
+    for listener in listeners {
+        let port = format!(":{}\"", listener.port());
+        lines.iter_mut().for_each(|line| *line = line.replace(&port, ":PORT\""));
+    }
     lines
 }

@@ -64,6 +64,10 @@ pub(crate) fn prepare(
     } else if !head.headers.contains(&HeaderName::X_FORWARDED_PROTO) {
         head.headers.append(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
     }
+    let external = state.info.downstream_trusted_ip.or(remote).filter(|_| hcm.use_remote_address && !internal);
+    if let Some(external) = external {
+        head.headers.set(HeaderName::X_ENVOY_EXTERNAL_ADDRESS, Bytes::from(external.to_string()));
+    }
     if internal {
         head.headers.set(HeaderName::X_ENVOY_INTERNAL, Bytes::from_static(b"true"));
     }

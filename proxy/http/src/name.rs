@@ -88,6 +88,7 @@ known! {
     X_ENVOY_ATTEMPT_COUNT XEnvoyAttemptCount "x-envoy-attempt-count"
     X_ENVOY_DECORATOR_OPERATION XEnvoyDecoratorOperation "x-envoy-decorator-operation"
     X_ENVOY_EXPECTED_RQ_TIMEOUT_MS XEnvoyExpectedRqTimeoutMs "x-envoy-expected-rq-timeout-ms"
+    X_ENVOY_EXTERNAL_ADDRESS XEnvoyExternalAddress "x-envoy-external-address"
     X_ENVOY_INTERNAL XEnvoyInternal "x-envoy-internal"
     X_ENVOY_ORIGINAL_HOST XEnvoyOriginalHost "x-envoy-original-host"
     X_ENVOY_ORIGINAL_PATH XEnvoyOriginalPath "x-envoy-original-path"

@@ -243,6 +243,12 @@ impl StreamInfo {
         self.upstream_local.is_some() || matches!(self.upstream_remote, Some(EndpointAddress::Pipe(_)))
     }
 
+    /// Who asks: as trusted proxies tell it, who don't tell the port; else the peer.
+    #[must_use]
+    pub fn remote(&self) -> Option<SocketAddr> {
+        self.downstream_trusted_ip.map(|ip| SocketAddr::new(ip, 0)).or(self.downstream_remote)
+    }
+
     /// The peer of the socket.
     #[must_use]
     pub fn direct_remote(&self) -> Option<SocketAddr> {

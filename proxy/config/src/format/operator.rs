@@ -277,7 +277,7 @@ fn header_field<'a>(headers: Option<&'a Headers>, field: &Field) -> Option<Value
 
 fn address(info: &StreamInfo, of: Peer, part: Part) -> Value<'static> {
     let address = match of {
-        Peer::DownstreamRemote => info.downstream_remote,
+        Peer::DownstreamRemote => info.remote(),
         Peer::DownstreamDirect => info.direct_remote(),
         Peer::DownstreamLocal => info.downstream_local,
         Peer::UpstreamHost | Peer::UpstreamRemote => return upstream(info, of, part),

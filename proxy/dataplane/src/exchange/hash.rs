@@ -51,7 +51,7 @@ impl Exchange<'_> {
                 Some(xxh64(value.as_bytes(), 0))
             }
             HashFrom::SourceIp => {
-                let ip = state.info.downstream_remote?.ip().to_string();
+                let ip = state.info.remote()?.ip().to_string();
                 Some(xxh64(ip.as_bytes(), 0))
             }
             HashFrom::Query(name) => query(&state, name).map(|value| xxh64(value, 0)),

@@ -232,11 +232,12 @@ impl Exchange<'_> {
         let reverse = routes.is_some_and(|routes| routes.most_specific_header_mutations_wins);
         let routes =
             routes.map(|routes| Scope { request: &routes.request_headers, response: &routes.response_headers });
-        let mut scopes = [cluster, route, host, routes];
+        let mut scopes = [route, host, routes];
         if reverse {
             scopes.reverse();
         }
-        scopes.into_iter().flatten().map(pick).filter(|mutations| !mutations.is_empty())
+        // A weighted cluster's come first either way, as in Envoy.
+        std::iter::once(cluster).chain(scopes).flatten().map(pick).filter(|mutations| !mutations.is_empty())
     }
 
     fn request_headers_by_route(&self) {

@@ -109,7 +109,7 @@ fn entries(actions: &[LimitAction], state: &StreamState) -> Option<Vec<(String, 
             None => None,
         },
         LimitAction::RemoteAddress => {
-            let remote = state.info.downstream_trusted_ip.or(state.info.downstream_remote.map(|address| address.ip()));
+            let remote = state.info.remote().map(|address| address.ip());
             Some(Some(("remote_address".to_owned(), remote?.to_string())))
         }
         LimitAction::HeaderValueMatch { key, value, expect, headers } => {

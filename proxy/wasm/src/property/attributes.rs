@@ -98,7 +98,7 @@ fn of_stream(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup
         ["response", "trailers", rest @ ..] => fields(state.response_trailers.as_ref().map(MapRef::Fields), rest),
         ["request", name] => found(request(state, name)),
         ["response", name] => found(response(state, name)),
-        ["source", name] => found(address(info.downstream_remote, name)),
+        ["source", name] => found(address(info.remote(), name)),
         ["destination", name] => found(address(info.downstream_local, name)),
         ["connection", name] => found(connection(info, name)),
         ["connection_id"] => found(Some(Property::Uint(info.connection_id))),
