@@ -136,7 +136,7 @@ cells! {
             upstream_cx_idle_timeout upstream_cx_overflow upstream_cx_destroy upstream_cx_destroy_remote upstream_cx_destroy_remote_with_active_rq upstream_cx_none_healthy upstream_cx_protocol_error upstream_cx_rx_bytes_total upstream_cx_tx_bytes_total
 
             upstream_rq_total upstream_rq_completed upstream_rq_timeout upstream_rq_pending_overflow upstream_rq_pending_total
-            upstream_rq_pending_failure_eject
+            upstream_rq_pending_failure_eject upstream_rq_active_overflow
             upstream_rq_rx_reset upstream_rq_tx_reset
             upstream_rq_retry upstream_rq_retry_success upstream_rq_retry_limit_exceeded upstream_rq_retry_overflow
             upstream_rq_retry_backoff_exponential upstream_rq_retry_backoff_ratelimited upstream_rq_per_try_timeout

@@ -51,7 +51,7 @@ impl ClusterHandle {
             _ = told.set((endpoint.endpoint.address.clone(), endpoint.priority()));
         }
         let Some(permit) = self.breakers.acquire(key.priority, Breaker::Requests) else {
-            self.stats.upstream_rq_pending_overflow().inc();
+            self.stats.upstream_rq_active_overflow().inc();
             return Checkout::Failed(StreamError::upstream(ErrorKind::Overflow));
         };
         let request = RequestGuard::new(self, &endpoint, permit);
