@@ -140,6 +140,8 @@ pub struct Client {
     pub server_name: Option<String>,
     pub alpn: Vec<&'static str>,
     pub only_version: Option<&'static rustls::SupportedProtocolVersion>,
+    /// For the key exchange; `None`: all that there are.
+    pub only_group: Option<&'static dyn rustls::crypto::SupportedKxGroup>,
 }
 
 /// A connection after its handshake.
@@ -161,7 +163,11 @@ impl Client {
 
     pub fn config(&self) -> Result<ClientConfig> {
         let versions = self.only_version.map_or_else(|| rustls::ALL_VERSIONS.to_vec(), |version| vec![version]);
-        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut provider = aws_lc_rs::default_provider();
+        if let Some(group) = self.only_group {
+            provider.kx_groups = vec![group];
+        }
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&versions)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anybody));

@@ -3,6 +3,7 @@
 mod access_logs;
 mod addresses;
 mod discovered;
+mod fields;
 mod filter_chains;
 mod listener_filters;
 mod native;
