@@ -105,11 +105,22 @@ pub(crate) fn all() -> Vec<Case> {
     for text in super::filters::rbac_cases() {
         add("filters", &[&text]);
     }
-    for (listener, lists) in [("retry", RETRYING), ("inside", STEERING), ("retry", STEERING), ("time", TIMING)] {
+    for (listener, lists) in [
+        ("retry", RETRYING),
+        ("inside", STEERING),
+        ("retry", STEERING),
+        ("time", TIMING),
+        ("plain", NAMING),
+        ("strict", NAMING),
+        ("reject", NAMING),
+    ] {
         cases.extend(lists.iter().map(|(text, origin)| Case { listener, text: (*text).to_owned(), origin }));
     }
     cases
 }
+
+/// Whose name the answer tells.
+const NAMING: &[(&str, &str)] = &[("GET /named", ""), ("GET /named", "header=server:own"), ("GET /admin/named", "")];
 
 const HOSTS: &[&str] = &[
     "a.test",

@@ -33,9 +33,12 @@ pub(crate) fn bootstrap(origin: &Origin, other: &Origin) -> Bootstrap {
         })))
         .listener(listener("time", &all(&timing())))
         .listener(listener("plain", &all(&paths())))
-        .listener(listener("strict", &all(&paths())).manager(json!({"normalize_path": true, "merge_slashes": true})))
+        .listener(listener("strict", &all(&paths())).manager(json!({
+            "normalize_path": true, "merge_slashes": true, "server_header_transformation": "APPEND_IF_ABSENT",
+        })))
         .listener(listener("reject", &all(&paths())).manager(json!({
             "normalize_path": true, "path_with_escaped_slashes_action": "REJECT_REQUEST",
+            "server_header_transformation": "PASS_THROUGH",
         })))
         .listener(listener("redirect", &all(&paths())).manager(json!({
             "normalize_path": true, "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",

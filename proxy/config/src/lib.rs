@@ -77,7 +77,7 @@ pub use health_check::{
 pub use internal_redirect::{InternalRedirect, RedirectPredicate, RedirectTarget};
 pub use listener::{
     CodecType, EscapedSlashes, HttpConnectionManager, HttpLimits, Listener, NetworkFilter, PathNormalization,
-    RouteSource, TcpCluster, TcpProxy, UpgradeConfig,
+    RouteSource, ServerHeader, TcpCluster, TcpProxy, UpgradeConfig,
 };
 pub use listener_filter::{ListenerFilter, ListenerFilterKind, PortPredicate, ProxyProtocol, TlsInspector};
 pub use matcher::{

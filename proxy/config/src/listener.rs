@@ -93,6 +93,7 @@ pub struct HttpConnectionManager {
     pub tracing: Option<Arc<Tracing>>,
     /// `server_name`: `envoy` unless set, as filters and tests of Envoy's users expect.
     pub server_name: bytes::Bytes,
+    pub server_header: ServerHeader,
     pub http1: Http1Options,
     pub http2: Http2Options,
     pub limits: HttpLimits,
@@ -209,4 +210,28 @@ pub struct TcpProxy {
 pub struct TcpCluster {
     pub name: Arc<str>,
     pub weight: u32,
+}
+
+/// `server_header_transformation`: whose name an answer's `server` header tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServerHeader {
+    /// The proxy's.
+    #[default]
+    Overwrite,
+    /// The origin's, and the proxy's where the origin tells none.
+    AppendIfAbsent,
+    /// The origin's or none.
+    PassThrough,
+}
+
+impl ServerHeader {
+    /// Whether the proxy's name goes into an answer.
+    #[must_use]
+    pub fn tells_ours(self, origin_told: bool) -> bool {
+        match self {
+            ServerHeader::Overwrite => true,
+            ServerHeader::AppendIfAbsent => !origin_told,
+            ServerHeader::PassThrough => false,
+        }
+    }
 }

@@ -239,6 +239,7 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         access_logs: Vec::new(),
         tracing: None,
         server_name: Bytes::from_static(b"envoy"),
+        server_header: crate::ServerHeader::Overwrite,
         http1: Http1Options::default(),
         http2: Http2Options::default(),
         limits: HttpLimits::default(),

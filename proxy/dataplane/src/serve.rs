@@ -343,7 +343,9 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     stats.response(status);
     let mut head = ResponseHead::new(status);
     head.headers.append(HeaderName::DATE, client.cx.date());
-    head.headers.append(HeaderName::SERVER, chain.hcm.server_name.clone());
+    if chain.hcm.server_header.tells_ours(false) {
+        head.headers.append(HeaderName::SERVER, chain.hcm.server_name.clone());
+    }
     connection.close_after();
     connection.send_head(&head, true, None);
     let (remote, local) = (connection.transport.remote, connection.transport.local);

@@ -224,8 +224,9 @@ impl Exchange<'_> {
         let mut state = self.stream.borrow_mut();
         let state = &mut *state;
         let Some(head) = &mut state.response else { return Err(StreamError::internal(ErrorKind::Protocol)) };
-        // As Envoy's default (`OVERWRITE`): the name of the proxy, not of the origin behind it.
-        head.headers.set(HeaderName::SERVER, hcm.server_name.clone());
+        if hcm.server_header.tells_ours(head.headers.contains(&HeaderName::SERVER)) {
+            head.headers.set(HeaderName::SERVER, hcm.server_name.clone());
+        }
         if !head.headers.contains(&HeaderName::DATE) {
             head.headers.append(HeaderName::DATE, self.cx.date());
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrigger_config::{
     Cidr, CodecType, EscapedSlashes, HttpConnectionManager, HttpFilter, HttpFilterKind, HttpLimits, PathNormalization,
-    RouteSource, UpgradeConfig,
+    RouteSource, ServerHeader, UpgradeConfig,
 };
 use outrigger_config::{ClientCertDetails, ForwardClientCert};
 use outrigger_proto::{pb, type_url};
@@ -57,6 +57,7 @@ pub(crate) fn manager(proto: &hcm::HttpConnectionManager, d: &mut Diagnostics) -
         access_logs: access_logs(&proto.access_log, d),
         tracing: super::tracing::tracing(proto.tracing.as_ref(), d),
         server_name: header_text(server_name, "server_name", d),
+        server_header: server_header(proto.server_header_transformation, d),
         http1: http1_options(proto.http_protocol_options.as_ref()),
         http2: d.at("http2_protocol_options", |d| http2_options(proto.http2_protocol_options.as_ref(), d)),
         limits: HttpLimits { max_request_headers_bytes: kilobytes * 1024, max_headers_count },
@@ -330,5 +331,14 @@ pub(crate) fn inner_type(config: &Any) -> String {
     match TypedStruct::decode(&config.value[..]) {
         Ok(inner) if is_struct => type_url::message_name(&inner.type_url).to_owned(),
         _ => name.to_owned(),
+    }
+}
+
+fn server_header(proto: i32, d: &mut Diagnostics) -> ServerHeader {
+    use hcm::http_connection_manager::ServerHeaderTransformation as Proto;
+    match variant::<Proto>(proto, "server_header_transformation", d) {
+        Some(Proto::Overwrite) | None => ServerHeader::Overwrite,
+        Some(Proto::AppendIfAbsent) => ServerHeader::AppendIfAbsent,
+        Some(Proto::PassThrough) => ServerHeader::PassThrough,
     }
 }
