@@ -102,7 +102,7 @@ pub(crate) fn all() -> Vec<Case> {
     for (listener, text) in super::edges::cases() {
         add(listener, &[&text]);
     }
-    for text in super::filters::rbac_cases() {
+    for text in super::filters::rbac_cases().into_iter().chain(super::filters::limit_cases()) {
         add("filters", &[&text]);
     }
     for (listener, lists) in [

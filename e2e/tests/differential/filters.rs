@@ -98,6 +98,50 @@ fn limit(fields: Value) -> Value {
     per_route("local_ratelimit.v3.LocalRateLimit", outrigger_e2e::bootstrap::with(base, fields))
 }
 
+/// Limits of what an action says of a request.
+fn limits_by_action() -> Vec<(&'static str, Value)> {
+    let tight = json!({"max_tokens": 1, "tokens_per_fill": 1, "fill_interval": "3600s"});
+    let plenty = json!({"max_tokens": 1000, "tokens_per_fill": 1000, "fill_interval": "1s"});
+    let by = |key: &str, value: &str, action: Value| {
+        json!({
+            "token_bucket": plenty,
+            "descriptors": [{"entries": [{"key": key, "value": value}], "token_bucket": tight}],
+            "rate_limits": [{"actions": [action]}],
+        })
+    };
+    let matches = |fields: Value| {
+        let headers = json!([{"name": "x-user", "string_match": exact("a")}]);
+        json!({"header_value_match": outrigger_e2e::bootstrap::with(json!({"descriptor_value": "x", "headers": headers}), fields)})
+    };
+    let by_user = json!({"request_headers": {"header_name": "x-user", "descriptor_key": "user"}});
+    let default = |always: bool| {
+        let mut config = by("user", "a", by_user.clone());
+        config["descriptors"][0]["token_bucket"] = plenty.clone();
+        config["token_bucket"] = tight.clone();
+        config["always_consume_default_token_bucket"] = always.into();
+        config
+    };
+    vec![
+        ("match", by("header_match", "x", matches(json!({})))),
+        ("match-key", by("k", "x", matches(json!({"descriptor_key": "k"})))),
+        ("no-match", by("header_match", "x", matches(json!({"expect_match": false})))),
+        ("target", by("destination_cluster", "a", json!({"destination_cluster": {}}))),
+        ("other-target", by("destination_cluster", "b", json!({"destination_cluster": {}}))),
+        ("default-too", default(true)),
+        ("default-not", default(false)),
+    ]
+}
+
+/// Two requests of a user and two of another to each of those.
+pub(crate) fn limit_cases() -> Vec<String> {
+    let names = limits_by_action();
+    let ask = |name: &str, user: &str, n: u32| format!("GET /limit/{name}/\nx-user: {user}\nx-n: {n}");
+    names
+        .iter()
+        .flat_map(|(name, _)| [("a", 1), ("a", 2), ("b", 3), ("b", 4)].map(|(user, n)| ask(name, user, n)))
+        .collect()
+}
+
 fn fault(fields: Value) -> Value {
     per_route("fault.v3.HTTPFault", fields)
 }
@@ -149,6 +193,11 @@ pub(crate) fn listener() -> HttpListener {
     ] {
         routes.push(to_a(&format!("/limit/{name}/"), json!({"limit": limit(config)})));
     }
+    routes.extend(
+        limits_by_action()
+            .into_iter()
+            .map(|(name, config)| to_a(&format!("/limit/{name}/"), json!({"limit": limit(config)}))),
+    );
     let plenty = json!({"max_tokens": 1000, "tokens_per_fill": 1000, "fill_interval": "1s"});
     let by_user = json!({"actions": [{"request_headers": {"header_name": "x-user", "descriptor_key": "user"}}]});
     for (name, config, action) in [
@@ -194,6 +243,7 @@ pub(crate) fn listener() -> HttpListener {
         ),
         ("cluster", json!({"abort": {"http_status": 418, "percentage": all}, "upstream_cluster": "b"})),
         ("full", json!({"abort": {"http_status": 418, "percentage": all}, "max_active_faults": 0})),
+        ("nodes", json!({"abort": {"http_status": 418, "percentage": all}, "downstream_nodes": ["n1", "n2"]})),
     ] {
         routes.push(to_a(&format!("/fault/{name}/"), json!({"fault": fault(config)})));
     }
@@ -311,6 +361,9 @@ pub(crate) const CASES: &[&str] = &[
     "GET /fault/some/\nx-fault: 1",
     "GET /fault/cluster/",
     "GET /fault/full/",
+    "GET /fault/nodes/",
+    "GET /fault/nodes/\nx-envoy-downstream-service-node: n2",
+    "GET /fault/nodes/\nx-envoy-downstream-service-node: n3",
     "GET /cors/plain/",
     "GET /cors/plain/\norigin: http://a.test",
     "GET /cors/plain/\norigin: http://c.test",

@@ -6,6 +6,7 @@ mod checks;
 mod connections;
 mod counters;
 mod drops;
+mod elsewhere;
 mod limits;
 mod protocols;
 mod redirects;

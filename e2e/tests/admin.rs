@@ -1,0 +1,76 @@
+//! Pages of the admin interface that nobody else reads, and windows of HTTP/2 as they are told: both as Envoy's.
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
+use outrigger_e2e::bootstrap::{HttpListener, cluster, route};
+use outrigger_e2e::data_plane::{DataPlane, Peer};
+use outrigger_e2e::h2raw::{INITIAL_WINDOW_SIZE, RawH2, kind};
+use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
+use serde_json::json;
+
+fn start(peer: Peer, origin: &Origin, listener: HttpListener) -> DataPlane {
+    let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(listener);
+    DataPlane::start(peer, &bootstrap).expect("the proxy starts")
+}
+
+fn listener() -> HttpListener {
+    HttpListener::new("main", &json!([route("/", "o")]))
+}
+
+/// As log rotation asks for it: lines go to the file of that name, whichever it is then.
+#[test]
+fn access_logs_are_opened_anew() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("an origin");
+        let plane = start(peer, &origin, listener());
+        let ask = |test: &str| {
+            let request = Request::get("/").with("x-test", test);
+            assert_eq!(request.send(plane.listener("main").expect("its listener")).expect("an answer").status, 200);
+        };
+        ask("before");
+        plane.access_record("before").expect("its record");
+        let (log, moved) = (plane.dir().join("access.log"), plane.dir().join("access.log.1"));
+        std::fs::rename(&log, &moved).expect("it is moved");
+        assert_eq!(plane.admin.get("/reopen_logs").expect("an answer").status, 405, "{}", peer.name());
+        assert_eq!(plane.admin.post("/reopen_logs").expect("an answer").status, 200, "{}", peer.name());
+        ask("after");
+        plane.access_record("after").expect("its record, in the new file");
+        let old = std::fs::read_to_string(&moved).expect("the old file");
+        assert!(old.contains("before") && !old.contains("after"), "{}: {old}", peer.name());
+    }
+}
+
+#[test]
+fn small_pages_have_envoys_form() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("an origin");
+        let plane = start(peer, &origin, listener());
+        let runtime = plane.admin.json("/runtime").expect("a page");
+        assert!(runtime["layers"].is_array() && runtime["entries"].is_object(), "{}: {runtime}", peer.name());
+        let version = plane.admin.get("/hot_restart_version").expect("a page");
+        assert_eq!((version.status, version.text().trim().is_empty()), (200, false), "{}", peer.name());
+    }
+}
+
+#[test]
+fn windows_are_told() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("an origin");
+        let options = json!({"initial_stream_window_size": 70_000, "initial_connection_window_size": 100_000});
+        let plane = start(peer, &origin, listener().manager(json!({"http2_protocol_options": options})));
+        let mut client = RawH2::open(plane.listener("main").expect("its listener"), &[]).expect("a connection");
+        let settings = client.until(|frame| frame.kind == kind::SETTINGS && frame.flags == 0).expect("its settings");
+        let pairs = settings.payload.chunks(6).map(|pair| {
+            let value = u32::from_be_bytes(pair[2..6].try_into().expect("a value"));
+            (u16::from_be_bytes([pair[0], pair[1]]), value)
+        });
+        let window = pairs.filter(|(id, _)| *id == INITIAL_WINDOW_SIZE).map(|(_, value)| value).next_back();
+        assert_eq!(window, Some(70_000), "{}", peer.name());
+        let update = eventually(DEADLINE, || {
+            let frame =
+                client.until(|frame| frame.kind == kind::WINDOW_UPDATE).map_err(|error| format!("{error:#}"))?;
+            Ok::<_, String>((frame.stream, u32::from_be_bytes(frame.payload[..4].try_into().expect("an increment"))))
+        });
+        assert_eq!(update.expect("an update"), (0, 100_000 - 65_535), "{}", peer.name());
+    }
+}
