@@ -86,7 +86,7 @@ impl Client<'_> {
 
     /// Whether it closes while it is idle. A request may cross that, so it comes last.
     fn closes_idle(&self) -> bool {
-        self.slot.is_over() || self.cx.ending.is_over()
+        self.slot.is_over_for(self.opened) || self.cx.ending.is_over()
     }
 
     /// Whether a new stream is shed.

@@ -166,7 +166,7 @@ async fn inspect(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, pending: &mut Pendi
         }
         if pending.transport.input.is_empty() {
             cx.register_idle(id, task.waker());
-            if slot.closing.is_over() || cx.ending.is_over() {
+            if slot.closing.is_over_for(began) || cx.ending.is_over() {
                 return Poll::Ready(Err(Refused::Closed));
             }
         }

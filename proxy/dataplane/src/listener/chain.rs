@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use outrigger_config::{FilterChain, FilterChainMatch, Listener};
 use outrigger_http::StreamInfo;
+use tokio::time::Instant;
 
 use super::drain::Drain;
 use crate::live::{LiveChain, LiveConfig};
@@ -73,8 +74,8 @@ impl ChainSlot {
     }
 
     /// Whether a connection closes that is idle.
-    pub(crate) fn is_over(&self) -> bool {
-        self.listener_closing.is_over() || self.gone.is_over()
+    pub(crate) fn is_over_for(&self, opened: Instant) -> bool {
+        self.listener_closing.is_over_for(opened) || self.gone.is_over()
     }
 }
 

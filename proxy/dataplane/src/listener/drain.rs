@@ -40,6 +40,12 @@ impl Drain {
     pub(crate) fn is_over(&self) -> bool {
         self.0.get().is_some_and(|(since, options)| since.elapsed() >= options.time)
     }
+
+    /// The same for a connection. One that came later, since the listener goes on accepting (`skip_exit`), has a request
+    /// first and is asked to close with its answer.
+    pub(crate) fn is_over_for(&self, opened: Instant) -> bool {
+        self.is_over() && self.0.get().is_some_and(|(since, options)| opened < since + options.time)
+    }
 }
 
 /// Each connection has its own turn within the drain time, so that clients don't all come back at once.
