@@ -307,6 +307,17 @@ impl EndpointHandle {
                 stats.upstream_cx_max_duration_reached().inc();
             }
         }
+        // Those whose origin has closed: the newest are taken first, and nobody would come upon the others.
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut at = 0;
+        while let Some(connection) = idle.get_mut(at) {
+            if connection.stream.is_open(&mut cx) {
+                at += 1;
+            } else {
+                stats.upstream_cx_destroy_remote().inc();
+                closed.extend(idle.remove(at));
+            }
+        }
         drop(idle);
         drop(closed);
         let mut gone = Vec::new();
