@@ -1,7 +1,7 @@
 //! What can go wrong with a stream, and the one place where that becomes a reply.
 
 use bytes::Bytes;
-use outrigger_http::{HeaderName, Headers, ResponseFlags};
+use outrigger_http::{HeaderName, Headers, ResponseFlags, grpc_status_of_http};
 
 /// Whose fault it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,15 +207,9 @@ impl LocalReply {
         LocalReply { status, details: details.into(), headers: Headers::new(), body, grpc_status: None }
     }
 
-    /// The gRPC status that stands for an HTTP status (gRPC's `http-grpc-status-mapping`).
+    /// The reply's gRPC status: what was chosen for it, else what stands for its HTTP status.
     pub(crate) fn grpc_status(&self) -> u32 {
-        self.grpc_status.filter(|status| *status <= 16).unwrap_or(match self.status {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 => 12,
-            429 | 502 | 503 | 504 => 14,
-            _ => 2,
-        })
+        let chosen = self.grpc_status.filter(|status| *status <= 16);
+        chosen.unwrap_or_else(|| grpc_status_of_http(self.status))
     }
 }

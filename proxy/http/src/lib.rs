@@ -9,6 +9,7 @@
 mod address;
 mod body;
 mod flags;
+mod grpc;
 mod head;
 mod headers;
 mod metadata;
@@ -19,6 +20,7 @@ mod tls;
 pub use address::EndpointAddress;
 pub use body::BodyBuffer;
 pub use flags::ResponseFlags;
+pub use grpc::grpc_status_of_http;
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Headers, InvalidValue, valid_value};
 pub use metadata::{Metadata, MetadataStruct, MetadataValue, StreamMetadata};

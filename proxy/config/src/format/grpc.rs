@@ -1,6 +1,6 @@
 //! `%GRPC_STATUS%`.
 
-use outrigger_http::{HeaderName, StreamState};
+use outrigger_http::{HeaderName, StreamState, grpc_status_of_http};
 
 use super::value::{Value, text};
 
@@ -34,21 +34,10 @@ const GRPC_CODES: [(&str, &str); 17] = [
 /// The status of an answer in gRPC's terms: from the trailers, the head, or the HTTP status (gRPC's mapping). `Err`: what
 /// stands there for a status. `None`: nothing was answered.
 pub(crate) fn grpc_code(state: &StreamState) -> Option<Result<u32, &[u8]>> {
-    let told = [state.response_trailers.as_ref(), state.response.as_ref().map(|response| &response.headers)]
-        .into_iter()
-        .flatten()
-        .find_map(|headers| headers.get(&HeaderName::GRPC_STATUS));
-    if let Some(text) = told {
+    if let Some(text) = state.told_grpc_status() {
         return Some(std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).ok_or(text));
     }
-    Some(Ok(match state.response.as_ref()?.status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }))
+    Some(Ok(grpc_status_of_http(state.response.as_ref()?.status)))
 }
 
 /// The status of a gRPC request; other requests have none.

@@ -11,6 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use bytes::Bytes;
 use outrigger_http::{
     CertificateInfo, HeaderName, Headers, Metadata, StreamInfo, StreamMetadata, StreamState, TimingPoint, TlsInfo,
+    grpc_status_of_http,
 };
 
 use super::names::XDS_METADATA;
@@ -226,19 +227,10 @@ fn response(state: &StreamState, name: &str) -> Option<Property> {
 /// From the trailers or the head; else what gRPC makes of the HTTP status.
 fn grpc_status(state: &StreamState) -> Option<Property> {
     let head = state.response.as_ref()?;
-    let trailers = state.response_trailers.as_ref();
-    let given = trailers.and_then(|trailers| trailers.get(&HeaderName::GRPC_STATUS));
-    if let Some(given) = given.or_else(|| head.headers.get(&HeaderName::GRPC_STATUS)) {
-        return int(std::str::from_utf8(given).ok()?.parse().ok()?);
+    if let Some(told) = state.told_grpc_status() {
+        return int(std::str::from_utf8(told).ok()?.parse().ok()?);
     }
-    int(match head.status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    })
+    int(u64::from(grpc_status_of_http(head.status)))
 }
 
 fn address(address: Option<SocketAddr>, name: &str) -> Option<Property> {
