@@ -1,10 +1,11 @@
-//! Ports for the few peers that want to be told one (a Gateway's listener, go-control-plane's test server).
+//! Ports for the few peers that want to be told one (a Gateway's listener, go-control-plane's test server), and for those
+//! that nobody is to listen on.
 //!
 //! They come from below Linux' ephemeral range, so that no outgoing connection of another test takes them meanwhile; within
 //! this process each is given out once.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
@@ -19,6 +20,11 @@ static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 /// A port on which nothing listens now.
 pub fn free_port() -> Result<u16> {
     free_range(1)
+}
+
+/// An address at which nobody listens, nor will while the test runs: the kernel gives such ports to nobody who asks for any.
+pub fn closed() -> Result<SocketAddr> {
+    Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)))
 }
 
 /// The first of `count` consecutive ports on which nothing listens now.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, tcp_listener, with};
+use outrigger_e2e::ports::closed;
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, DataPlane, Origin, Peer, Request, eventually};
 use serde_json::{Value, json};
@@ -143,7 +144,7 @@ fn bootstrap(origin: &Origin, refused: SocketAddr) -> Bootstrap {
 /// The logs that told of each request.
 fn run(peer: Peer) -> BTreeMap<String, BTreeSet<String>> {
     let origin = Origin::start("o").expect("origin");
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("its address");
+    let unused = closed().expect("a port");
     let plane = DataPlane::start(peer, &bootstrap(&origin, unused)).expect("the proxy starts");
     let main = plane.listener("main").expect("its listener");
     for (name, request) in requests() {
@@ -363,7 +364,7 @@ fn sorted(flags: &str) -> String {
 #[test]
 fn operators_tell_what_envoys_do() {
     let origin = Origin::start("o").expect("origin");
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("its address");
+    let unused = closed().expect("a port");
     let (ours, theirs) = (told(Peer::Outrigger, unused, &origin), told(Peer::Envoy, unused, &origin));
     let differences: Vec<String> = theirs
         .iter()

@@ -2,11 +2,12 @@
 //! so, and that a neighbour with a healthy origin is served meanwhile.
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
 use outrigger_e2e::h2c::{H2Connection, H2Request};
+use outrigger_e2e::ports::closed;
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Connection, Neighbour, Origin, Request};
 use serde_json::json;
@@ -85,11 +86,6 @@ struct Rig {
     neighbour: Neighbour,
 }
 
-fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    listener.local_addr().expect("its address")
-}
-
 impl Rig {
     fn start(peer: Peer) -> Rig {
         let (good, bad) = (Origin::start("good").expect("origin"), Origin::start("bad").expect("origin"));
@@ -106,7 +102,7 @@ impl Rig {
             .cluster(cluster("good", &[good.address()]))
             .cluster(cluster("bad", &[bad.address()]))
             .cluster(http2(cluster("bad-h2", &[bad.address()])))
-            .cluster(cluster("refused", &[closed_port()]))
+            .cluster(cluster("refused", &[closed().expect("a port")]))
             .cluster(cluster("empty", &[]))
             .cluster(with(cluster("full", &[bad.address()]), full))
             .listener(listener);

@@ -1,8 +1,7 @@
 //! The configuration that both proxies run.
 
-use std::net::{SocketAddr, TcpListener};
-
 use outrigger_e2e::bootstrap::{HttpListener, cluster, with};
+use outrigger_e2e::ports::closed;
 use outrigger_e2e::{Bootstrap, Origin};
 use serde_json::{Value, json};
 
@@ -11,17 +10,12 @@ pub(crate) const NAMES: &[&str] = &[
     "filters", "mirror",
 ];
 
-fn closed_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    listener.local_addr().expect("its address")
-}
-
 pub(crate) fn bootstrap(origin: &Origin, other: &Origin) -> Bootstrap {
     let tight = json!({"circuit_breakers": {"thresholds": [{"max_retries": 0}]}});
     let bootstrap = Bootstrap::new()
         .cluster(cluster("a", &[origin.address()]))
         .cluster(cluster("b", &[other.address()]))
-        .cluster(cluster("refused", &[closed_port()]))
+        .cluster(cluster("refused", &[closed().expect("a port")]))
         .cluster(cluster("empty", &[]))
         .cluster(with(cluster("tight", &[origin.address()]), tight))
         .listener(listener("hosts", &hosts()))

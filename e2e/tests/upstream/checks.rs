@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, tcp_listener, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
+use outrigger_e2e::ports::closed;
 use outrigger_e2e::tls::{Authority, downstream, upstream};
 use outrigger_e2e::wait::{DEADLINE, eventually};
 use outrigger_e2e::{Bootstrap, Origin, talker};
@@ -87,9 +88,7 @@ fn checks_shake_hands_as_connections_do() {
 
 #[test]
 fn connections_that_fail_make_an_outlier() {
-    let (a, dead) = (talker::Talker::start("a").expect("a server"), talker::Talker::start("dead").expect("a server"));
-    let gone = dead.address();
-    drop(dead);
+    let (a, gone) = (talker::Talker::start("a").expect("a server"), closed().expect("a port"));
     let two = json!([{"lb_endpoints": [endpoint(a.address(), json!({})), endpoint(gone, json!({}))]}]);
     let base = json!({"interval": "3600s", "base_ejection_time": "3600s", "max_ejection_percent": 50});
     let kinds = [

@@ -4,15 +4,11 @@ use std::net::SocketAddr;
 
 use outrigger_e2e::bootstrap::{HttpListener, route, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
+use outrigger_e2e::ports::closed;
 use outrigger_e2e::{Bootstrap, Origin, Request};
 use serde_json::{Value, json};
 
 use super::{endpoint, of, share, spread};
-
-/// An address that nobody listens at.
-fn dead() -> SocketAddr {
-    Origin::start("dead").expect("an origin").address()
-}
 
 fn retrying(peer: Peer, cluster: Value, policy: Value) -> (DataPlane, SocketAddr) {
     let mut route = route("/", "c");
@@ -33,7 +29,8 @@ fn extension(package: &str, kind: &str, fields: Value) -> Value {
 #[test]
 fn a_retry_goes_to_another_endpoint() {
     let a = Origin::start("a").expect("an origin");
-    let two = json!([{"lb_endpoints": [endpoint(a.address(), json!({})), endpoint(dead(), json!({}))]}]);
+    let two =
+        json!([{"lb_endpoints": [endpoint(a.address(), json!({})), endpoint(closed().expect("a port"), json!({}))]}]);
     let random = of(two, json!({"lb_policy": "RANDOM"}));
     let policy = json!({
         "retry_on": "connect-failure", "num_retries": 1, "host_selection_retry_max_attempts": 40,
@@ -51,7 +48,7 @@ fn a_retry_goes_to_another_endpoint() {
 fn a_retry_goes_to_another_priority() {
     let a = Origin::start("a").expect("an origin");
     let two = json!([
-        {"priority": 0, "lb_endpoints": [endpoint(dead(), json!({}))]},
+        {"priority": 0, "lb_endpoints": [endpoint(closed().expect("a port"), json!({}))]},
         {"priority": 1, "lb_endpoints": [endpoint(a.address(), json!({}))]},
     ]);
     let mut policy = json!({"retry_on": "connect-failure", "num_retries": 1});
