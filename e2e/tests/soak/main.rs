@@ -219,7 +219,7 @@ fn nothing_is_lost_and_nothing_grows() {
     if !Peer::all().contains(&Peer::Outrigger) {
         return;
     }
-    let length = Duration::from_secs(scaled(20, 900));
+    let length = Duration::from_secs(scaled(60, 900));
     let seed = seed();
     eprintln!("OUTRIGGER_SEED={seed}");
     let mut world = World::start(seed);

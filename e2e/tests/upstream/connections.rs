@@ -4,9 +4,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use outrigger_e2e::bootstrap::{cluster, with};
+use outrigger_e2e::bootstrap::{cluster, http2, with};
 use outrigger_e2e::data_plane::Peer;
 use outrigger_e2e::h2raw::{ACK, Frame, RawH2, kind};
+use outrigger_e2e::tls::upstream;
 use outrigger_e2e::wait::{DEADLINE, eventually, until};
 use outrigger_e2e::{Connection, Origin, Request};
 use serde_json::{Value, json};
@@ -81,6 +82,32 @@ fn the_kernel_watches_idle_connections() {
             });
             seen.unwrap_or_else(|error| panic!("{peer:?}, {expected}: {error:#}"));
         }
+    }
+}
+
+#[test]
+fn who_waits_for_a_shared_connection_fails_with_it() {
+    for peer in Peer::all() {
+        // Nobody shakes hands there.
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let mut shared = http2(cluster("c", &[silent.local_addr().expect("its address")]));
+        shared["transport_socket"] = upstream(&json!({"sni": "server.test"}));
+        let (plane, main) = start(peer, with(shared, json!({"connect_timeout": "3s"})));
+        let names = ["one", "two", "three", "four"].map(|name| format!("{name} {}", peer.name()));
+        let mut clients = names.each_ref().map(|name| {
+            let mut client = Connection::open(main).expect("a connection");
+            client.send(Request::get("/").with("x-test", name).bytes()).expect("sends");
+            client.expect_answer_to("GET");
+            client
+        });
+        for (client, name) in clients.iter_mut().zip(&names) {
+            assert_eq!(client.response().expect("an answer").status, 503, "{name}");
+            assert_eq!(plane.access_record(name).expect("its record")["flags"], "UF", "{name}");
+        }
+        let stats = plane.admin.stats().expect("stats");
+        let count = |name: &str| stats.get(&format!("cluster.c.{name}")).copied().unwrap_or_default();
+        let counts = (count("upstream_cx_connect_fail"), count("upstream_rq_pending_failure_eject"));
+        assert_eq!(counts, (1, 4), "{peer:?}");
     }
 }
 

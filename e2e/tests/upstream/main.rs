@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot set itself up fails")]
 #![allow(clippy::needless_pass_by_value, reason = "literals are written where they are used")]
 
+mod ahead;
 mod checks;
 mod connections;
 mod counters;
@@ -11,6 +12,7 @@ mod limits;
 mod protocols;
 mod redirects;
 mod retries;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use outrigger_config::{CodeSource, ResourceKind, StreamSource};
-use outrigger_dataplane::{Inherited, Workers, span_queue};
+use outrigger_dataplane::{Inherited, LocalZone, Workers, span_queue};
 use outrigger_proto::pb::envoy::config::core::v3 as core;
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
@@ -85,6 +85,12 @@ async fn load(options: &Options) -> Result<(Bytes, Bootstrap), Vec<String>> {
     let unknown = unknown.into_iter().map(|message| Problem { path: String::new(), message });
     bootstrap.warnings.splice(0..0, unknown);
     Ok((message, bootstrap))
+}
+
+fn local_zone(bootstrap: &Bootstrap) -> Option<LocalZone> {
+    let cluster = bootstrap.local_cluster.clone()?;
+    let core::Locality { region, zone, sub_zone } = bootstrap.node.locality.clone().unwrap_or_default();
+    Some(LocalZone { cluster, region, zone, sub_zone })
 }
 
 fn name(options: &Options) -> String {
@@ -170,6 +176,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
         spans: span_sink,
         drain: options.drain(),
         dispatcher_stats: bootstrap.dispatcher_stats,
+        local: local_zone(&bootstrap),
     })?;
     tokio::task::spawn_local(workers.watch_health());
     let wasm_metrics = Rc::new(WasmMetrics::new(&registry));

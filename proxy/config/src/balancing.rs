@@ -81,6 +81,8 @@ pub struct LbOptions {
     pub panic_millis: u32,
     /// `locality_weighted_lb_config`.
     pub locality_weighted: bool,
+    /// `zone_aware_lb_config`: counts where the bootstrap names a local cluster, and localities have no weights.
+    pub zones: ZoneAware,
     /// `fail_traffic_on_panic`.
     pub fail_traffic_on_panic: bool,
     /// `close_connections_on_host_set_change`.
@@ -100,6 +102,7 @@ impl Default for LbOptions {
         LbOptions {
             panic_millis: 50_000,
             locality_weighted: false,
+            zones: ZoneAware::default(),
             fail_traffic_on_panic: false,
             close_connections_on_change: false,
             ignore_new_until_checked: false,
@@ -108,6 +111,25 @@ impl Default for LbOptions {
             slow_start: None,
             subsets: None,
         }
+    }
+}
+
+/// `zone_aware_lb_config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ZoneAware {
+    /// Percent of the requests; all unless set.
+    pub routing_enabled_percent: u32,
+    /// Healthy endpoints that there must be; 6 unless set.
+    pub min_cluster_size: u64,
+    /// `force_local_zone`: with so many healthy endpoints in the proxy's own zone all requests go there.
+    pub force_local_min: Option<u32>,
+    /// `HEALTHY_HOSTS_WEIGHT`: zones count by the weights of their endpoints, not by their number.
+    pub by_weight: bool,
+}
+
+impl Default for ZoneAware {
+    fn default() -> ZoneAware {
+        ZoneAware { routing_enabled_percent: 100, min_cluster_size: 6, force_local_min: None, by_weight: false }
     }
 }
 

@@ -8,7 +8,7 @@ use outrigger_http::HeaderName;
 
 use crate::{
     Assignment, DnsTargets, HealthCheck, LbOptions, LbPolicy, Metadata, MetadataStruct, MetadataValue, Origin,
-    OutlierDetection, SecretRef, SocketOption, Source, TlsContext, UpstreamTransport,
+    OutlierDetection, Real, SecretRef, SocketOption, Source, TlsContext, UpstreamTransport,
 };
 
 /// Where an endpoint's metadata says which transport socket it takes.
@@ -43,7 +43,18 @@ pub struct Cluster {
     pub tcp_keepalive: Option<(u32, u32, u32)>,
     /// `None`: nothing is said.
     pub bind: Option<Box<UpstreamBind>>,
+    /// `None`: a connection is made when it is needed.
+    pub preconnect: Option<Box<Preconnect>>,
     pub transports: Transports,
+}
+
+/// `preconnect_policy`: connections for more requests than there are; both from 1, where nothing is made ahead, to 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preconnect {
+    /// Of an endpoint's requests.
+    pub per_upstream_ratio: Real,
+    /// Of the cluster's, at the endpoints that come next.
+    pub predictive_ratio: Real,
 }
 
 /// `transport_socket` and `transport_socket_matches`.

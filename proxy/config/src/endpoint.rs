@@ -68,6 +68,11 @@ impl Endpoint {
 }
 
 impl Locality {
+    #[must_use]
+    pub fn is_same_place(&self, other: &Locality) -> bool {
+        self.region == other.region && self.zone == other.zone && self.sub_zone == other.sub_zone
+    }
+
     /// What its endpoints have in common.
     #[must_use]
     pub fn without_endpoints(&self) -> Locality {

@@ -51,12 +51,12 @@ mod wasm_override;
 pub use access_log::{AccessLog, AccessLogFormat, AccessLogSink, Comparison, ComparisonOp, JsonNode, LogFilter};
 pub use balancing::{
     HashFunction, LbOptions, LbPolicy, PeakEwma, Real, SelectorFallback, SlowStart, SubsetFallback, SubsetSelector,
-    Subsets,
+    Subsets, ZoneAware,
 };
 pub use cidr::Cidr;
 pub use cluster::{
-    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, OriginalDst, Protocol,
-    RetryBudget, RoutingPriority, TransportMatch, Transports, UpstreamBind, UpstreamHttpOptions,
+    AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, OriginalDst, Preconnect,
+    Protocol, RetryBudget, RoutingPriority, TransportMatch, Transports, UpstreamBind, UpstreamHttpOptions,
 };
 pub use dns::{DNS_ADDRESSES_MAX, DnsEndpoint, DnsFamily, DnsLocality, DnsOptions, DnsResolver, DnsTargets};
 pub use endpoint::{Assignment, AssignmentPolicy, Endpoint, Health, Locality};

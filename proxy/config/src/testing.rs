@@ -39,6 +39,7 @@ fn cluster_with(name: &str, discovery: Discovery, version: u32) -> Cluster {
         per_connection_buffer_limit_bytes: version,
         tcp_keepalive: None,
         bind: None,
+        preconnect: None,
         transports: crate::Transports::default(),
     }
 }

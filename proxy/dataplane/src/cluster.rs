@@ -13,10 +13,13 @@ mod health;
 mod hosts;
 mod keeper;
 mod latency;
+mod local;
 mod original_dst;
 mod outlier;
 mod pick;
 mod picked;
+mod pools;
+mod preconnect;
 mod probe;
 mod secure;
 mod source;
@@ -32,14 +35,17 @@ pub(crate) use announce::{Client, MadeFor, header};
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use checkout::Checkout;
 pub(crate) use connect::FailedConnect;
+pub(crate) use endpoint::EndpointHandle;
 pub use endpoint::{ClusterStatus, EndpointStatus};
-pub(crate) use endpoint::{ConnectionGuard, EndpointHandle};
 pub use health::HealthFlags;
 pub(crate) use health::HealthSet;
 pub(crate) use keeper::keep;
+pub(crate) use local::LocalCluster;
+pub use local::LocalZone;
 pub(crate) use outlier::Outcome;
 pub(crate) use pick::PickKey;
 pub(crate) use picked::Picked;
+pub(crate) use pools::ConnectionGuard;
 
 use crate::error::{ErrorKind, StreamError};
 use crate::stats::ClusterStats;
@@ -71,8 +77,10 @@ pub(crate) struct ClusterHandle {
     /// `None`: connections are in cleartext.
     security: Option<Rc<Security>>,
     drop_overload: Option<Fraction>,
+    /// `None`: zones don't matter.
+    local: Option<Rc<LocalCluster>>,
     /// The connection that has failed last, for the log of the stream that it was for.
-    failed: RefCell<Option<Box<FailedConnect>>>,
+    failed: RefCell<Option<Rc<FailedConnect>>>,
 }
 
 impl ClusterHandle {
@@ -119,13 +127,14 @@ impl ClusterHandle {
             security: Security::build(entry, &cx.registry, previous.map(|previous| &**previous)),
             drop_overload: entry.assignment.as_ref().and_then(|assignment| assignment.policy.drop_overload),
             entry: entry.clone(),
+            local: cx.local.clone(),
             failed: RefCell::default(),
             stats,
         })
     }
 
     /// The connection that has just failed.
-    pub(crate) fn take_failed(&self) -> Option<Box<FailedConnect>> {
+    pub(crate) fn take_failed(&self) -> Option<Rc<FailedConnect>> {
         self.failed.borrow_mut().take()
     }
 
@@ -146,12 +155,11 @@ impl ClusterHandle {
         let mut slot = self.hosts.borrow_mut();
         let health = self.health.as_ref();
         match &mut *slot {
-            Some(hosts) if !hosts.is_stale(health) => call(hosts),
+            Some(hosts) if !hosts.is_stale(health, self.local.as_deref()) => call(hosts),
             _ => {
-                let tables = self.breakers.tables();
                 let hosts = match slot.take() {
-                    Some(stale) => stale.refresh(&self.entry, health, tables),
-                    None => Hosts::new(&self.entry, health, tables, &self.before.take()),
+                    Some(stale) => stale.refresh(&self.entry, health, &self.recipe()),
+                    None => Hosts::new(&self.entry, health, &self.recipe(), &self.before.take()),
                 };
                 if self.cluster().close_connections_on_health_failure {
                     hosts.close_failed();
@@ -164,6 +172,10 @@ impl ClusterHandle {
         }
     }
 
+    fn recipe(&self) -> Recipe<'_> {
+        Recipe::new(&self.entry, self.breakers.tables(), self.local.as_deref())
+    }
+
     /// An endpoint for a new request; `None`: none can serve.
     pub(crate) fn pick(&self, key: &PickKey<'_>) -> Option<Rc<EndpointHandle>> {
         if let Some(destinations) = &self.destinations {
@@ -173,8 +185,7 @@ impl ClusterHandle {
             let Hosts { list, balancer, .. } = hosts;
             let mut picked = None;
             for round in 0..key.rounds() {
-                let recipe = || Recipe::new(&self.entry, self.breakers.tables());
-                let Some(index) = balancer.pick(recipe, list, key, round) else { break };
+                let Some(index) = balancer.pick(|| self.recipe(), list, key, round) else { break };
                 picked = list.get(index as usize);
                 if picked.is_none_or(|endpoint| !key.avoid.contains(&endpoint.endpoint.address)) {
                     break;
@@ -204,7 +215,9 @@ impl ClusterHandle {
     pub(crate) fn sweep(&self, now: tokio::time::Instant) {
         if self.hosts.borrow().is_some() || !self.before.borrow().is_empty() {
             let http = &self.cluster().http;
-            self.with_hosts(|hosts| hosts.list.iter().for_each(|endpoint| endpoint.sweep(&self.stats, http, now)));
+            self.with_hosts(|hosts| {
+                hosts.list.iter().for_each(|endpoint| endpoint.pools().sweep(&self.stats, http, now))
+            });
         }
         if let Some(destinations) = &self.destinations {
             destinations.sweep(&self.stats, &self.cluster().http, now);

@@ -52,7 +52,7 @@ mod worker;
 mod workers;
 mod write_queue;
 
-pub use cluster::{ClusterStatus, EndpointStatus, HealthFlags};
+pub use cluster::{ClusterStatus, EndpointStatus, HealthFlags, LocalZone};
 pub use inherited::Inherited;
 pub use overload::Overload;
 pub use plugin::{

@@ -97,6 +97,9 @@ impl LiveConfig {
         previous: &LiveConfig,
         cx: &Rc<WorkerCx>,
     ) -> Rc<LiveConfig> {
+        if let Some(local) = &cx.local {
+            local.update(prepared.snapshot.clusters.get(local.name()), &cx.health);
+        }
         let mut clusters = HashMap::new();
         for (name, handle) in previous.clusters.borrow().iter() {
             let Some(entry) = prepared.snapshot.clusters.get(name) else { continue };

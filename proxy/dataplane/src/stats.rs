@@ -142,7 +142,8 @@ cells! {
             upstream_rq_retry_backoff_exponential upstream_rq_retry_backoff_ratelimited upstream_rq_per_try_timeout
             upstream_rq_per_try_idle_timeout retry_or_shadow_abandoned
             upstream_cx_max_duration_reached upstream_cx_max_requests lb_healthy_panic lb_subsets_selected lb_subsets_fallback
-            lb_subsets_fallback_panic membership_change;
+            lb_subsets_fallback_panic membership_change lb_zone_routing_all_directly lb_zone_routing_sampled
+            lb_zone_routing_cross_zone lb_zone_no_capacity_left lb_zone_cluster_too_small lb_local_cluster_not_ok;
         gauges: upstream_cx_active upstream_rq_active ;
         histograms: upstream_cx_connect_ms upstream_rq_time;
     }

@@ -111,6 +111,11 @@ impl Transport {
         self.tls.as_ref().map(|tls| &tls.info).or(self.outer_tls.as_ref())
     }
 
+    /// Whether a server that had the choice of protocols has chosen HTTP/2.
+    pub(crate) fn chose_h2(&self) -> bool {
+        self.tls().is_some_and(|tls| &*tls.alpn == "h2")
+    }
+
     /// Reads once into `input`; 0 at the end of the peer's bytes. One `recv` a readiness: a short read disarms.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.eof {

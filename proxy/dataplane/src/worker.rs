@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::access_log::AccessLogWriter;
-use crate::cluster::{BreakerSet, ClusterStatus, HealthSet};
+use crate::cluster::{BreakerSet, ClusterStatus, HealthSet, LocalCluster, LocalZone};
 use crate::listener::{self, Drain, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
@@ -55,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) overload: Arc<Overload>,
     pub(crate) spans: SpanSink,
     pub(crate) health: HealthSet,
+    pub(crate) local: Option<LocalZone>,
     /// Open connections of each worker.
     pub(crate) connections: Arc<[AtomicUsize]>,
 }
@@ -72,6 +73,8 @@ pub(crate) struct WorkerCx {
     pub(crate) spans: Spans,
     drain: DrainOptions,
     pub(crate) health: HealthSet,
+    /// `None`: zones don't matter.
+    pub(crate) local: Option<Rc<LocalCluster>>,
     connections: Arc<[AtomicUsize]>,
     peers: RefCell<Vec<mpsc::UnboundedSender<Command>>>,
     live: RefCell<Rc<LiveConfig>>,
@@ -105,6 +108,7 @@ impl WorkerCx {
             overload: shared.overload,
             drain: shared.drain,
             health: shared.health,
+            local: shared.local.map(|local| Rc::new(LocalCluster::new(local))),
             connections: shared.connections,
             peers: RefCell::new(peers),
             live: RefCell::new(LiveConfig::empty()),

@@ -16,7 +16,7 @@ use outrigger_wasm::Services;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access_log::AccessLogWriter;
-use crate::cluster::{self, BreakerSet, ClusterStatus, EndpointStatus, HealthSet};
+use crate::cluster::{self, BreakerSet, ClusterStatus, EndpointStatus, HealthSet, LocalZone};
 use crate::overload::Overload;
 use crate::prepared::{BoundListener, Prepared, WorkerVms};
 use crate::trace::SpanSink;
@@ -35,6 +35,8 @@ pub struct Options {
     pub drain: DrainOptions,
     /// Each worker measures its turns (Envoy's `enable_dispatcher_stats`).
     pub dispatcher_stats: bool,
+    /// `None`: the bootstrap names no local cluster.
+    pub local: Option<LocalZone>,
 }
 
 /// When connections of a listener that drains are asked to close: with an answer, so that no request crosses the close.
@@ -91,6 +93,7 @@ impl Workers {
             overload: overload.clone(),
             spans: options.spans,
             health: health.clone(),
+            local: options.local,
             connections: (0..concurrency).map(|_| AtomicUsize::new(0)).collect(),
         };
         let (commands, receivers): (Vec<_>, Vec<_>) = (0..concurrency).map(|_| mpsc::unbounded_channel()).unzip();

@@ -51,6 +51,8 @@ pub struct Bootstrap {
     pub overload: OverloadManager,
     /// `stats_eviction_interval`: metrics that nobody wrote to for that long are forgotten.
     pub stats_eviction_interval: Option<Duration>,
+    /// `cluster_manager.local_cluster_name`: one of the static clusters.
+    pub local_cluster: Option<Arc<str>>,
     /// `enable_dispatcher_stats`.
     pub dispatcher_stats: bool,
     /// The resolver of clusters that name none; `None`: the system's.
@@ -150,6 +152,9 @@ fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagn
     if dynamic.ads_config.is_some() && node.id.is_empty() {
         d.at("node", |d| d.at("id", |d| d.error("is required with ads_config (or --service-node)")));
     }
+    let local_cluster = proto.cluster_manager.as_ref().and_then(|manager| {
+        d.at("cluster_manager", |d| local_cluster(&manager.local_cluster_name, &static_resources, d))
+    });
     let stats_eviction_interval = proto.stats_eviction.as_ref().and_then(|eviction| {
         let bootstrap::bootstrap::StatsEviction::StatsEvictionInterval(interval) = eviction;
         duration(Some(interval), "stats_eviction_interval", d).filter(|time| !time.is_zero())
@@ -170,10 +175,22 @@ fn decode(proto: bootstrap::Bootstrap, options: &BootstrapOptions, d: &mut Diagn
         dns_resolver,
         overload,
         stats_eviction_interval,
+        local_cluster,
         dispatcher_stats: proto.enable_dispatcher_stats,
         warnings: Vec::new(),
         watched: Vec::new(),
     }
+}
+
+fn local_cluster(name: &str, resources: &[Update], d: &mut Diagnostics) -> Option<Arc<str>> {
+    if name.is_empty() {
+        return None;
+    }
+    let mut upserts = resources.iter().flat_map(|update| &update.upserts);
+    if !upserts.any(|(known, resource)| &**known == name && resource.kind() == ResourceKind::Cluster) {
+        d.at("local_cluster_name", |d| d.error(format!("there is no static cluster {name}")));
+    }
+    Some(name.into())
 }
 
 /// The resolver of clusters that name none, by the newest field that is set.

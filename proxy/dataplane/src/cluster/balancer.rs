@@ -8,16 +8,19 @@ mod edf;
 mod priority;
 mod subset;
 mod table;
+mod zones;
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::{ClusterEntry, LbOptions, LbPolicy, SlowStart};
+use outrigger_config::{ClusterEntry, LbOptions, LbPolicy, SlowStart, ZoneAware};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore};
 use tokio::time::Instant;
 
 use super::endpoint::Standing;
+use super::local::LocalCluster;
 use super::{EndpointHandle, PickKey};
 use crate::stats::ClusterStats;
 use chooser::{Chooser, Picking};
@@ -25,6 +28,7 @@ use edf::Edf;
 use priority::{Level, Load};
 use subset::{Choice, SubsetIndex};
 pub(crate) use table::Tables;
+use zones::Zones;
 
 /// What a balancer is made of, beside the endpoints.
 #[derive(Debug, Clone, Copy)]
@@ -39,11 +43,13 @@ pub(super) struct Recipe<'a> {
     ignore_new: bool,
     overprovisioning_percent: u32,
     weighted_health: bool,
+    zones: ZoneAware,
+    local: Option<&'a LocalCluster>,
     tables: &'a Tables,
 }
 
 impl<'a> Recipe<'a> {
-    pub(super) fn new(entry: &ClusterEntry, tables: &'a Tables) -> Recipe<'a> {
+    pub(super) fn new(entry: &ClusterEntry, tables: &'a Tables, local: Option<&'a LocalCluster>) -> Recipe<'a> {
         let default = LbOptions::default();
         let options = entry.cluster.lb_options.as_deref().unwrap_or(&default);
         let policy = entry.assignment.as_ref().map(|assignment| assignment.policy).unwrap_or_default();
@@ -58,8 +64,15 @@ impl<'a> Recipe<'a> {
             ignore_new: options.ignore_new_until_checked,
             overprovisioning_percent: policy.overprovisioning_percent,
             weighted_health: policy.weighted_priority_health,
+            zones: options.zones,
+            local,
             tables,
         }
+    }
+
+    /// The local cluster that it is made of.
+    pub(super) fn local_version(&self) -> (u64, u64) {
+        self.local.map(LocalCluster::version).unwrap_or_default()
     }
 }
 
@@ -71,17 +84,33 @@ pub(super) struct Balancer {
     random: SmallRng,
     /// Until then some endpoint is new, and its weight grows.
     slow_until: Option<Instant>,
-    /// How many picks went to priorities in panic.
-    panics: u64,
-    subset_stats: SubsetCounts,
+    counts: Counts,
+    /// Picks that were made before they are asked for.
+    peeked: VecDeque<u32>,
 }
 
-/// What became of picks by subset.
+/// What became of picks.
 #[derive(Debug, Default, Clone, Copy)]
-struct SubsetCounts {
-    selected: u64,
-    fallback: u64,
-    fallback_panic: u64,
+struct Counts {
+    /// They went to priorities in panic.
+    panics: u64,
+    subset_selected: u64,
+    subset_fallback: u64,
+    subset_fallback_panic: u64,
+    zone_all_directly: u64,
+    zone_sampled: u64,
+    zone_cross: u64,
+    zone_no_capacity: u64,
+    zone_too_small: u64,
+    local_not_ok: u64,
+}
+
+/// What the parts of a balancer are made with.
+struct Making<'m, 'r> {
+    recipe: &'m Recipe<'r>,
+    hosts: &'m [Rc<EndpointHandle>],
+    random: &'m mut SmallRng,
+    counts: &'m mut Counts,
 }
 
 #[derive(Debug)]
@@ -111,14 +140,9 @@ impl Balancer {
             let now = Instant::now();
             hosts.iter().map(|host| host.since.get() + slow.window).filter(|until| *until > now).max()
         });
-        Balancer {
-            all: Spread::new(recipe, hosts, members, &mut random),
-            subsets,
-            random,
-            slow_until,
-            panics: 0,
-            subset_stats: SubsetCounts::default(),
-        }
+        let mut counts = Counts::default();
+        let all = Spread::new(&mut Making { recipe, hosts, random: &mut random, counts: &mut counts }, members);
+        Balancer { all, subsets, random, slow_until, counts, peeked: VecDeque::new() }
     }
 
     /// Whether endpoints that were new aren't any more.
@@ -128,15 +152,41 @@ impl Balancer {
 
     /// Writes what picks have counted.
     pub(super) fn count(&mut self, stats: &ClusterStats) {
-        if self.panics > 0 {
-            stats.lb_healthy_panic().add(std::mem::take(&mut self.panics));
+        let counts = std::mem::take(&mut self.counts);
+        if counts.panics > 0 {
+            stats.lb_healthy_panic().add(counts.panics);
         }
         if self.subsets.is_some() {
-            let counts = std::mem::take(&mut self.subset_stats);
-            stats.lb_subsets_selected().add(counts.selected);
-            stats.lb_subsets_fallback().add(counts.fallback);
-            stats.lb_subsets_fallback_panic().add(counts.fallback_panic);
+            stats.lb_subsets_selected().add(counts.subset_selected);
+            stats.lb_subsets_fallback().add(counts.subset_fallback);
+            stats.lb_subsets_fallback_panic().add(counts.subset_fallback_panic);
         }
+        let zones = counts.zone_all_directly + counts.zone_cross + counts.zone_sampled;
+        if zones + counts.zone_too_small + counts.local_not_ok > 0 {
+            stats.lb_zone_routing_all_directly().add(counts.zone_all_directly);
+            stats.lb_zone_routing_sampled().add(counts.zone_sampled);
+            stats.lb_zone_routing_cross_zone().add(counts.zone_cross);
+            stats.lb_zone_no_capacity_left().add(counts.zone_no_capacity);
+            stats.lb_zone_cluster_too_small().add(counts.zone_too_small);
+            stats.lb_local_cluster_not_ok().add(counts.local_not_ok);
+        }
+    }
+
+    /// The endpoint of a pick that is yet to come; `None`: the policy decides when it comes, as in Envoy.
+    pub(super) fn peek<'r>(
+        &mut self,
+        recipe: impl Fn() -> Recipe<'r>,
+        hosts: &[Rc<EndpointHandle>],
+        key: &PickKey<'_>,
+    ) -> Option<u32> {
+        let decides_now = matches!(recipe().policy, LbPolicy::RoundRobin | LbPolicy::Random) && self.subsets.is_none();
+        if !decides_now || self.peeked.len() >= hosts.len() {
+            return None;
+        }
+        let Balancer { all, random, counts, .. } = self;
+        let picked = all.pick(&recipe, hosts, key, 0, random, counts)?;
+        self.peeked.push_back(picked);
+        Some(picked)
     }
 
     /// The place of an endpoint in the list.
@@ -147,17 +197,22 @@ impl Balancer {
         key: &PickKey<'_>,
         round: u32,
     ) -> Option<u32> {
-        let Balancer { all, subsets, random, panics, subset_stats, .. } = self;
-        let Some(subsets) = subsets else { return all.pick(&recipe, hosts, key, round, random, panics) };
+        if key.avoid_priorities.is_empty()
+            && let Some(peeked) = self.peeked.pop_front()
+        {
+            return Some(peeked);
+        }
+        let Balancer { all, subsets, random, counts, .. } = self;
+        let Some(subsets) = subsets else { return all.pick(&recipe, hosts, key, round, random, counts) };
         let choice = subsets.index.choose(key.metadata);
         match choice {
-            Choice::Subset(subset) if Some(subset) != subsets.index.default_subset => subset_stats.selected += 1,
+            Choice::Subset(subset) if Some(subset) != subsets.index.default_subset => counts.subset_selected += 1,
             Choice::None => {}
-            _ => subset_stats.fallback += 1,
+            _ => counts.subset_fallback += 1,
         }
         let picked = match choice {
             Choice::None => None,
-            Choice::Any => all.pick(&recipe, hosts, key, round, random, panics),
+            Choice::Any => all.pick(&recipe, hosts, key, round, random, counts),
             Choice::Subset(subset) => {
                 let config = &subsets.index.config;
                 let recipe = || {
@@ -167,14 +222,15 @@ impl Balancer {
                     recipe
                 };
                 let spread = subsets.spreads[subset].get_or_insert_with(|| {
-                    Spread::new(&recipe(), hosts, subsets.index.subsets[subset].clone(), random)
+                    let making = &mut Making { recipe: &recipe(), hosts, random, counts };
+                    Spread::new(making, subsets.index.subsets[subset].clone())
                 });
-                spread.pick(&recipe, hosts, key, round, random, panics)
+                spread.pick(&recipe, hosts, key, round, random, counts)
             }
         };
         if picked.is_none() && subsets.index.config.panic_mode_any {
-            subset_stats.fallback_panic += 1;
-            return all.pick(&recipe, hosts, key, round, random, panics);
+            counts.subset_fallback_panic += 1;
+            return all.pick(&recipe, hosts, key, round, random, counts);
         }
         picked
     }
@@ -211,11 +267,13 @@ struct Slot {
 #[derive(Debug)]
 enum Group {
     Flat(Chooser),
+    Zones(Box<Zones>),
     Localities { order: Edf, weights: Box<[f64]>, choosers: Box<[Chooser]> },
 }
 
 impl Spread {
-    fn new(recipe: &Recipe<'_>, hosts: &[Rc<EndpointHandle>], members: Vec<u32>, random: &mut SmallRng) -> Spread {
+    fn new(making: &mut Making<'_, '_>, members: Vec<u32>) -> Spread {
+        let (recipe, hosts) = (making.recipe, making.hosts);
         let mut priorities: Vec<u32> = members.iter().map(|member| hosts[*member as usize].priority()).collect();
         priorities.sort_unstable();
         priorities.dedup();
@@ -232,7 +290,7 @@ impl Spread {
         let mut slots = Vec::new();
         let mut reserves = Vec::new();
         for ((priority, load), members) in priorities.iter().zip(loads).zip(members_of) {
-            add_slots(&mut slots, recipe, hosts, *priority, load, &members, random);
+            add_slots(making, &mut slots, *priority, load, &members);
             if load.healthy + load.degraded == 0 && members.iter().any(|(_, standing)| *standing == Standing::Healthy) {
                 reserves.push(Reserve { priority: *priority, members, group: None });
             }
@@ -250,7 +308,7 @@ impl Spread {
         key: &PickKey<'_>,
         round: u32,
         random: &mut SmallRng,
-        panics: &mut u64,
+        counts: &mut Counts,
     ) -> Option<u32> {
         let several = self.slots.len() > 1;
         let hash = match key.hash {
@@ -258,18 +316,18 @@ impl Spread {
             _ if several || self.hashed => random.next_u64(),
             _ => 0,
         };
-        if let Some(group) = self.reserve(key.avoid_priorities, recipe, hosts, random) {
-            return group.pick(&mut Picking { hosts, random, hash });
+        if let Some(group) = self.reserve(key.avoid_priorities, recipe, hosts, random, counts) {
+            return group.pick(&mut Picking { hosts, random, hash }, counts);
         }
         let at = if several { self.slot(hash, key.avoid_priorities) } else { 0 };
         let slot = self.slots.get_mut(at)?;
         if slot.panic {
-            *panics += 1;
+            counts.panics += 1;
             if self.fail_on_panic {
                 return None;
             }
         }
-        slot.group.pick(&mut Picking { hosts, random, hash })
+        slot.group.pick(&mut Picking { hosts, random, hash }, counts)
     }
 
     /// Where all priorities with load are to be avoided: the first one beside them.
@@ -279,6 +337,7 @@ impl Spread {
         recipe: &impl Fn() -> Recipe<'r>,
         hosts: &[Rc<EndpointHandle>],
         random: &mut SmallRng,
+        counts: &mut Counts,
     ) -> Option<&mut Group> {
         if avoid.is_empty() || !self.slots.iter().all(|slot| avoid.contains(&slot.priority)) {
             return None;
@@ -286,7 +345,8 @@ impl Spread {
         let Reserve { members, group, .. } = self.reserves.iter_mut().find(|it| !avoid.contains(&it.priority))?;
         Some(group.get_or_insert_with(|| {
             let healthy = members.iter().filter(|(_, standing)| *standing == Standing::Healthy);
-            Group::new(&recipe(), hosts, healthy.map(|(member, _)| *member).collect(), members, random)
+            let making = &mut Making { recipe: &recipe(), hosts, random, counts };
+            Group::new(making, healthy.map(|(member, _)| *member).collect(), members, false)
         }))
     }
 
@@ -334,21 +394,20 @@ fn count(level: &mut Level, standing: Standing, weight: u64) {
 }
 
 fn add_slots(
+    making: &mut Making<'_, '_>,
     slots: &mut Vec<(bool, Slot)>,
-    recipe: &Recipe<'_>,
-    hosts: &[Rc<EndpointHandle>],
     priority: u32,
     load: Load,
     members: &[(u32, Standing)],
-    random: &mut SmallRng,
 ) {
-    let mut add = |percent, degraded, wanted: &dyn Fn(Standing) -> bool| {
+    let mut add = |percent, degraded: bool, wanted: &dyn Fn(Standing) -> bool| {
         if percent == 0 {
             return;
         }
         let chosen: Vec<u32> =
             members.iter().filter(|(_, standing)| wanted(*standing)).map(|(member, _)| *member).collect();
-        let group = Group::new(recipe, hosts, chosen, members, random);
+        let zoned = priority == 0 && !degraded && !load.panic;
+        let group = Group::new(making, chosen, members, zoned);
         slots.push((degraded, Slot { priority, percent, panic: load.panic, group }));
     };
     if load.panic {
@@ -360,17 +419,17 @@ fn add_slots(
 }
 
 impl Group {
-    /// `of`: those that can serve; `all`: the priority's.
-    fn new(
-        recipe: &Recipe<'_>,
-        hosts: &[Rc<EndpointHandle>],
-        of: Vec<u32>,
-        all: &[(u32, Standing)],
-        random: &mut SmallRng,
-    ) -> Group {
+    /// `of`: those that can serve; `all`: the priority's; `zoned`: where zones may matter.
+    fn new(making: &mut Making<'_, '_>, of: Vec<u32>, all: &[(u32, Standing)], zoned: bool) -> Group {
+        let (recipe, hosts) = (making.recipe, making.hosts);
         if !recipe.locality_weighted {
+            if zoned && let Some(zones) = Zones::new(making, &of, all) {
+                return Group::Zones(Box::new(zones));
+            }
+            let random = &mut *making.random;
             return Group::Flat(Chooser::new(recipe, hosts, of, &[], random));
         }
+        let random = &mut *making.random;
         let localities = localities(recipe, hosts, &of, all);
         if localities.iter().all(|locality| locality.weight == 0.0) {
             // None has a weight: as if there were no localities.
@@ -394,8 +453,9 @@ impl Group {
         Group::Localities { order, weights, choosers: choosers.collect() }
     }
 
-    fn pick(&mut self, cx: &mut Picking<'_>) -> Option<u32> {
+    fn pick(&mut self, cx: &mut Picking<'_>, counts: &mut Counts) -> Option<u32> {
         match self {
+            Group::Zones(zones) => zones.pick(cx, counts),
             Group::Flat(chooser) => chooser.pick(cx),
             Group::Localities { order, weights, choosers } => {
                 let at = order.pick(|at| weights[at as usize])?;

@@ -11,9 +11,11 @@ use tokio::time::Instant;
 
 use super::announce::MadeFor;
 use super::breakers::{Breaker, RetryGuard};
-use super::connect::{Alone, Turn};
-use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection};
+use super::connect::{Alone, ConnectPermit, Failure, Turn};
+use super::endpoint::EndpointHandle;
 use super::picked::{Picked, RequestGuard, StreamCount};
+use super::pools::{ConnectionGuard, H2Connection, Pools};
+use super::preconnect::Purpose;
 use super::{ClusterHandle, PickKey};
 use crate::error::{ErrorKind, StreamError};
 use crate::tls::Alpn;
@@ -34,7 +36,8 @@ impl std::fmt::Debug for Checkout {
 }
 
 /// A connection whose server has chosen its protocol.
-enum Connected {
+#[derive(Debug)]
+pub(super) enum Connected {
     H1(Box<h1::Stream>, ConnectionGuard),
     H2(Rc<H2Connection>),
 }
@@ -54,41 +57,58 @@ impl ClusterHandle {
             self.stats.upstream_rq_active_overflow().inc();
             return Checkout::Failed(StreamError::upstream(ErrorKind::Overflow));
         };
-        let request = RequestGuard::new(self, &endpoint, permit);
-        let http2 = match self.cluster().http.protocol {
-            Protocol::Http1 => false,
-            Protocol::Alpn if key.upgrade => false,
+        let alpn = match self.cluster().http.protocol {
+            Protocol::Http1 => Alpn::Http1,
+            Protocol::Alpn if key.upgrade => Alpn::Http1,
             Protocol::Http2 if key.upgrade => {
                 return Checkout::Failed(StreamError::internal(ErrorKind::UpgradeForbidden));
             }
-            Protocol::Http2 => true,
-            Protocol::Downstream => downstream == Version::Http2,
-            Protocol::Alpn => return self.checkout_by_alpn(endpoint, request, key),
+            Protocol::Http2 => Alpn::Http2,
+            Protocol::Downstream if downstream == Version::Http2 => Alpn::Http2,
+            Protocol::Downstream => Alpn::Http1,
+            Protocol::Alpn => Alpn::Any,
         };
-        if http2 {
-            return self.checkout_h2(endpoint, request, key);
+        self.preconnect_ahead(key, alpn);
+        let request = RequestGuard::new(self, &endpoint, permit);
+        match alpn {
+            Alpn::Http2 => self.checkout_h2(endpoint, request, key),
+            Alpn::Any => self.checkout_by_alpn(endpoint, request, key),
+            Alpn::Http1 | Alpn::None => self.checkout_h1(endpoint, request, key),
         }
+    }
+
+    fn checkout_h1(
+        self: &Rc<Self>,
+        endpoint: Rc<EndpointHandle>,
+        request: RequestGuard,
+        key: &PickKey<'_>,
+    ) -> Checkout {
         let (priority, made_for) = (key.priority, self.made_for(key, &endpoint));
-        match if key.fresh { None } else { endpoint.take_idle(made_for.as_ref()) } {
-            Some((stream, guard)) => {
-                Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
-            }
-            None => {
-                let cluster = self.clone();
-                Checkout::Connecting(Box::pin(async move {
-                    let free = |endpoint: &EndpointHandle| endpoint.take_idle(made_for.as_ref());
-                    let (stream, guard) = match cluster.turn(&endpoint, priority, free).await? {
-                        Turn::Connect(permit) => {
-                            let (transport, guard) =
-                                cluster.connect(&endpoint, permit, Alpn::Http1, made_for.clone()).await?;
-                            (cluster.start_h1(transport), guard)
-                        }
-                        Turn::Reuse(idle) => idle,
-                    };
-                    Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
-                }))
-            }
+        let purpose = Purpose { alpn: Alpn::Http1, priority, made_for: made_for.as_ref() };
+        if !key.fresh
+            && let Some((stream, guard)) = endpoint.pools().take_idle(purpose.made_for)
+        {
+            self.preconnect(&endpoint, purpose, false);
+            return Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)));
         }
+        let claim = self.claim(&endpoint, purpose);
+        self.preconnect(&endpoint, purpose, claim.is_none());
+        let cluster = self.clone();
+        Checkout::Connecting(Box::pin(async move {
+            let free = |endpoint: &EndpointHandle| endpoint.pools().take_idle(made_for.as_ref());
+            let (stream, guard) = match cluster.claimed(claim, priority).await? {
+                Some((transport, guard)) => (cluster.start_h1(transport), guard),
+                None => match cluster.turn(&endpoint, priority, free).await? {
+                    Turn::Reuse(idle) => idle,
+                    Turn::Connect(permit) => {
+                        let (transport, guard) =
+                            cluster.connect(&endpoint, permit, Alpn::Http1, made_for.clone()).await?;
+                        (cluster.start_h1(transport), guard)
+                    }
+                },
+            };
+            Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
+        }))
     }
 
     /// The right to send a request once more; `None`: the breaker's maximum or the budget is reached.
@@ -121,6 +141,7 @@ impl ClusterHandle {
         key: &PickKey<'_>,
     ) -> Checkout {
         let (cluster, priority, made_for) = (self.clone(), key.priority, self.made_for(key, &endpoint));
+        self.preconnect_shared(&endpoint, Purpose { alpn: Alpn::Http2, priority, made_for: made_for.as_ref() });
         Checkout::Connecting(Box::pin(async move {
             let (connection, reused) = cluster.shared_h2(&endpoint, priority, made_for.as_ref()).await?;
             cluster.stream_on(&connection, reused, endpoint, request).await
@@ -135,14 +156,24 @@ impl ClusterHandle {
         key: &PickKey<'_>,
     ) -> Checkout {
         let made_for = self.made_for(key, &endpoint);
+        let purpose = Purpose { alpn: Alpn::Any, priority: key.priority, made_for: made_for.as_ref() };
         if !key.fresh
-            && let Some((stream, guard)) = endpoint.take_idle(made_for.as_ref())
+            && let Some((stream, guard)) = endpoint.pools().take_idle(made_for.as_ref())
         {
+            self.preconnect(&endpoint, purpose, false);
             return Checkout::Ready(Box::new(self.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)));
+        }
+        let claim = self.claim(&endpoint, purpose);
+        match claim {
+            Some(_) => self.preconnect(&endpoint, purpose, false),
+            None => self.preconnect_shared(&endpoint, purpose),
         }
         let (cluster, priority) = (self.clone(), key.priority);
         Checkout::Connecting(Box::pin(async move {
-            let (connected, reused) = cluster.connected_by_alpn(&endpoint, priority, made_for.as_ref()).await?;
+            let (connected, reused) = match cluster.claimed(claim, priority).await? {
+                Some((transport, guard)) => (Connected::H1(cluster.start_h1(transport), guard), false),
+                None => cluster.connected_by_alpn(&endpoint, priority, made_for.as_ref()).await?,
+            };
             match connected {
                 Connected::H1(stream, guard) => {
                     Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
@@ -163,34 +194,63 @@ impl ClusterHandle {
         let pools = endpoint.pools().clone();
         let free = |endpoint: &EndpointHandle| match self.room(endpoint, made_for) {
             Some(connection) => Some(Connected::H2(connection)),
-            None => endpoint.take_idle(made_for).map(|(stream, guard)| Connected::H1(stream, guard)),
+            None => endpoint.pools().take_idle(made_for).map(|(stream, guard)| Connected::H1(stream, guard)),
         };
         loop {
             if let Some(connection) = self.room(endpoint, made_for) {
                 return Ok((Connected::H2(connection), true));
             }
             if pools.connecting.get() && !pools.chose_http1.get() {
-                let _pending = self.pending(priority)?;
-                pools.changed.notified().await;
+                self.wait(&pools, priority).await?;
                 continue;
             }
-            let _alone = (!pools.chose_http1.get()).then(|| Alone::take(&pools));
+            let alone = (!pools.chose_http1.get()).then(|| Alone::take(&pools));
             let permit = match self.turn(endpoint, priority, free).await? {
                 Turn::Reuse(connected) => return Ok((connected, true)),
                 Turn::Connect(permit) => permit,
             };
-            let (transport, guard) = self.connect(endpoint, permit, Alpn::Any, made_for.cloned()).await?;
-            let http2 = transport.tls().is_some_and(|tls| &*tls.alpn == "h2");
-            pools.chose_http1.set(!http2);
-            let connected = match http2 {
-                true => Connected::H2(self.start_h2(endpoint, transport, guard).await?),
-                false => Connected::H1(self.start_h1(transport), guard),
-            };
-            return Ok((connected, false));
+            let connected = self.connect_as(endpoint, permit, Alpn::Any, made_for).await;
+            return self.told(alone.as_ref(), connected).map(|connected| (connected, false));
         }
     }
 
-    fn start_h1(&self, transport: Transport) -> Box<h1::Stream> {
+    /// Connects, and begins what the server has chosen.
+    pub(super) async fn connect_as(
+        self: &Rc<Self>,
+        endpoint: &Rc<EndpointHandle>,
+        permit: ConnectPermit,
+        alpn: Alpn,
+        made_for: Option<&Arc<MadeFor>>,
+    ) -> Result<Connected, StreamError> {
+        let (transport, guard) = self.connect(endpoint, permit, alpn, made_for.cloned()).await?;
+        let http2 = alpn == Alpn::Http2 || alpn == Alpn::Any && transport.chose_h2();
+        if alpn == Alpn::Any {
+            endpoint.pools().chose_http1.set(!http2);
+        }
+        Ok(match http2 {
+            true => Connected::H2(self.start_h2(endpoint, transport, guard).await?),
+            false => Connected::H1(self.start_h1(transport), guard),
+        })
+    }
+
+    /// The wait for the connection that another request makes: its failure is everybody's.
+    async fn wait(&self, pools: &Pools, priority: RoutingPriority) -> Result<(), StreamError> {
+        let _pending = self.pending(priority)?;
+        let before = pools.failures.get();
+        pools.changed.notified().await;
+        let failed = (pools.failures.get() != before).then(|| pools.failed.borrow().clone()).flatten();
+        failed.map_or(Ok(()), |failure| Err(self.failed_with(failure)))
+    }
+
+    /// Tells those who wait how it went.
+    fn told<T>(&self, alone: Option<&Alone>, made: Result<T, StreamError>) -> Result<T, StreamError> {
+        if let (Some(alone), Err(error)) = (alone, &made) {
+            alone.fail(Failure { error: *error, connect: self.failed.borrow().clone() });
+        }
+        made
+    }
+
+    pub(super) fn start_h1(&self, transport: Transport) -> Box<h1::Stream> {
         self.stats.upstream_cx_http1_total().inc();
         Box::new(h1::Stream::new(transport, self.cluster().http.http1.enable_trailers))
     }
@@ -233,26 +293,33 @@ impl ClusterHandle {
                 return Ok((connection, true));
             }
             if pools.connecting.get() {
-                let _pending = self.pending(priority)?;
-                pools.changed.notified().await;
+                self.wait(&pools, priority).await?;
                 continue;
             }
-            let _alone = Alone::take(&pools);
-            return match self.turn(endpoint, priority, room).await? {
-                Turn::Reuse(connection) => Ok((connection, true)),
-                Turn::Connect(permit) => Ok((self.connect_h2(endpoint, permit, made_for).await?, false)),
+            let alone = Alone::take(&pools);
+            let permit = match self.turn(endpoint, priority, room).await? {
+                Turn::Reuse(connection) => return Ok((connection, true)),
+                Turn::Connect(permit) => permit,
             };
+            let connected = self.connect(endpoint, permit, Alpn::Http2, made_for.cloned()).await;
+            let (transport, guard) = self.told(Some(&alone), connected)?;
+            let connection = self.start_h2(endpoint, transport, guard).await;
+            return self.told(Some(&alone), connection).map(|connection| (connection, false));
         }
+    }
+
+    /// Makes connections ahead beside the one that a request may be about to make for all.
+    fn preconnect_shared(self: &Rc<Self>, endpoint: &Rc<EndpointHandle>, purpose: Purpose<'_>) {
+        let makes_one = self.cluster().preconnect.is_some()
+            && self.room(endpoint, purpose.made_for).is_none()
+            && !endpoint.pools().connecting.get();
+        self.preconnect(endpoint, purpose, makes_one);
     }
 }
 
 fn usable(connection: &Rc<H2Connection>, options: &UpstreamHttpOptions) -> bool {
-    let max = options
-        .http2
-        .max_concurrent_streams
-        .min(u32::try_from(connection.sender.current_max_send_streams()).unwrap_or(u32::MAX));
     !connection.closed.get()
-        && connection.streams.get() < max
+        && connection.streams.get() < connection.streams_max(options)
         && options.max_connection_duration.is_none_or(|max| connection.opened.elapsed() < max)
         && options.max_requests_per_connection.is_none_or(|max| connection.streams_total.get() < max)
 }

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 
 use super::announce::MadeFor;
 use super::breakers::{Breaker, Permit};
-use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection, Pools};
+use super::endpoint::EndpointHandle;
+use super::pools::{ConnectionGuard, H2Connection, Pools};
+use super::preconnect::Purpose;
 use super::{ClusterHandle, Outcome, PickKey, eyeballs, source};
 use crate::error::{ErrorKind, StreamError};
 use crate::socket::Socket;
@@ -40,14 +42,14 @@ impl ClusterHandle {
         let mut overflown = false;
         loop {
             if let Some(permit) = self.breakers.acquire(priority, Breaker::Connections) {
-                return Ok(Turn::Connect(ConnectPermit { permit, _pending: pending }));
+                return Ok(Turn::Connect(ConnectPermit::new(endpoint, permit, Some(pending))));
             }
             if !std::mem::replace(&mut overflown, true) {
                 self.stats.upstream_cx_overflow().inc();
             }
             if endpoint.counts.cx_active.get() + endpoint.counts.cx_connecting.get() == 0 {
                 let permit = self.breakers.force(priority, Breaker::Connections);
-                return Ok(Turn::Connect(ConnectPermit { permit, _pending: pending }));
+                return Ok(Turn::Connect(ConnectPermit::new(endpoint, permit, Some(pending))));
             }
             // At the limit a pooled connection is better than none, even where a fresh one was asked for.
             if let Some(found) = free(endpoint) {
@@ -56,7 +58,7 @@ impl ClusterHandle {
                 return Ok(Turn::Reuse(found));
             }
             // None that is free will do: they were made for others.
-            if endpoint.close_oldest_idle() {
+            if endpoint.pools().close_oldest_idle() {
                 continue;
             }
             endpoint.pools().changed.notified().await;
@@ -78,7 +80,7 @@ impl ClusterHandle {
         if let Some(health) = &self.health {
             health.note_used();
         }
-        let _connecting = Connecting::new(endpoint);
+        let ConnectPermit { permit, pending, connecting: _connecting } = permit;
         let started = Instant::now();
         let connecting = async {
             let failure = |error: io::Error| format!("delayed connect error: {}", told(&error));
@@ -92,13 +94,15 @@ impl ClusterHandle {
         };
         let failed = |kind: ErrorKind, reason: Option<String>| {
             stats.upstream_cx_connect_fail().inc();
-            stats.upstream_rq_pending_failure_eject().inc();
+            if pending.is_some() {
+                stats.upstream_rq_pending_failure_eject().inc();
+            }
             counts.cx_connect_fail.set(counts.cx_connect_fail.get() + 1);
             self.report(endpoint, Outcome::Broken);
             self.observe(endpoint, started, true);
             let host_name = Some(&endpoint.endpoint.hostname).filter(|name| !name.is_empty()).cloned();
             let failed = FailedConnect { address: endpoint.endpoint.address.clone(), host_name, reason };
-            *self.failed.borrow_mut() = Some(Box::new(failed));
+            *self.failed.borrow_mut() = Some(Rc::new(failed));
             StreamError::upstream(kind)
         };
         let transport = match tokio::time::timeout(self.cluster().connect_timeout, connecting).await {
@@ -113,7 +117,7 @@ impl ClusterHandle {
         stats.upstream_cx_active().inc();
         counts.cx_active.set(counts.cx_active.get() + 1);
         let guard = ConnectionGuard {
-            _permit: permit.permit,
+            _permit: permit,
             stats: stats.clone(),
             active: counts.cx_active.clone(),
             pools: endpoint.pools().clone(),
@@ -139,26 +143,26 @@ impl ClusterHandle {
             self.stats.upstream_cx_none_healthy().inc();
             StreamError::upstream(ErrorKind::NoHealthyUpstream)
         })?;
+        let made_for = self.made_for(key, &endpoint);
+        let purpose = Purpose { alpn: Alpn::None, priority: key.priority, made_for: made_for.as_ref() };
+        self.preconnect_ahead(key, purpose.alpn);
+        let ready = endpoint.pools().take_raw(purpose.made_for);
+        let claim = if ready.is_none() { self.claim(&endpoint, purpose) } else { None };
+        self.preconnect(&endpoint, purpose, ready.is_none() && claim.is_none());
+        let ready = match ready {
+            Some(ready) => Some(ready),
+            None => self.claimed(claim, key.priority).await?,
+        };
         let nothing = |_: &EndpointHandle| None::<std::convert::Infallible>;
-        let (transport, guard) = match self.turn(&endpoint, key.priority, nothing).await? {
-            Turn::Connect(permit) => {
-                let made_for = self.made_for(key, &endpoint);
-                self.connect(&endpoint, permit, Alpn::None, made_for).await?
-            }
-            Turn::Reuse(never) => match never {},
+        let (transport, guard) = match ready {
+            Some(ready) => ready,
+            None => match self.turn(&endpoint, key.priority, nothing).await? {
+                Turn::Connect(permit) => self.connect(&endpoint, permit, purpose.alpn, made_for).await?,
+                Turn::Reuse(never) => match never {},
+            },
         };
         self.report(&endpoint, Outcome::ConnectedFinally);
         Ok((transport, guard, endpoint))
-    }
-
-    pub(super) async fn connect_h2(
-        self: &Rc<Self>,
-        endpoint: &Rc<EndpointHandle>,
-        permit: ConnectPermit,
-        made_for: Option<&Arc<MadeFor>>,
-    ) -> Result<Rc<H2Connection>, StreamError> {
-        let (transport, guard) = self.connect(endpoint, permit, Alpn::Http2, made_for.cloned()).await?;
-        self.start_h2(endpoint, transport, guard).await
     }
 
     /// Begins HTTP/2 on a connection, for all requests to come.
@@ -226,12 +230,19 @@ fn keep_alive(socket: &Socket, options: Option<(u32, u32, u32)>) {
 }
 
 /// The right of one to connect; the others wait until it is given back.
+#[derive(Debug)]
 pub(super) struct Alone(Rc<Pools>);
 
 impl Alone {
     pub(super) fn take(pools: &Rc<Pools>) -> Alone {
         pools.connecting.set(true);
         Alone(pools.clone())
+    }
+
+    /// Those who wait needn't try for themselves.
+    pub(super) fn fail(&self, failure: Failure) {
+        self.0.failures.set(self.0.failures.get() + 1);
+        *self.0.failed.borrow_mut() = Some(failure);
     }
 }
 
@@ -248,13 +259,22 @@ pub(super) enum Turn<T> {
     Reuse(T),
 }
 
-/// A connection within the limits, and a place among the waiting while it is made.
+/// A connection within the limits, and a place among the waiting while it is made; `None`: nobody waits.
+#[derive(Debug)]
 pub(super) struct ConnectPermit {
     permit: Permit,
-    _pending: Permit,
+    pending: Option<Permit>,
+    connecting: Connecting,
+}
+
+impl ConnectPermit {
+    pub(super) fn new(endpoint: &Rc<EndpointHandle>, permit: Permit, pending: Option<Permit>) -> ConnectPermit {
+        ConnectPermit { permit, pending, connecting: Connecting::new(endpoint) }
+    }
 }
 
 /// A connection that is being made, as its endpoint counts it.
+#[derive(Debug)]
 struct Connecting(Rc<EndpointHandle>);
 
 impl Connecting {
@@ -271,6 +291,13 @@ impl Drop for Connecting {
         connecting.set(connecting.get().saturating_sub(1));
         self.0.pools().changed.notify_one();
     }
+}
+
+/// What those are told who wait for a connection that isn't made.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    pub(super) error: StreamError,
+    pub(super) connect: Option<Rc<FailedConnect>>,
 }
 
 /// Where a connection wasn't made, and why.

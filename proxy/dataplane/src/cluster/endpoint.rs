@@ -1,27 +1,17 @@
 //! An endpoint with its connections.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, Metadata, MetadataValue, UpstreamHttpOptions};
-use outrigger_http::{EndpointAddress, TlsInfo};
+use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, Metadata, MetadataValue};
+use outrigger_http::EndpointAddress;
 use tokio::time::Instant;
 
-use super::announce::MadeFor;
-use super::breakers::Permit;
 use super::health::{ClusterHealth, HealthFlags, HostState, Placed};
 use super::latency::Latency;
-use crate::stats::ClusterStats;
-use crate::upstream::h1;
-
-/// Idle HTTP/1 connections that one worker keeps for one endpoint.
-const IDLE_MAX: usize = 1024;
+use super::pools::Pools;
 
 /// A worker's state of an endpoint.
 #[derive(Debug)]
@@ -53,19 +43,6 @@ pub(super) enum Standing {
     Excluded,
 }
 
-/// The connections to an address: they outlive a change of the endpoint's weight or health.
-#[derive(Debug, Default)]
-pub(super) struct Pools {
-    idle: RefCell<VecDeque<Idle>>,
-    pub(super) h2: RefCell<Vec<Rc<H2Connection>>>,
-    /// Somebody is making an HTTP/2 connection.
-    pub(super) connecting: Cell<bool>,
-    /// The server has chosen HTTP/1, where it had the choice.
-    pub(super) chose_http1: Cell<bool>,
-    /// A connection was made, got free or was closed.
-    pub(super) changed: tokio::sync::Notify,
-}
-
 /// Envoy's counters of a host.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -80,53 +57,29 @@ pub(crate) struct Counts {
     pub(crate) rq_timeout: Cell<u64>,
 }
 
-/// An open connection as the statistics and the breaker count it.
-#[derive(Debug)]
-pub(crate) struct ConnectionGuard {
-    pub(super) _permit: Permit,
-    pub(super) stats: Rc<ClusterStats>,
-    pub(super) active: Rc<Cell<u64>>,
-    pub(super) pools: Rc<Pools>,
-    pub(super) opened: Instant,
+/// What speaks against an endpoint, by discovery and by what the process knows.
+pub(super) fn flags_of(health: Health, state: Option<&HostState>) -> HealthFlags {
+    let eds = match health {
+        Health::Healthy => HealthFlags::default(),
+        Health::Degraded => HealthFlags::DEGRADED_EDS_HEALTH,
+        Health::Unhealthy => HealthFlags::FAILED_EDS_HEALTH,
+        Health::Draining => HealthFlags::EDS_STATUS_DRAINING,
+    };
+    state.map_or(eds, |state| state.flags().with(eds))
 }
 
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        self.stats.upstream_cx_active().dec();
-        self.stats.upstream_cx_destroy().inc();
-        self.active.set(self.active.get().saturating_sub(1));
-        self.pools.changed.notify_one();
-    }
-}
-
-/// A connection that waits for its next request.
-#[derive(Debug)]
-struct Idle {
-    stream: Box<h1::Stream>,
-    guard: ConnectionGuard,
-    since: Instant,
-}
-
-/// A shared HTTP/2 connection; its task ends when the last sender and stream are gone.
-#[derive(Debug)]
-pub(crate) struct H2Connection {
-    pub(super) sender: SendRequest<Bytes>,
-    pub(super) streams: Cell<u32>,
-    pub(super) streams_total: Cell<u32>,
-    pub(super) closed: Rc<Cell<bool>>,
-    pub(super) idle_since: Cell<Instant>,
-    pub(super) opened: Instant,
-    pub(super) pools: Rc<Pools>,
-    pub(super) addresses: (Option<SocketAddr>, Option<SocketAddr>),
-    pub(super) tls: Option<Arc<TlsInfo>>,
-    pub(super) made_for: Option<Arc<MadeFor>>,
-}
-
-impl Pools {
-    fn last(&self, made_for: Option<&Arc<MadeFor>>) -> Option<Idle> {
-        let mut idle = self.idle.borrow_mut();
-        let at = idle.iter().rposition(|idle| idle.stream.transport.made_for.as_ref() == made_for)?;
-        idle.remove(at)
+pub(super) fn standing_of(flags: HealthFlags, ignore_new: bool) -> Standing {
+    const FAILED: HealthFlags = HealthFlags::FAILED_ACTIVE_HC
+        .with(HealthFlags::FAILED_OUTLIER_CHECK)
+        .with(HealthFlags::FAILED_EDS_HEALTH)
+        .with(HealthFlags::EDS_STATUS_DRAINING);
+    const DEGRADED: HealthFlags = HealthFlags::DEGRADED_ACTIVE_HC.with(HealthFlags::DEGRADED_EDS_HEALTH);
+    match () {
+        () if flags.is_empty() => Standing::Healthy,
+        () if ignore_new && flags.contains(HealthFlags::PENDING_ACTIVE_HC) => Standing::Excluded,
+        () if flags.contains(FAILED) => Standing::Unhealthy,
+        () if flags.contains(DEGRADED) => Standing::Degraded,
+        () => Standing::Healthy,
     }
 }
 
@@ -192,29 +145,11 @@ impl EndpointHandle {
 
     /// All that speaks against it.
     pub(crate) fn flags(&self) -> HealthFlags {
-        let eds = match self.endpoint.health {
-            Health::Healthy => HealthFlags::default(),
-            Health::Degraded => HealthFlags::DEGRADED_EDS_HEALTH,
-            Health::Unhealthy => HealthFlags::FAILED_EDS_HEALTH,
-            Health::Draining => HealthFlags::EDS_STATUS_DRAINING,
-        };
-        self.state.as_ref().map_or(eds, |state| state.flags().with(eds))
+        flags_of(self.endpoint.health, self.state.as_deref())
     }
 
     pub(super) fn standing(&self, ignore_new: bool) -> Standing {
-        const FAILED: HealthFlags = HealthFlags::FAILED_ACTIVE_HC
-            .with(HealthFlags::FAILED_OUTLIER_CHECK)
-            .with(HealthFlags::FAILED_EDS_HEALTH)
-            .with(HealthFlags::EDS_STATUS_DRAINING);
-        const DEGRADED: HealthFlags = HealthFlags::DEGRADED_ACTIVE_HC.with(HealthFlags::DEGRADED_EDS_HEALTH);
-        let flags = self.flags();
-        match () {
-            () if flags.is_empty() => Standing::Healthy,
-            () if ignore_new && flags.contains(HealthFlags::PENDING_ACTIVE_HC) => Standing::Excluded,
-            () if flags.contains(FAILED) => Standing::Unhealthy,
-            () if flags.contains(DEGRADED) => Standing::Degraded,
-            () => Standing::Healthy,
-        }
+        standing_of(self.flags(), ignore_new)
     }
 
     /// An endpoint that comes back starts slowly again.
@@ -240,100 +175,6 @@ impl EndpointHandle {
 
     pub(super) fn pools(&self) -> &Rc<Pools> {
         &self.pools
-    }
-
-    /// The connection that was used last, is still open and was made for the same, where that counts.
-    pub(super) fn take_idle(&self, made_for: Option<&Arc<MadeFor>>) -> Option<(Box<h1::Stream>, ConnectionGuard)> {
-        // An idle connection that the origin closed has an event waiting: asking needs no system call and no waker.
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        loop {
-            let mut idle = self.pools.last(made_for)?;
-            if idle.stream.is_open(&mut cx) {
-                idle.stream.reused = true;
-                return Some((idle.stream, idle.guard));
-            }
-            idle.guard.stats.upstream_cx_destroy_remote().inc();
-        }
-    }
-
-    pub(super) fn put_idle(&self, stream: Box<h1::Stream>, guard: ConnectionGuard) {
-        let mut idle = self.pools.idle.borrow_mut();
-        if idle.len() >= IDLE_MAX {
-            idle.pop_front();
-        }
-        idle.push_back(Idle { stream, guard, since: Instant::now() });
-        drop(idle);
-        self.pools.changed.notify_one();
-    }
-
-    /// Makes room for a connection; `false`: there is none yet.
-    pub(super) fn close_oldest_idle(&self) -> bool {
-        let oldest = self.pools.idle.borrow_mut().pop_front();
-        if oldest.is_some() {
-            return true;
-        }
-        let mut shared = self.pools.h2.borrow_mut();
-        let unused = shared.iter().position(|connection| connection.streams.get() == 0);
-        let unused = unused.map(|at| shared.remove(at));
-        drop(shared);
-        // Its task ends it, and notes that in the pools.
-        drop(unused);
-        false
-    }
-
-    /// Closes what isn't in use.
-    pub(super) fn close_idle(&self) {
-        let idle = std::mem::take(&mut *self.pools.idle.borrow_mut());
-        let shared = std::mem::take(&mut *self.pools.h2.borrow_mut());
-        // Dropping them notes it in the pools.
-        drop((idle, shared));
-    }
-
-    pub(super) fn sweep(&self, stats: &ClusterStats, options: &UpstreamHttpOptions, now: Instant) {
-        let idle_for = options.idle_timeout.filter(|timeout| !timeout.is_zero());
-        let old =
-            |opened: Instant| options.max_connection_duration.is_some_and(|max| now.duration_since(opened) >= max);
-        let mut closed = Vec::new();
-        let mut idle = self.pools.idle.borrow_mut();
-        while let Some(timeout) = idle_for
-            && idle.front().is_some_and(|oldest| now.duration_since(oldest.since) >= timeout)
-        {
-            closed.extend(idle.pop_front());
-            stats.upstream_cx_idle_timeout().inc();
-        }
-        if options.max_connection_duration.is_some() {
-            while let Some(at) = idle.iter().position(|idle| old(idle.guard.opened)) {
-                closed.extend(idle.remove(at));
-                stats.upstream_cx_max_duration_reached().inc();
-            }
-        }
-        // Those whose origin has closed: the newest are taken first, and nobody would come upon the others.
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let mut at = 0;
-        while let Some(connection) = idle.get_mut(at) {
-            if connection.stream.is_open(&mut cx) {
-                at += 1;
-            } else {
-                stats.upstream_cx_destroy_remote().inc();
-                closed.extend(idle.remove(at));
-            }
-        }
-        drop(idle);
-        drop(closed);
-        let mut gone = Vec::new();
-        self.pools.h2.borrow_mut().retain(|connection| {
-            let unused = connection.streams.get() == 0;
-            let idle = idle_for.is_some_and(|timeout| now.duration_since(connection.idle_since.get()) >= timeout);
-            let aged = old(connection.opened);
-            if unused && aged {
-                stats.upstream_cx_max_duration_reached().inc();
-            }
-            let keep = !connection.closed.get() && !(unused && (idle || aged));
-            if !keep {
-                gone.push(connection.clone());
-            }
-            keep
-        });
     }
 
     /// The address of a connection to it whose peer is known, if it is no Unix socket.

@@ -12,8 +12,9 @@ use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
 use super::EndpointHandle;
-use super::balancer::{Balancer, Recipe, Tables};
+use super::balancer::{Balancer, Recipe};
 use super::health::{ClusterHealth, HealthFlags, HostState, Placed};
+use super::local::LocalCluster;
 
 /// The endpoints of a cluster's version.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(super) struct Hosts {
     /// The states that the balancer was made of.
     version: u64,
     membership: u64,
+    local_version: (u64, u64),
 }
 
 impl Hosts {
@@ -30,10 +32,11 @@ impl Hosts {
     pub(super) fn new(
         entry: &ClusterEntry,
         health: Option<&Arc<ClusterHealth>>,
-        tables: &Tables,
+        recipe: &Recipe<'_>,
         previous: &[Rc<EndpointHandle>],
     ) -> Hosts {
         let (version, membership) = versions(health);
+        let local_version = recipe.local_version();
         let (states, retained) = health.map(|health| health.states()).unwrap_or_default();
         let known: HashMap<&EndpointAddress, &Rc<EndpointHandle>> =
             previous.iter().map(|host| (&host.endpoint.address, host)).collect();
@@ -56,33 +59,39 @@ impl Hosts {
             );
         }
         list.extend(retained.into_iter().map(build));
-        let recipe = Recipe::new(entry, tables);
-        let balancer = Balancer::new(&recipe, subsets(entry), &list, None, SmallRng::from_os_rng());
-        Hosts { list, balancer, version, membership }
+        let balancer = Balancer::new(recipe, subsets(entry), &list, None, SmallRng::from_os_rng());
+        Hosts { list, balancer, version, membership, local_version }
     }
 
     /// Closes the idle connections of endpoints that have failed.
     pub(super) fn close_failed(&self) {
         const FAILED: HealthFlags = HealthFlags::FAILED_ACTIVE_HC.with(HealthFlags::FAILED_OUTLIER_CHECK);
-        self.list.iter().filter(|host| host.flags().contains(FAILED)).for_each(|host| host.close_idle());
+        self.list.iter().filter(|host| host.flags().contains(FAILED)).for_each(|host| host.pools().close_idle());
     }
 
     /// Whether what it was made of has changed since.
-    pub(super) fn is_stale(&self, health: Option<&Arc<ClusterHealth>>) -> bool {
-        health.is_some_and(|health| health.version() != self.version) || self.balancer.is_stale()
+    pub(super) fn is_stale(&self, health: Option<&Arc<ClusterHealth>>, local: Option<&LocalCluster>) -> bool {
+        health.is_some_and(|health| health.version() != self.version)
+            || local.is_some_and(|local| local.version() != self.local_version)
+            || self.balancer.is_stale()
     }
 
     /// Makes the balancer anew, and the list where it has changed.
-    pub(super) fn refresh(self, entry: &ClusterEntry, health: Option<&Arc<ClusterHealth>>, tables: &Tables) -> Hosts {
+    pub(super) fn refresh(
+        self,
+        entry: &ClusterEntry,
+        health: Option<&Arc<ClusterHealth>>,
+        recipe: &Recipe<'_>,
+    ) -> Hosts {
         let (version, membership) = versions(health);
         if membership != self.membership {
-            return Hosts::new(entry, health, tables, &self.list);
+            return Hosts::new(entry, health, recipe, &self.list);
         }
+        let local_version = recipe.local_version();
         let now = Instant::now();
         self.list.iter().for_each(|host| host.note_recovery(now));
-        let recipe = Recipe::new(entry, tables);
-        let balancer = Balancer::new(&recipe, subsets(entry), &self.list, Some(self.balancer), SmallRng::from_os_rng());
-        Hosts { list: self.list, balancer, version, membership }
+        let balancer = Balancer::new(recipe, subsets(entry), &self.list, Some(self.balancer), SmallRng::from_os_rng());
+        Hosts { list: self.list, balancer, version, membership, local_version }
     }
 }
 

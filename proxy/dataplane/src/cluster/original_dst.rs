@@ -78,7 +78,7 @@ impl Destinations {
     /// Forgets what wasn't asked for in `cleanup_interval` and has no connection, and closes idle connections.
     pub(super) fn sweep(&self, stats: &ClusterStats, http: &UpstreamHttpOptions, now: Instant) {
         self.endpoints.borrow_mut().retain(|_, known| {
-            known.endpoint.sweep(stats, http, now);
+            known.endpoint.pools().sweep(stats, http, now);
             let used = known.endpoint.counts.cx_active.get() > 0 || known.endpoint.active.get() > 0;
             used || now.duration_since(known.used) < self.config.cleanup_interval
         });

@@ -6,7 +6,8 @@ use outrigger_http::ResponseFlags;
 use tokio::time::Instant;
 
 use super::breakers::Permit;
-use super::endpoint::{ConnectionGuard, EndpointHandle, H2Connection};
+use super::endpoint::EndpointHandle;
+use super::pools::{ConnectionGuard, H2Connection};
 use super::{ClusterHandle, Outcome};
 use crate::upstream::Upstream;
 
@@ -60,7 +61,7 @@ impl Picked {
         } else if http.max_connection_duration.is_some_and(|max| guard.opened.elapsed() >= max) {
             cluster.stats.upstream_cx_max_duration_reached().inc();
         } else {
-            endpoint.put_idle(stream, guard);
+            endpoint.pools().put_idle(stream, guard);
         }
     }
 

@@ -315,10 +315,10 @@ impl Exchange<'_> {
         let mut state = self.stream.borrow_mut();
         let cluster = state.info.cluster_name.as_ref().and_then(|name| self.chain.live.cluster(self.cx, name));
         let Some(failed) = cluster.and_then(|cluster| cluster.take_failed()) else { return };
-        let FailedConnect { address, host_name, reason } = *failed;
-        went_to(&mut state.info, address, host_name);
+        let FailedConnect { address, host_name, reason } = &*failed;
+        went_to(&mut state.info, address.clone(), host_name.clone());
         state.info.upstream_local = None;
-        state.info.upstream_transport_failure_reason = reason.unwrap_or_default().into();
+        state.info.upstream_transport_failure_reason = reason.clone().unwrap_or_default().into();
     }
 
     fn connected(&mut self, mut picked: Box<crate::cluster::Picked>) -> Result<(), StreamError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_config::{
     HashFunction, LbOptions, LbPolicy, PeakEwma, Real, SelectorFallback, SlowStart, SubsetFallback, SubsetSelector,
-    Subsets,
+    Subsets, ZoneAware,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
@@ -66,13 +66,31 @@ fn common_lb(proto: &legacy::CommonLbConfig, typed: bool, options: &mut LbOption
     }
     match &proto.locality_config_specifier {
         Some(Locality::LocalityWeightedLbConfig(_)) => options.locality_weighted = true,
-        Some(Locality::ZoneAwareLbConfig(zones)) => options.fail_traffic_on_panic = zones.fail_traffic_on_panic,
+        Some(Locality::ZoneAwareLbConfig(zones)) => {
+            options.fail_traffic_on_panic = zones.fail_traffic_on_panic;
+            let (enabled, min_size) = (zones.routing_enabled.as_ref(), zones.min_cluster_size);
+            options.zones = d.at("zone_aware_lb_config", |d| zone_aware(enabled, min_size, d));
+        }
         None => {}
     }
     if let Some(hashing) = &proto.consistent_hashing_lb_config {
         d.at("consistent_hashing_lb_config", |d| {
             consistent(hashing.use_hostname_for_hashing, hashing.hash_balance_factor, options, d);
         });
+    }
+}
+
+fn zone_aware(
+    enabled: Option<&pb::envoy::r#type::v3::Percent>,
+    min_size: Option<protobuf::UInt64Value>,
+    d: &mut Diagnostics,
+) -> ZoneAware {
+    let default = ZoneAware::default();
+    ZoneAware {
+        // Whole percents, as Envoy rounds them.
+        routing_enabled_percent: (percent_millis(enabled, 100.0, "routing_enabled", d) + 500) / 1000,
+        min_cluster_size: min_size.map_or(default.min_cluster_size, |size| size.value),
+        ..default
     }
 }
 
@@ -260,20 +278,20 @@ fn typed_policy(config: &Any, options: &mut LbOptions, depth: usize, d: &mut Dia
         _ if is(config, type_url::LB_ROUND_ROBIN) => {
             let config: policies::round_robin::v3::RoundRobin = message(config, d)?;
             options.slow_start = config.slow_start_config.as_ref().and_then(|slow| slow_start(slow, d));
-            locality(config.locality_lb_config.as_ref(), options);
+            locality(config.locality_lb_config.as_ref(), options, d);
             Some(LbPolicy::RoundRobin)
         }
         _ if is(config, type_url::LB_LEAST_REQUEST) => {
             use policies::least_request::v3::least_request::SelectionMethod as Method;
             let config: policies::least_request::v3::LeastRequest = message(config, d)?;
             options.slow_start = config.slow_start_config.as_ref().and_then(|slow| slow_start(slow, d));
-            locality(config.locality_lb_config.as_ref(), options);
+            locality(config.locality_lb_config.as_ref(), options, d);
             let method = variant::<Method>(config.selection_method, "selection_method", d)?;
             Some(least_request(config.choice_count, config.active_request_bias.as_ref(), method == Method::FullScan, d))
         }
         _ if is(config, type_url::LB_RANDOM) => {
             let config: policies::random::v3::Random = message(config, d)?;
-            locality(config.locality_lb_config.as_ref(), options);
+            locality(config.locality_lb_config.as_ref(), options, d);
             Some(LbPolicy::Random)
         }
         _ if is(config, type_url::LB_RING_HASH) => typed_ring_hash(&message(config, d)?, options, d),
@@ -314,11 +332,24 @@ fn nested(
     })
 }
 
-fn locality(proto: Option<&common::LocalityLbConfig>, options: &mut LbOptions) {
+fn locality(proto: Option<&common::LocalityLbConfig>, options: &mut LbOptions, d: &mut Diagnostics) {
     use common::locality_lb_config::LocalityConfigSpecifier as Locality;
+    use common::locality_lb_config::zone_aware_lb_config::LocalityBasis;
     match proto.and_then(|proto| proto.locality_config_specifier.as_ref()) {
         Some(Locality::LocalityWeightedLbConfig(_)) => options.locality_weighted = true,
-        Some(Locality::ZoneAwareLbConfig(zones)) => options.fail_traffic_on_panic = zones.fail_traffic_on_panic,
+        Some(Locality::ZoneAwareLbConfig(zones)) => d.at("locality_lb_config", |d| {
+            d.at("zone_aware_lb_config", |d| {
+                options.fail_traffic_on_panic = zones.fail_traffic_on_panic;
+                options.zones = zone_aware(zones.routing_enabled.as_ref(), zones.min_cluster_size, d);
+                let forced = zones.force_local_zone.as_ref();
+                #[expect(deprecated, reason = "the older field is still in use")]
+                let older = zones.force_locality_direct_routing.then_some(1);
+                let min = forced.map(|forced| forced.min_size.map_or(1, |size| size.value));
+                options.zones.force_local_min = min.or(older);
+                let basis = variant::<LocalityBasis>(zones.locality_basis, "locality_basis", d);
+                options.zones.by_weight = basis == Some(LocalityBasis::HealthyHostsWeight);
+            });
+        }),
         None => {}
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use outrigger_config::{
     AutoSni, CircuitBreakers, Cluster, Discovery, Http1Options, Http2Keepalive, Http2Options, LbOptions, LbPolicy,
-    Protocol, Resource, RetryBudget, TransportMatch, Transports, UpstreamHttpOptions,
+    Preconnect, Protocol, Real, Resource, RetryBudget, TransportMatch, Transports, UpstreamHttpOptions,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::cluster::v3 as cluster;
@@ -63,6 +63,7 @@ impl XdsResource for Cluster {
             "per_connection_buffer_limit_bytes",
             d,
         );
+        let preconnect = preconnect(proto.preconnect_policy, d);
         let origin = origin(&name, proto.metadata.as_ref(), d);
         Ok(Cluster {
             name,
@@ -83,6 +84,7 @@ impl XdsResource for Cluster {
             per_connection_buffer_limit_bytes: buffer,
             tcp_keepalive: keepalive(proto.upstream_connection_options.as_ref()),
             bind,
+            preconnect,
             transports: transports.ok_or(Rejection)?,
         })
     }
@@ -149,6 +151,24 @@ fn custom_discovery(
     };
     let config = d.at("cluster_type", |d| d.at("typed_config", |d| message(config, d)))?;
     dns::typed(proto, &config, name, d).map(|targets| Discovery::Dns(Arc::new(targets)))
+}
+
+/// `None`: nothing is made ahead.
+fn preconnect(proto: Option<cluster::cluster::PreconnectPolicy>, d: &mut Diagnostics) -> Option<Box<Preconnect>> {
+    let proto = proto?;
+    let mut ratio = |value: Option<pb::google::protobuf::DoubleValue>, field| {
+        let value = value.map_or(1.0, |value| value.value);
+        if !(1.0..=3.0).contains(&value) {
+            d.at("preconnect_policy", |d| d.at(field, |d| d.error(format!("{value} is not between 1 and 3"))));
+        }
+        Real::new(value)
+    };
+    let policy = Preconnect {
+        per_upstream_ratio: ratio(proto.per_upstream_preconnect_ratio, "per_upstream_preconnect_ratio"),
+        predictive_ratio: ratio(proto.predictive_preconnect_ratio, "predictive_preconnect_ratio"),
+    };
+    let makes_none = policy.per_upstream_ratio.get() == 1.0 && policy.predictive_ratio.get() == 1.0;
+    (!makes_none).then(|| Box::new(policy))
 }
 
 /// The thresholds of the priorities DEFAULT and HIGH.

@@ -84,6 +84,8 @@ fn recipe(policy: LbPolicy, tables: &Tables) -> Recipe<'_> {
         fail_on_panic: false,
         ignore_new: false,
         overprovisioning_percent: 140,
+        zones: ZoneAware::default(),
+        local: None,
         weighted_health: false,
         tables,
     }

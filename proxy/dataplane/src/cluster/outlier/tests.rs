@@ -56,6 +56,7 @@ fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Ar
         per_connection_buffer_limit_bytes: 1 << 20,
         tcp_keepalive: None,
         bind: None,
+        preconnect: None,
         transports: Transports::default(),
     };
     Arc::new(cluster)
