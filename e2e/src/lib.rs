@@ -42,6 +42,6 @@ pub use http1::{Connection, Request, Response};
 pub use load::{Load, Report};
 pub use neighbour::Neighbour;
 pub use origin::Origin;
-pub use process::Process;
+pub use process::{Held, Process};
 pub use rig::Rig;
 pub use wait::eventually;

@@ -7,12 +7,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::wait::eventually;
 
 /// How much of a log is printed when a test fails.
 const TAIL_BYTES: usize = 24 * 1024;
+
+/// What a run may add to the memory that a proxy has after its first part.
+const GROWTH_MIB_MAX: u64 = 24;
+/// Connections to origins come and go.
+const DESCRIPTORS_MAX: usize = 40;
 
 /// The children that run now, for [`kill_all`].
 static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
@@ -21,6 +26,31 @@ static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 pub fn kill_all() {
     for pid in std::mem::take(&mut *RUNNING.lock().unwrap_or_else(PoisonError::into_inner)) {
         let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+    }
+}
+
+/// What a process holds at some time.
+#[derive(Debug, Clone, Copy)]
+pub struct Held {
+    pub rss_mib: u64,
+    pub descriptors: usize,
+}
+
+impl Held {
+    /// In words, for a closing line.
+    pub fn and_late(self, late: Held) -> String {
+        let (early, late) = ((self.rss_mib, self.descriptors), (late.rss_mib, late.descriptors));
+        format!(
+            "memory {} MiB after a quarter and {} MiB at the end, descriptors {} and {}",
+            early.0, late.0, early.1, late.1
+        )
+    }
+
+    /// Of a process that goes on doing the same: an error if it holds more and more.
+    pub fn must_stay(self, late: Held) -> Result<()> {
+        ensure!(late.rss_mib <= self.rss_mib + GROWTH_MIB_MAX, "memory grows: {self:?}, {late:?}");
+        ensure!(late.descriptors <= self.descriptors + DESCRIPTORS_MAX, "descriptors grow: {self:?}, {late:?}");
+        Ok(())
     }
 }
 
@@ -75,6 +105,10 @@ impl Process {
     /// How many files and sockets it has open.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map(Iterator::count).unwrap_or_default()
+    }
+
+    pub fn held(&self) -> Held {
+        Held { rss_mib: self.rss_mib(), descriptors: self.descriptors() }
     }
 
     /// `Some` once the process has ended.

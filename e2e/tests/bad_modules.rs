@@ -167,7 +167,7 @@ fn a_filter_that_fails_at_run_time_fails_only_its_own_streams() {
             "{fault:?}: traps are counted: {:?}",
             stats.keys().filter(|k| k.starts_with("wasm")).collect::<Vec<_>>()
         );
-        assert!(rss_mib(plane.process.pid()) < 300, "{fault:?}: memory is capped");
+        assert!(plane.process.rss_mib() < 300, "{fault:?}: memory is capped");
     }
 }
 
@@ -255,10 +255,4 @@ fn remote_code_with_another_digest_is_never_run() {
         assert_ne!(response.status, 200);
     }
     assert!(origin.seen_at("/bad").is_empty());
-}
-
-fn rss_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default() / 1024
 }

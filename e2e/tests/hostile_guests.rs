@@ -163,7 +163,7 @@ fn hostile_guests_harm_nobody() {
     assert!(log.len() < 4 << 20, "a guest's lines are bounded: {} bytes", log.len());
     let two = reports(&log).remove("two-replies").unwrap_or_default();
     assert!(two.iter().any(|line| line.starts_with("log.0 send_local_response=0")), "{two:?}");
-    let rss = rss_mib(plane.process.pid());
+    let rss = plane.process.rss_mib();
     assert!(rss < 300, "{rss} MiB");
     let settled = eventually(DEADLINE, || {
         let stats = plane.admin.stats().map_err(|error| format!("{error:#}"))?;
@@ -252,10 +252,4 @@ fn a_guest_that_calls_itself_takes_its_turns_with_the_others() {
         neighbour.must_be_served().expect("the neighbour");
     }
     plane.process.must_run().expect("it goes on");
-}
-
-fn rss_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or_default() / 1024
 }

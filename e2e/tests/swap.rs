@@ -1,5 +1,6 @@
 //! Filters and routes change under load, and nobody notices: no request is lost, no connection closed, and no request sees
-//! two generations. The filter stamps request and response, the route stamps both too, the origin says what it saw.
+//! two generations, and the proxy holds no more for it. The filter stamps request and response, the route stamps both too, the
+//! origin says what it saw.
 
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
@@ -92,14 +93,15 @@ fn no_request_notices_a_swap() {
         let running = Load::new(rig.gateway, 300.0, Request::get("/load")).check(judge).start().expect("load");
         let begun = Instant::now();
         let mut count = [0; 2];
-        let mut code = "header_policy".to_owned();
+        let (mut code, mut early) = ("header_policy".to_owned(), None);
         let all = changes(seed, filters, configurations, routes);
         // Each change has to arrive within a deadline; the whole has none, since a busy machine takes what it takes.
         for (index, change) in all.iter().enumerate() {
             if index % 50 == 0 {
-                let (of, took) = (all.len(), begun.elapsed().as_secs());
-                progress(&format!("swap ({}): {index} of {of} changes after {took} s", peer.name()));
+                let took = begun.elapsed().as_secs();
+                progress(&format!("swap ({}): {index} of {} changes after {took} s", peer.name(), all.len()));
             }
+            early = early.or_else(|| (index == all.len() / 4).then(|| rig.plane.process.held()));
             match change {
                 Change::Filter => {
                     count[0] += 1;
@@ -129,10 +131,11 @@ fn no_request_notices_a_swap() {
             response.header("x-gen-filter") == Some(&last_filter) && response.header("x-gen-route") == Some(&last_route)
         })
         .expect("the last generation serves");
+        let (early, late) = (early.expect("a quarter has passed"), rig.plane.process.held());
         let report = running.stop().expect("the load");
         closing_line(&format!(
             "swap ({}, seed {seed}): {filters} filter swaps, {configurations} configurations and {routes} route changes in {:.1} s; served {}, failed {}, \
-             connections closed {}, mixed generations {}, generations seen {}, p99 {:?}, longest {:?}",
+             connections closed {}, mixed generations {}, generations seen {}, p99 {:?}, longest {:?}; {}",
             peer.name(),
             took.as_secs_f64(),
             report.served,
@@ -142,10 +145,12 @@ fn no_request_notices_a_swap() {
             report.stamps.len(),
             report.latency.per_mille(990),
             report.latency.max(),
+            early.and_late(late),
         ));
         report.must_be_clean().expect("nobody notices");
         if peer == Peer::Outrigger {
             nothing_is_left(&rig, filters);
+            early.must_stay(late).expect("nothing grows");
         }
         assert!(
             report.stamps.len() > (filters + configurations + routes) / 2,

@@ -10,7 +10,7 @@ use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
 use outrigger_e2e::closing::{progress, scaled};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
 use outrigger_e2e::folder;
-use outrigger_e2e::guest::assemble;
+use outrigger_e2e::guest::{assemble, reports};
 use outrigger_e2e::h2raw::{Frame, RawH2, get};
 use outrigger_e2e::modules::{Fault, faulty, slow_to_configure};
 use outrigger_e2e::rig::put_module;
@@ -317,6 +317,47 @@ fn a_folder_says_when_vms_are_recycled() {
         Ok(())
     })
     .expect("recycled, and nobody notices");
+}
+
+#[test]
+fn a_folder_says_how_much_waits_in_shared_queues() {
+    if !ours() {
+        return;
+    }
+    let script = "configure:
+        register_shared_queue 'q' *n
+        register_shared_queue 'one too many' *w
+        enqueue_shared_queue $n 'by number'
+        enqueue_shared_queue $n 'one'
+        enqueue_shared_queue $n 'two'
+        enqueue_shared_queue $n 'longer than ten'
+        dequeue_shared_queue $n *v
+        dequeue_shared_queue $n *v
+        dequeue_shared_queue $n *v";
+    let guest = wat::parse_str(assemble("queue", "0_2_1", script)).expect("a module");
+    let limits = json!({"limits": {"sharedQueues": 1, "sharedQueueBytes": "10", "sharedQueueMessages": 2}});
+    let rig = Rig::start_with(Peer::Outrigger, "DELTA_GRPC", |folder| {
+        folder.write("filters/queue.wasm", &guest)?;
+        folder.apply("queue.yaml", &[folder::filter("queue", "filters/queue.wasm", "Stats", &json!({}), limits)])
+    })
+    .expect("the mesh");
+    assert_eq!(rig.get("/").expect("an answer").status, 200);
+    let expected = [
+        "configure.1 register_shared_queue=10",
+        "configure.2 enqueue_shared_queue=0",
+        "configure.3 enqueue_shared_queue=0",
+        "configure.4 enqueue_shared_queue=0",
+        "configure.5 enqueue_shared_queue=0",
+        "configure.6 dequeue_shared_queue=0 one",
+        "configure.7 dequeue_shared_queue=0 two",
+        "configure.8 dequeue_shared_queue=7",
+    ];
+    eventually(DEADLINE, || {
+        let told = reports(&rig.plane.process.log()).remove("queue").unwrap_or_default();
+        let missing = expected.iter().find(|line| !told.iter().any(|told| told == *line));
+        missing.map_or(Ok(()), |line| Err(format!("{line} is not in {told:?}")))
+    })
+    .expect("the guest meets its limits");
 }
 
 #[test]

@@ -67,6 +67,9 @@ impl Revision {
             log_bytes_per_second,
             hostcalls_per_callback,
             shared_data_bytes,
+            shared_queues,
+            shared_queue_bytes,
+            shared_queue_messages,
             http_calls_pending,
             recycle_memory_bytes,
             recycle_streams,
@@ -81,8 +84,10 @@ impl Revision {
         add(config);
         add(&[*failure_policy as u8, *isolation as u8]);
         let numbers = [millis(callback_timeout), millis(start_timeout), *memory_bytes, *body_buffer_bytes];
-        let counts = [hostcalls_per_callback, http_calls_pending].map(|count| count.map(u64::from));
-        let others = [*log_bytes_per_second, *shared_data_bytes, *recycle_memory_bytes, *recycle_streams];
+        let counts = [hostcalls_per_callback, http_calls_pending, shared_queues, shared_queue_messages];
+        let counts = counts.map(|count| count.map(u64::from));
+        let others =
+            [*log_bytes_per_second, *shared_data_bytes, *shared_queue_bytes, *recycle_memory_bytes, *recycle_streams];
         for number in numbers.into_iter().chain(counts).chain(others) {
             add(&number.map_or_else(Vec::new, |number| number.to_le_bytes().to_vec()));
         }
@@ -292,6 +297,10 @@ pub struct Limits {
     pub log_bytes_per_second: Option<u64>,
     pub hostcalls_per_callback: Option<u32>,
     pub shared_data_bytes: Option<u64>,
+    pub shared_queues: Option<u32>,
+    /// Of one queue.
+    pub shared_queue_bytes: Option<u64>,
+    pub shared_queue_messages: Option<u32>,
     pub http_calls_pending: Option<u32>,
     /// Linear memory from which an instance is recycled.
     pub recycle_memory_bytes: Option<u64>,

@@ -3,6 +3,7 @@
 //! What is prepared waits here until the generation that uses it is published, and is dropped when no accepted resource
 //! names it any more. A plugin that serves already is not prepared again: plugins are compared by value.
 
+mod to_host;
 mod vms;
 
 use std::cell::RefCell;
@@ -11,16 +12,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{
-    Backoff, FailurePolicy, HttpConnectionManager, HttpFilterKind, Isolation, Listener, NetworkFilter, Resource,
-    ResourceKind, ResourceSet, RolloutShare, RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
+    HttpConnectionManager, HttpFilterKind, Listener, NetworkFilter, Resource, ResourceKind, ResourceSet, RolloutShare,
+    RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
 };
 use outrigger_dataplane::{GenerationPlugins, PreparedPlugin, WorkerVms};
-use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, Services, StartMode, VmConfig};
+use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, Services, StartMode};
 use tokio::time::Instant;
 
+use self::to_host::to_host;
 pub(crate) use self::vms::VmsWanted;
 use self::vms::{VmsStarted, WaitingVms};
-use crate::cache::Digest;
 use crate::metrics::{WasmMetrics, milliseconds};
 use crate::modules::{Endpoints, Modules, off_thread};
 
@@ -200,8 +201,6 @@ impl Plugins {
     }
 }
 
-const _: () = assert!(Isolation::STREAM_MEMORY_BYTES_MAX == outrigger_wasm::STREAM_MEMORY_BYTES_MAX as u64);
-
 /// Starts a plugin where nobody sees it.
 fn canary(module: &CompiledModule, plugin: &Arc<Plugin>, services: &Arc<Services>) -> Result<PreparedPlugin, String> {
     let pooled = match plugin.vm.isolation {
@@ -301,57 +300,4 @@ fn used(snapshot: &Snapshot) -> Used {
     let network = snapshot.listeners.values().flat_map(|listener| &listener.chains).flat_map(|chain| &chain.filters);
     used.plugins.extend(network.filter_map(|filter| snapshot.network_plugin(filter).cloned()));
     used
-}
-
-/// The configuration in the words of the Wasm host, which knows nothing of ours.
-fn to_host(plugin: &WasmPlugin, code: Digest) -> Plugin {
-    let vm = &plugin.vm;
-    let limits = &vm.limits;
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let mut limits = outrigger_wasm::Limits {
-        callback_timeout: limits.callback_timeout,
-        start_timeout: limits.start_timeout,
-        memory_bytes: size(limits.memory_bytes),
-        body_buffer_bytes: size(limits.body_buffer_bytes),
-        log_bytes_per_second: size(limits.log_bytes_per_second),
-        hostcalls_per_callback: limits.hostcalls_per_callback,
-        calls_in_flight: size(limits.http_calls_pending),
-        shared_data_bytes: size(limits.shared_data_bytes),
-        recycle_memory_bytes: size(limits.recycle_memory_bytes),
-        recycle_streams: limits.recycle_streams,
-        ..outrigger_wasm::Limits::default()
-    };
-    let isolation = match vm.isolation {
-        Isolation::Shared => outrigger_wasm::Isolation::Shared,
-        Isolation::Plugin => outrigger_wasm::Isolation::Plugin(Arc::clone(&plugin.name)),
-        Isolation::Stream => {
-            // Every stream starts one on the worker, which a start may stop no longer than a callback.
-            limits.start_timeout = limits.start_timeout.min(limits.callback_timeout);
-            outrigger_wasm::Isolation::Stream
-        }
-    };
-    Plugin {
-        name: Arc::clone(&plugin.name),
-        root_id: plugin.root_id.clone(),
-        configuration: plugin.configuration.clone(),
-        failure_policy: match plugin.failure_policy {
-            FailurePolicy::Closed => outrigger_wasm::FailurePolicy::Closed,
-            FailurePolicy::Open => outrigger_wasm::FailurePolicy::Open,
-            FailurePolicy::Reload(Backoff { base, max }) => {
-                outrigger_wasm::FailurePolicy::Reload(outrigger_wasm::Backoff { base, max })
-            }
-        },
-        allow_on_headers_stop_iteration: plugin.allow_on_headers_stop_iteration,
-        vm: Arc::new(VmConfig {
-            code,
-            vm_id: vm.vm_id.clone(),
-            configuration: vm.configuration.clone(),
-            environment: vm.environment.clone(),
-            limits,
-            capabilities: vm.capabilities.clone(),
-            isolation,
-            revision_name: Arc::clone(&vm.revision),
-            shadow: vm.shadow,
-        }),
-    }
 }

@@ -196,6 +196,11 @@ pub struct Limits {
     pub log_bytes_per_second: u64,
     pub hostcalls_per_callback: u32,
     pub shared_data_bytes: u64,
+    /// Shared queues that the VMs of one `vm_id` may register.
+    pub shared_queues: u64,
+    /// Of one shared queue that the plugin registers.
+    pub shared_queue_bytes: u64,
+    pub shared_queue_messages: u64,
     pub http_calls_pending: u64,
     /// Linear memory from which an instance is recycled.
     pub recycle_memory_bytes: u64,
@@ -213,6 +218,9 @@ impl Default for Limits {
             log_bytes_per_second: 64 << 10,
             hostcalls_per_callback: 10_000,
             shared_data_bytes: 16 << 20,
+            shared_queues: 64,
+            shared_queue_bytes: 1 << 20,
+            shared_queue_messages: 10_000,
             http_calls_pending: 1024,
             recycle_memory_bytes: 48 << 20,
             recycle_streams: None,

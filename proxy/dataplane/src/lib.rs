@@ -56,8 +56,7 @@ pub use cluster::{ClusterStatus, EndpointStatus, HealthFlags, LocalZone};
 pub use inherited::Inherited;
 pub use overload::Overload;
 pub use plugin::{
-    GivenUp, GivenUps, PreparedPlugin, RevisionFigures, RolloutRun, ShadowDifferences, StartedVm,
-    Verdict as RolloutVerdict, start_vm,
+    GivenUp, GivenUps, PreparedPlugin, RevisionFigures, RolloutRun, ShadowDifferences, Verdict as RolloutVerdict,
 };
 pub use prepared::{BoundListener, GenerationPlugins, ListenerFailure, Prepared, RoutePlugins, WorkerVms};
 pub use resolver::{Resolved, Resolvers};

@@ -15,7 +15,6 @@ mod rollout;
 mod root;
 mod set;
 mod staged;
-mod start;
 mod stream;
 mod vm;
 
@@ -34,7 +33,6 @@ pub use rollout::{GivenUp, GivenUps, RevisionFigures, RolloutRun, ShadowDifferen
 pub(crate) use root::Root;
 pub(crate) use set::Plugins;
 pub(crate) use staged::Staged;
-pub use start::{StartedVm, start_vm};
 pub(crate) use stream::{FailedFilter, WasmFilter};
 pub(crate) use vm::VmHandle;
 

@@ -52,6 +52,6 @@ pub use pool::MEMORY_BYTES_MAX as STREAM_MEMORY_BYTES_MAX;
 pub use property::Property;
 pub use queues::QueueEvents;
 pub use services::{Node, Services};
-pub use start::{StartError, StartMode, start};
+pub use start::{StartError, StartMode, StartedVm, start, start_vm};
 pub use trap::{Trap, TrapKind};
 pub use vm::{ReadyVm, Vm, WorkerHost};

@@ -103,6 +103,11 @@ pub struct Limits {
     pub calls_in_flight: usize,
     /// Keys and values of the shared data of the `vm_id`.
     pub shared_data_bytes: usize,
+    /// Shared queues that the VMs of the `vm_id` may register.
+    pub shared_queues: usize,
+    /// Messages of one shared queue that the VM registers; a full one loses its oldest.
+    pub shared_queue_bytes: usize,
+    pub shared_queue_messages: usize,
     /// Linear memory from which the VM should be replaced between streams.
     pub recycle_memory_bytes: usize,
     /// Streams after which the VM should be replaced between streams.
@@ -124,6 +129,9 @@ impl Default for Limits {
             metrics: 1000,
             calls_in_flight: 1024,
             shared_data_bytes: 16 << 20,
+            shared_queues: 64,
+            shared_queue_bytes: 1 << 20,
+            shared_queue_messages: 10_000,
             recycle_memory_bytes: 48 << 20,
             recycle_streams: None,
         }

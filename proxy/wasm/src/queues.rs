@@ -1,5 +1,5 @@
 //! Shared queues: process-wide, by `vm_id` and name, bounded. Whoever registered a queue last is told of its messages, on
-//! the worker that its VM lives on.
+//! the worker that its VM lives on, and its limits are the queue's: those of another, who only writes, say nothing.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -8,15 +8,10 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::action::RootId;
+use crate::plugin::Limits;
 use crate::shared::SharedVm;
 
-/// Queues of one `vm_id`.
-const QUEUES_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 256;
-const QUEUE_BYTES_MAX: usize = 1 << 20;
-const QUEUE_MESSAGES_MAX: usize = 10_000;
-/// Notifications that wait for one VM; one is enough for a consumer that reads until its queue is empty.
-const EVENTS_MAX: usize = 10_000;
 
 /// All queues of the process.
 #[derive(Debug, Default)]
@@ -37,8 +32,53 @@ struct Queue {
     owner: u64,
     messages: VecDeque<Bytes>,
     bytes: usize,
-    listener: Weak<QueueEvents>,
+    reader: Reader,
+}
+
+/// Who registered a queue last.
+#[derive(Debug)]
+struct Reader {
+    events: Weak<QueueEvents>,
     root: RootId,
+    bytes_max: usize,
+    messages_max: usize,
+}
+
+impl Queue {
+    fn is_over(&self) -> bool {
+        self.bytes > self.reader.bytes_max || self.messages.len() > self.reader.messages_max
+    }
+
+    /// Takes a message; how many had to go for it. One that is larger than the queue costs no other its place.
+    fn push(&mut self, message: Bytes) -> u64 {
+        if message.len() > self.reader.bytes_max {
+            return 1;
+        }
+        self.bytes += message.len();
+        self.messages.push_back(message);
+        self.shrink()
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.len();
+        Some(message)
+    }
+
+    fn shrink(&mut self) -> u64 {
+        let mut dropped = 0;
+        while self.is_over() && self.pop().is_some() {
+            dropped += 1;
+        }
+        dropped
+    }
+
+    /// Tells its reader of messages that came, or that wait.
+    fn tell(&self, id: u32, times: usize) {
+        if let Some(events) = self.reader.events.upgrade() {
+            events.push(self.reader.root, id, times, self.messages.len());
+        }
+    }
 }
 
 /// Why a queue gave or took nothing.
@@ -52,8 +92,8 @@ pub(crate) enum QueueError {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Enqueued {
     Kept,
-    /// The queue is full and nobody reads it fast enough: its oldest messages made room.
-    DroppedOldest(u64),
+    /// The queue is full and nobody reads it fast enough: its oldest messages made room, or the message is larger than it.
+    Dropped(u64),
 }
 
 impl Queues {
@@ -67,31 +107,34 @@ impl Queues {
         &self,
         shared: &SharedVm,
         name: &[u8],
-        listener: &Arc<QueueEvents>,
+        events: &Arc<QueueEvents>,
         root: RootId,
+        limits: &Limits,
     ) -> Option<u32> {
         let (vm_id, owner) = shared.identity();
+        let reader = Reader {
+            events: Arc::downgrade(events),
+            root,
+            bytes_max: limits.shared_queue_bytes,
+            messages_max: limits.shared_queue_messages,
+        };
         let mut all = self.all();
         let key = (vm_id.to_owned(), name.to_vec());
         if let Some(id) = all.by_name.get(&key).copied() {
             let queue = all.queues.get_mut(&id)?;
-            queue.listener = Arc::downgrade(listener);
-            queue.root = root;
-            queue.owner = owner;
-            let waiting = queue.messages.len();
-            drop(all);
-            listener.push(root, id, waiting);
+            (queue.reader, queue.owner) = (reader, owner);
+            queue.shrink();
+            queue.tell(id, queue.messages.len());
             return Some(id);
         }
         let of_vm = all.by_name.keys().filter(|(of, _)| of == vm_id).count();
-        if of_vm >= QUEUES_MAX || name.len() > NAME_BYTES_MAX {
+        if of_vm >= limits.shared_queues || name.len() > NAME_BYTES_MAX {
             return None;
         }
         let id = all.last_id.checked_add(1)?;
         all.last_id = id;
         all.by_name.insert(key, id);
-        let queue = Queue { owner, messages: VecDeque::new(), bytes: 0, listener: Arc::downgrade(listener), root };
-        all.queues.insert(id, queue);
+        all.queues.insert(id, Queue { owner, messages: VecDeque::new(), bytes: 0, reader });
         Some(id)
     }
 
@@ -102,28 +145,13 @@ impl Queues {
     pub(crate) fn enqueue(&self, id: u32, message: Bytes) -> Result<Enqueued, QueueError> {
         let mut all = self.all();
         let queue = all.queues.get_mut(&id).ok_or(QueueError::NotFound)?;
-        let mut dropped = 0;
-        queue.bytes += message.len();
-        queue.messages.push_back(message);
-        while queue.bytes > QUEUE_BYTES_MAX || queue.messages.len() > QUEUE_MESSAGES_MAX {
-            let Some(oldest) = queue.messages.pop_front() else { break };
-            queue.bytes -= oldest.len();
-            dropped += 1;
-        }
-        let (listener, root) = (queue.listener.upgrade(), queue.root);
-        drop(all);
-        if let Some(listener) = listener {
-            listener.push(root, id, 1);
-        }
-        Ok(if dropped == 0 { Enqueued::Kept } else { Enqueued::DroppedOldest(dropped) })
+        let dropped = queue.push(message);
+        queue.tell(id, 1);
+        Ok(if dropped == 0 { Enqueued::Kept } else { Enqueued::Dropped(dropped) })
     }
 
     pub(crate) fn dequeue(&self, id: u32) -> Result<Bytes, QueueError> {
-        let mut all = self.all();
-        let queue = all.queues.get_mut(&id).ok_or(QueueError::NotFound)?;
-        let message = queue.messages.pop_front().ok_or(QueueError::Empty)?;
-        queue.bytes -= message.len();
-        Ok(message)
+        self.all().queues.get_mut(&id).ok_or(QueueError::NotFound)?.pop().ok_or(QueueError::Empty)
     }
 
     /// The last VM of a `vm_id` is gone. A new one that has taken a queue over meanwhile keeps it.
@@ -140,7 +168,8 @@ pub struct QueueEvents(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    events: VecDeque<(RootId, u32)>,
+    /// Each queue of each root context once, with how often it is still to be told.
+    events: VecDeque<(RootId, u32, usize)>,
     waker: Option<Waker>,
 }
 
@@ -149,10 +178,14 @@ impl QueueEvents {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, root: RootId, queue: u32, times: usize) {
+    /// A notification for each message, but no more than there are messages: one that was lost needs none.
+    fn push(&self, root: RootId, queue: u32, times: usize, messages: usize) {
         let mut waiting = self.waiting();
-        let room = EVENTS_MAX.saturating_sub(waiting.events.len());
-        waiting.events.extend(std::iter::repeat_n((root, queue), times.min(room)));
+        match waiting.events.iter_mut().find(|event| (event.0, event.1) == (root, queue)) {
+            Some(event) => event.2 = (event.2 + times).min(messages),
+            None if messages > 0 => waiting.events.push_back((root, queue, times.min(messages))),
+            None => {}
+        }
         let waker = if waiting.events.is_empty() { None } else { waiting.waker.take() };
         drop(waiting);
         if let Some(waker) = waker {
@@ -160,14 +193,17 @@ impl QueueEvents {
         }
     }
 
-    /// The next root context and queue for [`crate::Vm::on_queue_ready`].
+    /// The next root context and queue for [`crate::Vm::on_queue_ready`]; queues take turns.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<(RootId, u32)> {
         let mut waiting = self.waiting();
-        if let Some(event) = waiting.events.pop_front() {
-            return Poll::Ready(event);
+        let Some((root, queue, times)) = waiting.events.pop_front() else {
+            waiting.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        if times > 1 {
+            waiting.events.push_back((root, queue, times - 1));
         }
-        waiting.waker = Some(cx.waker().clone());
-        Poll::Pending
+        Poll::Ready((root, queue))
     }
 }
 
@@ -177,6 +213,40 @@ mod tests {
 
     const ROOT: RootId = RootId { id: 1, slot: 0 };
 
+    struct Fixture {
+        queues: Arc<Queues>,
+        events: Arc<QueueEvents>,
+        limits: Limits,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let limits =
+                Limits { shared_queues: 3, shared_queue_bytes: 10, shared_queue_messages: 4, ..Limits::default() };
+            Fixture { queues: Arc::default(), events: Arc::default(), limits }
+        }
+
+        fn vm(&self, id: &str) -> SharedVm {
+            SharedVm::new(id, &self.queues)
+        }
+
+        fn register(&self, vm: &SharedVm, name: &str) -> Option<u32> {
+            self.queues.register(vm, name.as_bytes(), &self.events, ROOT, &self.limits)
+        }
+
+        /// How many messages it cost.
+        fn enqueue(&self, queue: u32, message: &'static str) -> u64 {
+            match self.queues.enqueue(queue, Bytes::from_static(message.as_bytes())).expect("it is there") {
+                Enqueued::Kept => 0,
+                Enqueued::Dropped(count) => count,
+            }
+        }
+
+        fn rest(&self, queue: u32) -> Vec<Bytes> {
+            std::iter::from_fn(|| self.queues.dequeue(queue).ok()).collect()
+        }
+    }
+
     fn next(events: &QueueEvents) -> Option<u32> {
         match events.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready((_, queue)) => Some(queue),
@@ -184,58 +254,99 @@ mod tests {
         }
     }
 
+    fn told(events: &QueueEvents) -> Vec<u32> {
+        std::iter::from_fn(|| next(events)).collect()
+    }
+
     #[test]
     fn queues_are_of_a_vm_id_and_numbered_in_the_process() {
-        let (queues, events) = (Arc::new(Queues::default()), Arc::new(QueueEvents::default()));
-        let (in_a, in_b) = (SharedVm::new("a", &queues), SharedVm::new("b", &queues));
-        let a = queues.register(&in_a, b"q", &events, ROOT).expect("below the bound");
-        let b = queues.register(&in_b, b"q", &events, ROOT).expect("below the bound");
+        let fixture = Fixture::new();
+        let queues = &fixture.queues;
+        let (in_a, in_b) = (fixture.vm("a"), fixture.vm("b"));
+        let a = fixture.register(&in_a, "q").expect("below the bound");
+        let b = fixture.register(&in_b, "q").expect("below the bound");
         assert_ne!(a, b);
-        assert_eq!(queues.register(&in_a, b"q", &events, ROOT), Some(a));
+        assert_eq!(fixture.register(&in_a, "q"), Some(a));
         assert_eq!((queues.resolve("b", b"q"), queues.resolve("c", b"q")), (Some(b), None));
         assert_eq!(queues.dequeue(a), Err(QueueError::Empty));
         assert_eq!(queues.dequeue(b + 1), Err(QueueError::NotFound));
         assert_eq!(queues.enqueue(0, Bytes::new()), Err(QueueError::NotFound));
-        assert_eq!(queues.enqueue(a, Bytes::from_static(b"m")), Ok(Enqueued::Kept));
+        assert_eq!(fixture.enqueue(a, "m"), 0);
         drop(in_b);
         assert_eq!((queues.resolve("b", b"q"), queues.dequeue(b)), (None, Err(QueueError::NotFound)));
-        assert_eq!(queues.dequeue(a), Ok(Bytes::from_static(b"m")));
-        let again = SharedVm::new("a", &queues);
-        assert_eq!(queues.register(&again, b"q", &events, ROOT), Some(a));
+        assert_eq!(fixture.rest(a), ["m"]);
+        let again = fixture.vm("a");
+        assert_eq!(fixture.register(&again, "q"), Some(a));
         drop(in_a);
         assert_eq!(queues.resolve("a", b"q"), Some(a), "taken over");
     }
 
     #[test]
-    fn queues_are_bounded() {
-        let (queues, events) = (Arc::new(Queues::default()), Arc::new(QueueEvents::default()));
-        let vm = SharedVm::new("vm", &queues);
-        let id = queues.register(&vm, b"q", &events, ROOT).expect("below the bound");
-        queues.enqueue(id, Bytes::from_static(b"old")).expect("there");
-        let large = Bytes::from(vec![0; QUEUE_BYTES_MAX]);
-        assert_eq!(queues.enqueue(id, large), Ok(Enqueued::DroppedOldest(1)));
-        assert_eq!(queues.enqueue(id, Bytes::from(vec![0; QUEUE_BYTES_MAX + 1])), Ok(Enqueued::DroppedOldest(2)));
-        assert_eq!(queues.dequeue(id), Err(QueueError::Empty), "what is larger than the bound is never kept");
-        for index in 0..2 * QUEUES_MAX {
-            queues.register(&vm, index.to_string().as_bytes(), &events, ROOT);
-        }
-        assert_eq!(queues.all().queues.len(), QUEUES_MAX);
-        assert_eq!(queues.register(&SharedVm::new("other", &queues), &[b'x'; 300], &events, ROOT), None);
+    fn a_full_queue_loses_its_oldest_and_what_is_larger_than_it_costs_nobody() {
+        let fixture = Fixture::new();
+        let vm = fixture.vm("vm");
+        let id = fixture.register(&vm, "q").expect("below the bound");
+        assert_eq!((fixture.enqueue(id, "old"), fixture.enqueue(id, "seven b")), (0, 0), "ten bytes");
+        assert_eq!(fixture.enqueue(id, "one"), 1, "by bytes");
+        assert_eq!(fixture.enqueue(id, "eleven byte"), 1, "itself");
+        assert_eq!(fixture.rest(id), ["seven b", "one"]);
+        assert_eq!(["", "", "", "", ""].map(|message| fixture.enqueue(id, message)), [0, 0, 0, 0, 1], "by number");
+        assert_eq!(fixture.rest(id).len(), 4);
+    }
+
+    #[test]
+    fn a_vm_id_has_so_many_queues() {
+        let fixture = Fixture::new();
+        let vm = fixture.vm("vm");
+        let ids = ["a", "b", "c", "d"].map(|name| fixture.register(&vm, name));
+        assert_eq!(ids.map(|id| id.is_some()), [true, true, true, false]);
+        assert_eq!(fixture.register(&vm, "a"), ids[0], "one that is there");
+        let other = fixture.vm("other");
+        assert!(fixture.register(&other, "d").is_some(), "each for itself");
+        assert_eq!(fixture.register(&other, &"x".repeat(300)), None);
+    }
+
+    #[test]
+    fn the_last_to_register_says_how_large_it_is() {
+        let mut fixture = Fixture::new();
+        let vm = fixture.vm("vm");
+        let id = fixture.register(&vm, "q").expect("below the bound");
+        assert_eq!(["a", "b", "c"].map(|message| fixture.enqueue(id, message)), [0, 0, 0]);
+        fixture.limits.shared_queue_messages = 2;
+        fixture.register(&vm, "q").expect("there");
+        assert_eq!(fixture.rest(id), ["b", "c"]);
+        fixture.limits.shared_queue_messages = 1000;
+        fixture.limits.shared_queue_bytes = 1000;
+        fixture.register(&vm, "q").expect("there");
+        assert_eq!(["eleven byte", "eleven byte"].map(|message| fixture.enqueue(id, message)), [0, 0]);
     }
 
     #[test]
     fn the_last_to_register_is_told() {
-        let queues = Arc::new(Queues::default());
-        let vm = SharedVm::new("vm", &queues);
-        let (first, second) = (Arc::new(QueueEvents::default()), Arc::new(QueueEvents::default()));
-        let id = queues.register(&vm, b"q", &first, ROOT).expect("below the bound");
-        queues.enqueue(id, Bytes::new()).expect("there");
-        assert_eq!((next(&first), next(&first)), (Some(id), None));
-        queues.register(&vm, b"q", &second, ROOT).expect("there");
-        assert_eq!(next(&second), Some(id), "what waits is told to who takes over");
-        queues.enqueue(id, Bytes::new()).expect("there");
-        assert_eq!((next(&first), next(&second)), (None, Some(id)));
-        drop(second);
-        assert_eq!(queues.enqueue(id, Bytes::new()), Ok(Enqueued::Kept), "nobody is told");
+        let fixture = Fixture::new();
+        let vm = fixture.vm("vm");
+        let first = Arc::clone(&fixture.events);
+        let id = fixture.register(&vm, "q").expect("below the bound");
+        fixture.enqueue(id, "");
+        assert_eq!(told(&first), [id]);
+        let fixture = Fixture { events: Arc::default(), ..fixture };
+        fixture.register(&vm, "q").expect("there");
+        assert_eq!(told(&fixture.events), [id], "what waits is told to who takes over");
+        fixture.enqueue(id, "");
+        assert_eq!((told(&first), told(&fixture.events)), (vec![], vec![id]));
+        let fixture = Fixture { events: Arc::default(), ..fixture };
+        assert_eq!(fixture.enqueue(id, ""), 0, "nobody is told");
+    }
+
+    #[test]
+    fn a_reader_is_told_once_for_each_message_and_of_queues_in_turn() {
+        let fixture = Fixture::new();
+        let vm = fixture.vm("vm");
+        let [a, b] = ["a", "b"].map(|name| fixture.register(&vm, name).expect("below the bound"));
+        for _ in 0..100 {
+            fixture.enqueue(a, "");
+        }
+        fixture.enqueue(b, "");
+        assert_eq!(told(&fixture.events), [a, b, a, a, a], "lost messages need no word");
     }
 }

@@ -1,5 +1,7 @@
 //! Starting a VM: from a compiled module to a configured plugin.
 
+mod shared;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use crate::services::Services;
 use crate::ticker::thread_cpu_time;
 use crate::trap::{HostTrap, Trap, TrapKind};
 use crate::vm::{Guest, ReadyVm};
+
+pub use self::shared::{StartedVm, start_vm};
 
 /// What a VM is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +50,8 @@ pub enum StartError {
     VmStartRefused { log: Option<String> },
     #[error("refused its configuration{}", reason(.log))]
     ConfigurationRefused { log: Option<String> },
+    #[error("was not tried: {failed} others of its VM don't start")]
+    Untried { failed: usize },
 }
 
 fn reason(log: &Option<String>) -> String {

@@ -141,6 +141,12 @@ impl ReadyVm {
         configure(&mut self.0, plugin, plugin.vm.limits.start_timeout)
     }
 
+    /// Why the VM can no longer be entered.
+    #[must_use]
+    pub fn failed(&self) -> Option<&Trap> {
+        self.0.failed.as_ref()
+    }
+
     /// CPU time from nothing to the first plugin's configuration.
     #[must_use]
     pub fn started_in(&self) -> Duration {

@@ -8,8 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use outrigger_config::WasmPlugin;
-use outrigger_dataplane::{PreparedPlugin, StartedVm, WorkerVms, start_vm};
-use outrigger_wasm::{CompiledModule, Isolation, Plugin, ReadyVm, Services, VmConfig};
+use outrigger_dataplane::{PreparedPlugin, WorkerVms};
+use outrigger_wasm::{CompiledModule, Isolation, Plugin, ReadyVm, Services, StartedVm, VmConfig, start_vm};
 
 /// A VM that a generation needs on each worker, and who is to be in it.
 #[derive(Debug)]

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use outrigger_wasm::{
     CompiledModule, FailurePolicy, Isolation, Plugin, ReadyVm, StartMode, Trap, VmConfig, VmEvent, VmWaits,
-    count_vm_event,
+    count_vm_event, start_vm,
 };
 use rand::Rng;
 use tokio::time::Instant;
 
 use super::breaker::Breaker;
-use super::{Instance, PluginHandle, Root, start_vm};
+use super::{Instance, PluginHandle, Root};
 use crate::worker::WorkerCx;
 
 /// An instance that is younger is not recycled for its memory: what it takes at once is what it needs.

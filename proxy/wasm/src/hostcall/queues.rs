@@ -32,8 +32,9 @@ fn register(cx: &mut Cx<'_>, name: u32, name_len: u32, id_out: u32) -> Answer {
     let name = cx.bytes(name, name_len)?;
     let host = cx.host();
     let id = if host.is_serving() {
-        let queues = &host.services.queues;
-        queues.register(&host.shared, name, &host.queue_events, host.root_id()).ok_or(Status::InternalFailure)?
+        let (queues, limits) = (&host.services.queues, &host.plugin.vm.limits);
+        let id = queues.register(&host.shared, name, &host.queue_events, host.root_id(), limits);
+        id.ok_or(Status::InternalFailure)?
     } else {
         u32::MAX
     };
@@ -59,7 +60,7 @@ fn dequeue(cx: &mut Cx<'_>, id: u32, ptr_out: u32, len_out: u32) -> Answer {
     cx.give(&message, ptr_out, len_out)
 }
 
-/// A full queue loses its oldest messages: the SDKs take no status that would say so, a metric does.
+/// A full queue loses messages: the SDKs take no status that would say so, a metric does.
 fn enqueue(cx: &mut Cx<'_>, id: u32, value: u32, value_len: u32) -> Answer {
     let message = cx.bytes(value, value_len)?;
     let host = cx.host();
@@ -67,7 +68,7 @@ fn enqueue(cx: &mut Cx<'_>, id: u32, value: u32, value_len: u32) -> Answer {
         return Ok(());
     }
     let message = Bytes::copy_from_slice(message);
-    if let Enqueued::DroppedOldest(count) = host.services.queues.enqueue(id, message).map_err(Status::from)? {
+    if let Enqueued::Dropped(count) = host.services.queues.enqueue(id, message).map_err(Status::from)? {
         PluginStats::queue_messages_dropped(&host.services.registry, &host.plugin).add(count);
     }
     Ok(())

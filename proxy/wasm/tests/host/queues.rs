@@ -3,9 +3,9 @@
 use std::task::{Context, Poll, Waker};
 
 use outrigger_stats::{Name, Value};
-use outrigger_wasm::Vm;
+use outrigger_wasm::{Limits, Vm, VmConfig};
 
-use crate::fixture::{Fixture, guest, of_vm_id, on, plugin};
+use crate::fixture::{Fixture, guest, in_vm, of_vm_id, on, plugin};
 
 /// Runs what a VM is told of its queues.
 fn deliver(vm: &mut Vm) -> usize {
@@ -99,5 +99,42 @@ fn a_queue_that_nobody_reads_stays_small_and_a_canary_touches_none() {
     assert_eq!(fixture.value(&dropped), None);
     let vm = fixture.start(&flood, &plugin()).expect("starts");
     assert_eq!(fixture.value(&dropped), Some(Value::Counter(20)), "a mebibyte holds ten");
+    drop(vm);
+}
+
+#[test]
+fn what_one_plugin_puts_into_queues_that_none_reads_ends_at_its_own_limits() {
+    let fixture = Fixture::new();
+    let limits =
+        Limits { shared_queues: 1, shared_queue_bytes: 250_000, shared_queue_messages: 20, ..Limits::default() };
+    let mut reader = fixture.start(&consumer(), &of_vm_id("reader")).expect("starts");
+    let flood = |message: &str| {
+        format!(
+            "(local.set 2 #30) (loop (call $s %k (call $enqueue (i32.load #44) {message}))
+               (br_if 0 (local.tee 2 (i32.sub (local.get 2) #1))))"
+        )
+    };
+    let filler = guest(&on(
+        "configure",
+        &format!(
+            r#"(local i32) (call $s %g (call $register_queue @"q" #44)) (call $s %h (call $register_queue @"r" #40))
+               {} {}
+               ;; A queue of others takes what it takes from anybody.
+               (call $s %i (call $resolve_queue @"reader" @"jobs" #40))
+               (call $s %j (call $enqueue (i32.load #40) #0 #60000)) (call $s %j (call $enqueue (i32.load #40) @"job"))"#,
+            flood("#0 #100000"),
+            flood("#0 #0"),
+        ),
+    ));
+    let plugin = in_vm(VmConfig { vm_id: "filler".to_owned(), limits, ..VmConfig::default() });
+    let vm = fixture.start(&filler, &plugin).expect("starts");
+    // The status of a full queue is one that SDKs survive; that of one queue too many can't be (they take no other than Ok).
+    assert_eq!(fixture.statuses(), "a0 g0 h10 i0 j0 k0");
+    let dropped =
+        Name::new("wasm", "queue_messages_dropped").tag("wasm_plugin", "tested").tag("wasm_revision", "000000000000");
+    // Two of the first thirty stay, and of the next thirty the last twenty of them all.
+    assert_eq!(fixture.value(&dropped), Some(Value::Counter(28 + 12)));
+    assert_eq!(deliver(&mut reader), 2);
+    assert!(fixture.statuses().contains("b0 c3"), "{}", fixture.statuses());
     drop(vm);
 }

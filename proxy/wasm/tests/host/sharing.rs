@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_stats::{Name, Value};
-use outrigger_wasm::{Effect, HeadersAction, Plugin, RootId, StartError, StartMode, TrapKind, VmConfig, start};
+use outrigger_wasm::{
+    Effect, HeadersAction, Plugin, RootId, StartError, StartMode, StartedVm, TrapKind, VmConfig, start, start_vm,
+};
 
 use crate::fixture::{Clusters, Fixture, OneVm, effects, guest, load, on, plugin, stream_of};
 
@@ -228,4 +230,38 @@ fn statistics_of_revisions_that_are_gone_go() {
     (40..60).for_each(|code| drop(run(code)));
     assert!(shown(1), "one that comes back stays");
     drop(again);
+}
+
+/// What comes of plugins in one VM, by their configurations: how many are in it, why the others aren't, and how many VMs
+/// were begun for it.
+fn together(configurations: &[&'static str]) -> (usize, Vec<String>, u64) {
+    let fixture = Fixture::new();
+    let plugins = configurations.iter().map(|configuration| another("tested", configuration)).collect();
+    let module = load(&guest(&by_root())).expect("a module");
+    let StartedVm { vm, failed } = start_vm(&module, plugins, &fixture.services);
+    let made = Name::new("wasm", "vm_created").tag("wasm_plugin", "tested").tag("wasm_revision", "000000000000");
+    let Some(Value::Counter(begun)) = fixture.value(&made) else { panic!("no VM was begun") };
+    let reasons = failed.into_iter().map(|(_, error)| error.to_string()).collect();
+    (vm.map_or(0, |vm| vm.roots().count()), reasons, begun)
+}
+
+#[test]
+fn who_refuses_is_left_out_of_the_same_vm_and_who_traps_was_never_in_it() {
+    let (configured, reasons, begun) = together(&["a", "!", "b", "!", "!", "c"]);
+    assert_eq!((configured, reasons.len(), begun), (3, 3, 1));
+    assert!(reasons[0].starts_with("refused its configuration"), "{reasons:?}");
+    let (configured, reasons, begun) = together(&["a", "?", "b", "?", "!", "c"]);
+    assert_eq!((configured, reasons.len(), begun), (3, 3, 3));
+}
+
+#[test]
+fn a_vm_is_not_begun_for_ever() {
+    let mut all = vec!["a", "b"];
+    all.resize(102, "?");
+    all.push("c");
+    let (configured, reasons, begun) = together(&all);
+    assert_eq!((configured, reasons.len(), begun), (2, 101, 8), "who went well is in it");
+    assert_eq!(reasons.last().expect("101"), "was not tried: 7 others of its VM don't start");
+    let (configured, reasons, begun) = together(&["!"; 100]);
+    assert_eq!((configured, reasons.len(), begun), (0, 100, 7));
 }

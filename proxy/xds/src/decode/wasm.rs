@@ -28,6 +28,11 @@ const FETCH_TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// A fetch is tried again this often at most.
 const FETCH_RETRIES_MAX: u32 = 10;
 
+/// Shared queues and what waits in each lie in the proxy's memory, not in the guest's.
+const SHARED_QUEUES_MAX: u64 = 4096;
+const SHARED_QUEUE_BYTES_MAX: u64 = 1 << 30;
+const SHARED_QUEUE_MESSAGES_MAX: u64 = 1_000_000;
+
 /// Names of revisions and tries.
 const REVISION_BYTES_MAX: usize = 64;
 /// The share that is all streams.
@@ -231,6 +236,21 @@ fn limits(proto: Option<&own::Limits>, isolation: Isolation, d: &mut Diagnostics
     let hostcalls = or(proto.hostcalls_per_callback, u64::from(limits.hostcalls_per_callback));
     limits.hostcalls_per_callback = u32::try_from(hostcalls).unwrap_or(u32::MAX);
     limits.shared_data_bytes = or(proto.shared_data_bytes, limits.shared_data_bytes);
+    for (value, most, limit, field) in [
+        (proto.shared_queues, SHARED_QUEUES_MAX, &mut limits.shared_queues, "shared_queues"),
+        (proto.shared_queue_bytes, SHARED_QUEUE_BYTES_MAX, &mut limits.shared_queue_bytes, "shared_queue_bytes"),
+        (
+            proto.shared_queue_messages,
+            SHARED_QUEUE_MESSAGES_MAX,
+            &mut limits.shared_queue_messages,
+            "shared_queue_messages",
+        ),
+    ] {
+        if value > most {
+            d.at(field, |d| d.error(format!("is more than {most}")));
+        }
+        *limit = or(value, *limit);
+    }
     limits.http_calls_pending = or(proto.http_calls_pending, limits.http_calls_pending);
     limits.recycle_memory_bytes = or(proto.recycle_memory_bytes, limits.memory_bytes / 4 * 3);
     limits.recycle_streams = Some(proto.recycle_streams).filter(|streams| *streams > 0);

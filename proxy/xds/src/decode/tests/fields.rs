@@ -180,7 +180,8 @@ fn limits_of_plugins() {
     let found = manager(&format!(
         "http_filters: [{{name: w, typed_config: {{'@type': {OWN_WASM}, limits: {{callback_timeout: 1s, start_timeout: 2s, \
          memory_bytes: 3000000, body_buffer_bytes: 4, log_bytes_per_second: 5, hostcalls_per_callback: 6, shared_data_bytes: \
-         7, http_calls_pending: 8, recycle_memory_bytes: 9, recycle_streams: 10}}, config: {{vm_config: {{runtime: \
+         7, http_calls_pending: 8, recycle_memory_bytes: 9, recycle_streams: 10, shared_queues: 11, shared_queue_bytes: 12, \
+         shared_queue_messages: 13}}, config: {{vm_config: {{runtime: \
          envoy.wasm.runtime.v8, code: {{local: {{inline_string: x}}}}}}}}}}}}, {ROUTER}], route_config: {{name: r}}"
     ));
     let HttpFilterKind::Wasm(plugin) = &found.filters[0].kind else { panic!("{:?}", found.filters) };
@@ -192,6 +193,9 @@ fn limits_of_plugins() {
         log_bytes_per_second: 5,
         hostcalls_per_callback: 6,
         shared_data_bytes: 7,
+        shared_queues: 11,
+        shared_queue_bytes: 12,
+        shared_queue_messages: 13,
         http_calls_pending: 8,
         recycle_memory_bytes: 9,
         recycle_streams: Some(10),
