@@ -12,7 +12,8 @@
 //! number (reported), `*w` for one of 64 bits (not reported), `$n` and `$w` are the numbers that lie there, `$v` the
 //! pointer and length, `$context` the last stream's context, `$1` the callback's second argument. `args` instead of a hostcall
 //! reports the callback's arguments but for the context, `until_end` pauses a body callback
-//! until the last one, `if_data` ends a data callback that has only the end, `repeat N hostcall …` calls without a report, `trap` and `loop` do what they say.
+//! until the last one, `if_data` ends a data callback that has only the end, `repeat N hostcall …` calls without a report, `grow N` takes so many
+//! pages of memory and traps without them, `trap` and `loop` do what they say.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -163,6 +164,11 @@ impl Assembler<'_> {
             "until_end" => return "(if (i32.eqz (local.get 2)) (then (return (i32.const 1))))".to_owned(),
             // Data callbacks: nothing came but the end.
             "if_data" => return "(if (i32.eqz (local.get 1)) (then (return (i32.const 0))))".to_owned(),
+            "grow" => {
+                return format!(
+                    "(if (i32.eq (memory.grow (i32.const {arguments})) (i32.const -1)) (then (unreachable)))"
+                );
+            }
             "trap" => return "(unreachable)".to_owned(),
             "loop" => return "(loop $forever (br $forever))".to_owned(),
             "args" => {

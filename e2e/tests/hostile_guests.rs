@@ -48,6 +48,19 @@ const ATTACKS: &[Attack] = &[
         script: "request_headers:\n repeat 1000000 get_header_map_size 0 *w",
     },
     Attack {
+        name: "never-returns",
+        requests: 3,
+        statuses: &[503],
+        script: "request_headers:\n loop",
+    },
+    Attack {
+        name: "memory-that-grows",
+        requests: 12,
+        statuses: SERVED_OR_STOPPED,
+        // 16 MiB with each request.
+        script: "request_headers:\n grow 256",
+    },
+    Attack {
         name: "metrics-without-end",
         requests: 5,
         statuses: SERVED_OR_STOPPED,

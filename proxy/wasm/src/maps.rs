@@ -183,11 +183,11 @@ impl MapMut<'_> {
         interner: &mut Interner,
     ) -> Result<(), Status> {
         if self.is_pseudo(name) {
-            return self.set_pseudo(name, value);
+            return self.set_pseudo(name, value, limits);
         }
         let name = interner.name(name).map_err(|_| Status::BadArgument)?;
         let fields = self.fields();
-        check_growth(fields, &name, value, limits)?;
+        check_growth(fields, &name, value, limits, || !fields.contains(&name))?;
         fields.try_set(name, interner.value(value)).map_err(|_| Status::BadArgument)
     }
 
@@ -206,8 +206,8 @@ impl MapMut<'_> {
                 MapMut::Fields(_) => None,
             };
             return match current {
-                Some(current) => self.set_pseudo(name, &[&*current, b",", value].concat()),
-                None => self.set_pseudo(name, value),
+                Some(current) => self.set_pseudo(name, &[&*current, b",", value].concat(), limits),
+                None => self.set_pseudo(name, value, limits),
             };
         }
         let name = interner.name(name).map_err(|_| Status::BadArgument)?;
@@ -216,8 +216,9 @@ impl MapMut<'_> {
             return self.replace(name.as_bytes(), value, limits, interner);
         }
         let fields = self.fields();
-        check_growth(fields, &name, value, limits)?;
-        if JOINED.contains(&name) && fields.contains(&name) {
+        let joins = JOINED.contains(&name) && fields.contains(&name);
+        check_growth(fields, &name, value, limits, || !joins)?;
+        if joins {
             let value = joined(fields, &name, Some(value));
             return fields.try_set(name, value).map_err(|_| Status::BadArgument);
         }
@@ -261,7 +262,7 @@ impl MapMut<'_> {
     fn fill(&mut self, pairs: &[(&[u8], &[u8])], limits: &Limits, interner: &mut Interner) -> Result<(), Status> {
         for (name, value) in pairs {
             if self.is_pseudo(name) {
-                self.set_pseudo(name, value)?;
+                self.set_pseudo(name, value, limits)?;
             } else {
                 self.add(name, value, limits, interner)?;
             }
@@ -277,7 +278,10 @@ impl MapMut<'_> {
         }
     }
 
-    fn set_pseudo(&mut self, name: &[u8], value: &[u8]) -> Result<(), Status> {
+    fn set_pseudo(&mut self, name: &[u8], value: &[u8], limits: &Limits) -> Result<(), Status> {
+        if value.len() > limits.header_bytes {
+            return Err(Status::BadArgument);
+        }
         match (self, name) {
             (MapMut::Request(head), b":method") => {
                 head.method = Method::from_bytes(value).ok_or(Status::BadArgument)?;
@@ -303,16 +307,24 @@ impl MapMut<'_> {
     }
 }
 
-/// Entries that a check of the whole map's size is made from: below that, small values cannot pass any sensible limit.
+/// Entries that a check of the whole map's size is made from: below that, small ones cannot pass any sensible limit.
 const ENTRIES_UNCHECKED: usize = 32;
-const VALUE_BYTES_UNCHECKED: usize = 512;
+const ENTRY_BYTES_UNCHECKED: usize = 512;
 
-fn check_growth(fields: &Headers, name: &HeaderName, value: &[u8], limits: &Limits) -> Result<(), Status> {
-    if fields.len() < ENTRIES_UNCHECKED.min(limits.header_entries) && value.len() <= VALUE_BYTES_UNCHECKED {
+/// `adds`: whether there will be one more entry.
+fn check_growth(
+    fields: &Headers,
+    name: &HeaderName,
+    value: &[u8],
+    limits: &Limits,
+    adds: impl FnOnce() -> bool,
+) -> Result<(), Status> {
+    let grown = name.as_bytes().len().saturating_add(value.len());
+    if fields.len() < ENTRIES_UNCHECKED.min(limits.header_entries) && grown <= ENTRY_BYTES_UNCHECKED {
         return Ok(());
     }
-    let bytes = fields.byte_size().saturating_add(name.as_bytes().len()).saturating_add(value.len());
-    let full = fields.len() >= limits.header_entries && !fields.contains(name);
+    let bytes = fields.byte_size().saturating_add(grown);
+    let full = fields.len() >= limits.header_entries && adds();
     if full || bytes > limits.header_bytes { Err(Status::BadArgument) } else { Ok(()) }
 }
 

@@ -1,7 +1,7 @@
 //! Header maps and trailers.
 
 use outrigger_http::{HeaderName, Headers};
-use outrigger_wasm::{HeadersAction, TrailersAction};
+use outrigger_wasm::{Effect, HeadersAction, TrailersAction};
 
 use crate::fixture::{Fixture, effects, on, stream};
 
@@ -202,4 +202,63 @@ fn trailers_are_read_and_made_by_the_last_body_callback() {
     stream.state.borrow_mut().response_trailers = Some(trailers);
     assert_eq!(vm.on_response_trailers(stream.id), Ok(TrailersAction::StopIteration));
     assert_eq!(stream.kept("b").as_deref(), Some("0"));
+}
+
+#[test]
+fn lists_that_are_none_change_nothing() {
+    let fixture = Fixture::new();
+    // Counts, lengths and ends that are not what follows.
+    let lists = [
+        r"\02\00\00\00\01\00\00\00\01\00\00\00x\001\00",
+        r"\ff\ff\ff\ff\01\00\00\00\01\00\00\00x\001\00",
+        r"\01\00\00\00\ff\ff\ff\7f\01\00\00\00x\001\00",
+        r"\01\00\00\00\01\00\00\00\02\00\00\00x\001\00",
+        r"\01\00\00\00\01\00\00\00\01\00\00\00x\001\00\00",
+        r"\01\00\00\00\01\00\00\00\01\00\00\00x\001",
+        r"\01\00",
+    ];
+    let mut letters = 'a'..='z';
+    let mut letter = || letters.next().expect("26 are enough");
+    let body: String = lists
+        .iter()
+        .map(|list| {
+            format!(
+                r#"(call $s %{} (call $set_pairs #0 @"{list}"))
+                   (call $s %{} (call $http_call @"known" @"{list}" #0 #0 #0 #0 #1000 #40))
+                   (call $s %{} (call $reply #403 #0 #0 #0 #0 @"{list}" #-1))"#,
+                letter(),
+                letter(),
+                letter()
+            )
+        })
+        .collect();
+    let mut vm = fixture.vm(&on("request_headers", &body));
+    let stream = stream(&mut vm);
+    vm.on_request_headers(stream.id, false).expect("no trap");
+    // A reply takes them for empty ones: SDKs know no other status of it than Ok.
+    let expected: Vec<String> =
+        ('a'..='u').zip([2, 2, 0].into_iter().cycle()).map(|(letter, status)| format!("{letter}{status}")).collect();
+    assert_eq!(fixture.statuses(), expected.join(" "));
+    let asked = vm.take_effects();
+    let [Effect::LocalReply { reply, .. }] = &asked[..] else { panic!("{asked:?}") };
+    assert_eq!((reply.status, reply.headers.len()), (403, 0));
+    assert_eq!(stream.state.borrow().request.headers.len(), 3);
+}
+
+#[test]
+fn headers_of_a_guest_are_bounded() {
+    let fixture = Fixture::new();
+    let body = r#"(local i32) (memory.fill #140000 %x #100000)
+        (call $s %a (call $add #0 @"x-large" #140000 #60000)) (call $s %b (call $add #0 @"x-larger" #140000 #60000))
+        (call $s %c (call $add #0 #140000 #60000 @"1")) (call $s %d (call $replace #0 @"x-a" #140000 #100000))
+        (local.set 3 #300)
+        (loop (call $s %e (call $add #0 @"x-many" @"1")) (br_if 0 (local.tee 3 (i32.sub (local.get 3) #1))))
+        (call $s %f (call $replace #0 @"x-a" @"3")) (i32.store8 #140000 #47)
+        (call $s %g (call $replace #0 @":path" #140000 #70000)) (call $s %h (call $replace #0 @":path" #140000 #60000))"#;
+    let mut vm = fixture.vm(&on("request_headers", body));
+    let stream = stream(&mut vm);
+    vm.on_request_headers(stream.id, false).expect("no trap");
+    assert_eq!(fixture.statuses(), "a0 b2 c2 d2 e2 f0 g2 h0", "64 KiB and 200 entries");
+    assert_eq!(stream.state.borrow().request.headers.len(), 199, "of two x-a one is left");
+    assert_eq!(stream.header("x-a"), "3");
 }
