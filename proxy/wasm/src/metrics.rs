@@ -171,9 +171,40 @@ pub(crate) struct PluginStats {
 /// One callback of so many is timed.
 const SAMPLED: u64 = 64;
 
+/// All VMs of the process, in Envoy's words. Few are made or end at one time, so that two cells behind a lock do.
+#[derive(Debug)]
+pub(crate) struct RuntimeStats(Mutex<(Counter, Gauge)>);
+
+/// One of them.
+#[derive(Debug)]
+struct OfRuntime(Arc<RuntimeStats>);
+
+impl RuntimeStats {
+    pub(crate) fn new(registry: &Registry) -> RuntimeStats {
+        let name = |rest: &str| Name::new("wasm.envoy.wasm.runtime.wasmtime", rest);
+        RuntimeStats(Mutex::new((registry.counter(&name("created")), registry.gauge(&name("active")))))
+    }
+}
+
+impl OfRuntime {
+    fn new(stats: &Arc<RuntimeStats>) -> OfRuntime {
+        let cells = stats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.0.inc();
+        cells.1.inc();
+        OfRuntime(Arc::clone(stats))
+    }
+}
+
+impl Drop for OfRuntime {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).1.add(-1);
+    }
+}
+
 /// Counts a VM for as long as it is held.
 #[derive(Debug)]
 pub(crate) struct VmStats {
+    _of_runtime: OfRuntime,
     _active: Gauge,
     memory: Gauge,
     contexts: Gauge,
@@ -217,11 +248,13 @@ pub(crate) fn forget_plugin(registry: &Registry, plugin: &str, revision: &str) {
 
 impl VmStats {
     /// Under the name of the plugin that the VM is started for.
-    pub(crate) fn new(registry: &Registry, plugin: &Plugin) -> VmStats {
+    pub(crate) fn new(services: &Services, plugin: &Plugin) -> VmStats {
+        let registry = &services.registry;
         registry.counter(&plugin_metric(plugin, "vm_created")).inc();
         let active = registry.gauge(&plugin_metric(plugin, "vm_active"));
         active.inc();
         VmStats {
+            _of_runtime: OfRuntime::new(services.runtime()),
             _active: active,
             memory: registry.gauge(&plugin_metric(plugin, "vm_memory_bytes")),
             contexts: registry.gauge(&plugin_metric(plugin, "vm_contexts")),

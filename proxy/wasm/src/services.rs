@@ -1,12 +1,13 @@
 //! What all VMs of a process share: metrics, shared data and queues, the node.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use outrigger_stats::{Gauge, Name, Registry};
 
 use crate::labels::LabelSet;
+use crate::metrics::RuntimeStats;
 use crate::property::Property;
 use crate::queues::Queues;
 use crate::shared::SharedVm;
@@ -35,6 +36,7 @@ pub struct Services {
     shared: Mutex<HashMap<String, Weak<SharedVm>>>,
     /// A guest's gauge is one value for all workers, so it is one cell behind a lock.
     gauges: Mutex<HashMap<Name, Weak<Mutex<Gauge>>>>,
+    runtime: OnceLock<Arc<RuntimeStats>>,
 }
 
 impl Services {
@@ -47,6 +49,7 @@ impl Services {
             labels: Mutex::default(),
             shared: Mutex::default(),
             gauges: Mutex::default(),
+            runtime: OnceLock::new(),
         })
     }
 
@@ -60,6 +63,11 @@ impl Services {
         let shared = Arc::new(SharedVm::new(vm_id, &self.queues));
         all.insert(vm_id.to_owned(), Arc::downgrade(&shared));
         shared
+    }
+
+    /// Of all VMs together; shown from the first on.
+    pub(crate) fn runtime(&self) -> &Arc<RuntimeStats> {
+        self.runtime.get_or_init(|| Arc::new(RuntimeStats::new(&self.registry)))
     }
 
     pub(crate) fn gauge(&self, name: &Name) -> Arc<Mutex<Gauge>> {

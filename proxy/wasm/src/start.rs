@@ -128,9 +128,9 @@ fn vm_stats(store: &mut Store<Host>, mode: StartMode) -> Option<VmStats> {
         return None;
     }
     let host = store.data_mut();
-    let (registry, plugin) = (&host.services.registry, &host.plugin);
-    host.log.dropped = PluginStats::log_lines_dropped(registry, plugin);
-    Some(VmStats::new(registry, plugin))
+    let (services, plugin) = (&host.services, &host.plugin);
+    host.log.dropped = PluginStats::log_lines_dropped(&services.registry, plugin);
+    Some(VmStats::new(services, plugin))
 }
 
 /// `_initialize` and `main`, or `_start`.

@@ -4,26 +4,27 @@ mod access_log;
 mod grpc;
 mod http;
 mod network;
+mod ready;
+mod root;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use outrigger_http::{Headers, Metadata, StreamState};
 use wasmtime::Store;
 
+pub(crate) use self::ready::Guest;
+pub use self::ready::ReadyVm;
 use crate::action::{CallResponse, ContextId, Effect, RootId};
 use crate::call_answer::CallAnswer;
 use crate::exports::Exports;
-use crate::host::{Host, Phase, RootDone, Target, Worker, open, skip};
-use crate::metrics::{PluginStats, VmStats};
+use crate::host::{Host, Phase, Target, open, skip};
+use crate::metrics::PluginStats;
 use crate::module::{Callbacks, CompiledModule};
 use crate::plugin::{Plugin, VmConfig};
-use crate::pool::Place;
-use crate::start::{StartError, configure};
-use crate::ticker::TickerSlot;
 use crate::trap::{HostTrap, Trap};
 
 /// What the host asks of the worker while a guest runs.
@@ -50,66 +51,8 @@ pub trait WorkerHost {
     }
 }
 
-/// Everything of a VM; [`ReadyVm`] and [`Vm`] are its two lives.
-pub(crate) struct Guest {
-    pub(crate) store: Store<Host>,
-    pub(crate) exports: Exports,
-    pub(crate) slot: TickerSlot,
-    pub(crate) failed: Option<Trap>,
-    pub(crate) module: CompiledModule,
-    pub(crate) vm: Arc<VmConfig>,
-    /// CPU time from nothing to the first plugin's configuration, and of the last plugin's configuration alone.
-    pub(crate) started_in: Duration,
-    pub(crate) configured_in: Duration,
-    /// `None`: a canary.
-    pub(crate) stats: Option<VmStats>,
-    /// Given back last, when the instance is gone.
-    pub(crate) _place: Option<Place>,
-}
-
-impl Guest {
-    fn memory_bytes(&self) -> usize {
-        self.store.data().memory.map_or(0, |memory| memory.data_size(&self.store))
-    }
-
-    /// Brings what is shown of the VM up to date.
-    pub(crate) fn refresh(&self) {
-        if let Some(stats) = &self.stats {
-            stats.refresh(self.memory_bytes(), self.store.data().contexts.len());
-        }
-    }
-
-    /// What is counted about a plugin: one for all that share a name here.
-    pub(crate) fn plugin_stats(&self, plugin: &Plugin) -> Rc<PluginStats> {
-        let host = self.store.data();
-        if !host.is_serving() {
-            return Rc::new(PluginStats::detached());
-        }
-        let known = host.contexts.roots().find(|(_, root)| root.plugin.name == plugin.name);
-        known.map_or_else(
-            || Rc::new(PluginStats::new(&host.services.registry, plugin)),
-            |(_, root)| root.plugin.stats.clone(),
-        )
-    }
-}
-
-/// A started VM with its first plugins on its way to a worker.
-pub struct ReadyVm(Guest);
-
-// SAFETY: the only parts of a guest that are not `Send` are the streams of its contexts, the worker's `Rc` and the counts of
-// its plugins. Neither of the first exists before `into_vm`: streams are only created by `Vm`, which is not `Send`, and the
-// worker is set by `into_vm` itself. The counts' `Rc`s are made by the guest and never leave it. The rest is its own.
-#[expect(unsafe_code, reason = "a VM starts on a prepare thread and serves on a worker")]
-unsafe impl Send for ReadyVm {}
-
 /// A VM on its worker.
 pub struct Vm(Guest);
-
-impl fmt::Debug for ReadyVm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadyVm").field("vm_id", &self.0.vm.vm_id).finish_non_exhaustive()
-    }
-}
 
 impl fmt::Debug for Vm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,52 +61,6 @@ impl fmt::Debug for Vm {
             .field("contexts", &self.contexts())
             .field("failed", &self.0.failed)
             .finish_non_exhaustive()
-    }
-}
-
-impl ReadyVm {
-    pub(crate) fn new(guest: Guest) -> ReadyVm {
-        ReadyVm(guest)
-    }
-
-    #[must_use]
-    pub fn config(&self) -> &Arc<VmConfig> {
-        &self.0.vm
-    }
-
-    /// The plugins in this VM.
-    pub fn roots(&self) -> impl Iterator<Item = (RootId, &Arc<Plugin>)> {
-        self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin.plugin))
-    }
-
-    /// Configures one more plugin, whose VM configuration is equal to this VM's, within the start budget.
-    pub fn add(&mut self, plugin: &Arc<Plugin>) -> Result<RootId, StartError> {
-        configure(&mut self.0, plugin, plugin.vm.limits.start_timeout)
-    }
-
-    /// Why the VM can no longer be entered.
-    #[must_use]
-    pub fn failed(&self) -> Option<&Trap> {
-        self.0.failed.as_ref()
-    }
-
-    /// CPU time from nothing to the first plugin's configuration.
-    #[must_use]
-    pub fn started_in(&self) -> Duration {
-        self.0.started_in
-    }
-
-    /// CPU time that the configuration of the last plugin took.
-    #[must_use]
-    pub fn configured_in(&self) -> Duration {
-        self.0.configured_in
-    }
-
-    /// Takes the VM over on the worker that will enter it.
-    #[must_use]
-    pub fn into_vm(mut self, host: Rc<dyn WorkerHost>) -> Vm {
-        self.0.store.data_mut().worker = Some(Worker(host));
-        Vm(self.0)
     }
 }
 
@@ -176,20 +73,6 @@ impl Vm {
     /// The plugins in this VM.
     pub fn roots(&self) -> impl Iterator<Item = (RootId, &Arc<Plugin>)> {
         self.0.store.data().contexts.roots().map(|(id, root)| (id, &root.plugin.plugin))
-    }
-
-    /// Configures one more plugin on the worker, within a callback's budget and not a start's: for plugins whose canary was
-    /// quick. A refusal leaves the VM as it was, a trap fails it.
-    pub fn add(&mut self, plugin: &Arc<Plugin>) -> Result<RootId, StartError> {
-        if let Some(trap) = &self.0.failed {
-            return Err(StartError::Trap(trap.clone()));
-        }
-        let limits = &plugin.vm.limits;
-        let outcome = configure(&mut self.0, plugin, limits.callback_timeout.min(limits.start_timeout));
-        if let Some(trap) = &self.0.failed {
-            PluginStats::count_trap(&self.0.store.data().services.registry, plugin, trap);
-        }
-        outcome
     }
 
     /// The module that a replacement is started from.
@@ -225,22 +108,6 @@ impl Vm {
     /// Brings what statistics show of this VM up to date; to be called now and then.
     pub fn refresh_stats(&self) {
         self.0.refresh();
-    }
-
-    /// How often a plugin wants [`Vm::on_tick`].
-    #[must_use]
-    pub fn tick_period(&self, root: RootId) -> Option<Duration> {
-        let host = self.0.store.data();
-        if self.0.failed.is_some() || !host.is_serving() {
-            return None;
-        }
-        host.contexts.root(root).filter(|root| root.done == RootDone::Live)?.tick_period
-    }
-
-    /// Whether some plugin asked for other ticks since this was called last.
-    #[inline]
-    pub fn take_ticks_changed(&mut self) -> bool {
-        std::mem::take(&mut self.0.store.data_mut().ticks_changed)
     }
 
     /// Enters the guest for a context, if it has the callback: budget, phase, call, and the trap if there is one.
@@ -389,18 +256,6 @@ impl Vm {
         })
     }
 
-    /// `proxy_on_tick`, after each [`Vm::tick_period`].
-    pub fn on_tick(&mut self, root: RootId) -> Result<(), Trap> {
-        if self.0.exports.tick.is_none() || self.tick_period(root).is_none() {
-            return self.skip(());
-        }
-        self.enter(Phase::Tick, Target::Root(root), |exports, store| match &exports.tick {
-            Some(function) => function.call(store, root.id),
-            None => Ok(()),
-        })?;
-        self.finish_roots()
-    }
-
     /// The answer to an [`Effect::HttpCall`]; a token that isn't awaited is ignored.
     pub fn on_http_call_response(&mut self, token: u32, response: CallResponse) -> Result<(), Trap> {
         let Some((root, _)) = self.0.store.data_mut().calls.remove(&token) else { return self.skip(()) };
@@ -442,57 +297,6 @@ impl Vm {
     /// All effects at once.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         std::iter::from_fn(|| self.next_effect()).collect()
-    }
-
-    /// Ends a plugin in this VM: its ticks stop, `proxy_on_done`, and `proxy_on_delete` unless the guest wants to be asked
-    /// later (it says `proxy_done` in the answer to a call). Returns whether it is over. Its streams are to be deleted before.
-    pub fn shutdown(&mut self, root: RootId) -> bool {
-        let Some(context) = self.0.store.data_mut().contexts.root_mut(root) else { return true };
-        if context.done != RootDone::Live || self.0.failed.is_some() {
-            return self.0.failed.is_some();
-        }
-        context.done = RootDone::Pending;
-        let done = self.enter(Phase::Done, Target::Root(root), |exports, store| match &exports.done {
-            Some(function) => function.call(store, root.id),
-            None => Ok(1),
-        });
-        if done.is_ok_and(|done| done != 0)
-            && let Some(context) = self.0.store.data_mut().contexts.root_mut(root)
-        {
-            context.done = RootDone::Finished;
-            self.0.store.data_mut().roots_done = true;
-        }
-        // A trap has been counted and logged; the VM is over either way.
-        _ = self.finish_roots();
-        self.is_root_over(root)
-    }
-
-    /// Whether nothing more will come of a plugin in this VM.
-    #[must_use]
-    pub fn is_root_over(&self, root: RootId) -> bool {
-        self.0.failed.is_some() || self.0.store.data().contexts.root(root).is_none()
-    }
-
-    /// Whether nothing more will come of this VM.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.0.failed.is_some() || self.0.store.data().contexts.roots_len() == 0
-    }
-
-    /// Deletes the root contexts that are done. Any of them may be: a guest says `proxy_done` for whichever is effective.
-    fn finish_roots(&mut self) -> Result<(), Trap> {
-        while std::mem::take(&mut self.0.store.data_mut().roots_done) {
-            let mut roots = self.0.store.data().contexts.roots();
-            let Some((root, _)) = roots.find(|(_, root)| root.done == RootDone::Finished) else { break };
-            drop(roots);
-            self.0.store.data_mut().roots_done = true;
-            let deleted = self.delete(Target::Root(root), root.id);
-            let host = self.0.store.data_mut();
-            host.contexts.remove_root(root);
-            host.calls.retain(|_, (of, _)| *of != root);
-            deleted?;
-        }
-        Ok(())
     }
 
     /// Whether the guest has said that its streams go without this callback.
