@@ -4,8 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, with};
+use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
+use outrigger_e2e::modules::{Fault, faulty};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
 use outrigger_proto::pb::outrigger::otlp::v1::{ExportTraceServiceRequest, KeyValue, Span, any_value};
@@ -189,4 +190,47 @@ fn b3_comes_and_goes_and_a_dead_collector_costs_nothing() {
     assert_ne!(header("x-b3-spanid"), Some(PARENT));
     plane.admin.stat_reaches("tracing.opentelemetry.spans_dropped", 1, DEADLINE).expect("the lost span is counted");
     assert_eq!(Request::get("/").send(address).expect("answer").status, 200);
+}
+
+#[test]
+fn a_plugin_that_fails_is_an_event_of_the_span() {
+    if !Peer::all().contains(&Peer::Outrigger) {
+        return;
+    }
+    let (origin, collector) = (Origin::start("o").expect("origin"), Origin::start("otlp").expect("collector"));
+    let dir = tempfile::tempdir().expect("a folder");
+    let module = dir.path().join("trap.wasm");
+    std::fs::write(&module, wat::parse_str(faulty(Fault::TrapOnRequest)).expect("a module")).expect("its file");
+    let mut bootstrap = bootstrap(&origin, &collector, Transport::Http, json!({}));
+    for (policy, status) in [("FAIL_CLOSED", 503), ("FAIL_OPEN", 200)] {
+        let filter = with(
+            wasm_filter("guard", &module, &json!({})),
+            json!({"typed_config": {"config": {"failure_policy": policy}}}),
+        );
+        let mut listener: Value = HttpListener::new(policy, &json!([route("/", "o")])).filter(filter).into();
+        let main = bootstrap.value()["static_resources"]["listeners"][0].clone();
+        let tracing = &main["filter_chains"][0]["filters"][0]["typed_config"]["tracing"];
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["tracing"] = tracing.clone();
+        bootstrap = bootstrap.listener(listener);
+        let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+        let path = format!("/{policy}");
+        let answer = Request::get(&path).send(plane.listener(policy).expect("listener")).expect("answer");
+        assert_eq!(answer.status, status, "{policy}");
+        let told = eventually(DEADLINE, || {
+            let found = spans(&collector, Transport::Http).into_iter().map(|(_, span)| span);
+            let is_it = |span: &Span| attributes(&span.attributes)["http.url"].ends_with(&path);
+            found.into_iter().find(is_it).ok_or("no span yet")
+        });
+        let span = told.expect("a span");
+        let [event] = &span.events[..] else { panic!("{:?}", span.events) };
+        assert_eq!(event.name, "wasm.failure");
+        assert!((span.start_time_unix_nano..=span.end_time_unix_nano).contains(&event.time_unix_nano));
+        let found = attributes(&event.attributes);
+        for (key, value) in
+            [("wasm.plugin", "guard"), ("wasm.trap", "unreachable"), ("wasm.callback", "proxy_on_request_headers")]
+        {
+            assert_eq!(found.get(key).map(String::as_str), Some(value), "{policy}: {key} in {found:?}");
+        }
+        assert_eq!(found["wasm.revision"].len(), 12, "{found:?}");
+    }
 }

@@ -17,6 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use outrigger_config::{OtlpTransport, Tracer};
 use outrigger_dataplane::{Attribute, Span, SpanQueue};
+use outrigger_http::StreamEvent;
 use outrigger_proto::pb::outrigger::otlp::v1 as pb;
 use outrigger_stats::{Counter, Name, Registry};
 use prost::Message;
@@ -279,7 +280,17 @@ fn message(span: &Span) -> pb::Span {
         start_time_unix_nano: nanoseconds(span.start),
         end_time_unix_nano: nanoseconds(span.end),
         attributes: span.attributes.iter().map(|(key, value)| key_value(key, value)).collect(),
+        events: span.events.iter().map(|event| self::event(span, event)).collect(),
         status: Some(pb::Status { message: String::new(), code: code.into() }),
+    }
+}
+
+fn event(span: &Span, event: &StreamEvent) -> pb::span::Event {
+    let attribute = |(key, value): &(&'static str, Arc<str>)| key_value(key, &Attribute::Text(value.to_string()));
+    pb::span::Event {
+        time_unix_nano: nanoseconds(span.start + event.at),
+        name: event.name.to_owned(),
+        attributes: event.attributes.iter().map(attribute).collect(),
     }
 }
 

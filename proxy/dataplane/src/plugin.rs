@@ -9,6 +9,7 @@
 mod breaker;
 mod call;
 mod connection;
+mod context;
 mod grpc;
 mod instance;
 mod rollout;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use outrigger_config::{TagValue, Tracer, Tracing};
-use outrigger_http::{Direction, HeaderName, StreamState, TimingPoint};
+use outrigger_http::{Direction, HeaderName, StreamEvent, StreamState, TimingPoint};
 use outrigger_stats::{Counter, Name, Registry};
 use tokio::sync::mpsc;
 
@@ -32,6 +32,7 @@ pub struct Span {
     pub start: SystemTime,
     pub end: SystemTime,
     pub attributes: Vec<(Cow<'static, str>, Attribute)>,
+    pub events: Vec<StreamEvent>,
     pub is_error: bool,
 }
 
@@ -136,6 +137,7 @@ impl Trace {
             start: state.info.start_time,
             end: state.info.start_time + end.max(Duration::from_nanos(1)),
             attributes: self.attributes(state, status),
+            events: state.info.events.clone(),
             is_error: status == 0 || status >= 500,
         });
     }

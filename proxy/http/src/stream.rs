@@ -96,6 +96,15 @@ impl Timings {
     }
 }
 
+/// Something that happened to a traced stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamEvent {
+    pub name: &'static str,
+    /// Since the stream's start.
+    pub at: Duration,
+    pub attributes: Vec<(&'static str, Arc<str>)>,
+}
+
 /// What all streams of a downstream connection share beyond its addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionInfo {
@@ -137,6 +146,8 @@ pub struct StreamInfo {
     pub trace_forced: bool,
     /// The trace that the stream is in, and the proxy's own span in it.
     pub trace: Option<([u8; 16], [u8; 8])>,
+    /// What the span tells besides.
+    pub events: Vec<StreamEvent>,
     pub listener_metadata: Option<Arc<Metadata>>,
     pub filter_chain_name: Arc<str>,
     pub virtual_host_name: Option<Arc<str>>,
@@ -201,6 +212,7 @@ impl StreamInfo {
             log_type: LogType::NotSet,
             trace_forced: false,
             trace: None,
+            events: Vec::new(),
             listener_metadata: None,
             filter_chain_name: Arc::default(),
             virtual_host_name: None,

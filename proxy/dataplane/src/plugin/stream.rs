@@ -3,29 +3,23 @@
 use std::rc::Rc;
 
 use outrigger_http::HeaderName;
-use outrigger_wasm::{
-    ContextId, DataAction, Direction, Effect, FailurePolicy, HeadersAction, TrailersAction, Trap, Vm,
-};
+use outrigger_wasm::{ContextId, DataAction, Direction, Effect, HeadersAction, TrailersAction, Trap, Vm};
 
-use super::{FAILED, PluginHandle, Root, local_reply};
+use super::context::{Gone, GuestContext, Of, Place, way};
+use super::{FAILED, PluginHandle, local_reply};
 use crate::error::StreamError;
 use crate::filter::{Action, FilterEvent, Pause, StreamCx, StreamFilter, Way};
 
-/// A stream context in a plugin's VM, made at the first callback.
+/// A stream's context in a plugin's VM.
 #[derive(Debug)]
 pub(crate) struct WasmFilter {
-    handle: Rc<PluginHandle>,
-    context: Option<(Rc<Root>, ContextId)>,
-    /// On without the filter: its policy is open and its instance is gone.
-    bypass: bool,
-    /// It could not be called when it should have been: its VM trapped, in this stream or another, or isn't back yet.
-    failed: bool,
+    context: GuestContext,
     logged: bool,
 }
 
 impl WasmFilter {
     pub(crate) fn new(handle: &Rc<PluginHandle>) -> WasmFilter {
-        WasmFilter { handle: handle.clone(), context: None, bypass: false, failed: false, logged: false }
+        WasmFilter { context: GuestContext::new(handle, Of::Stream), logged: false }
     }
 
     /// Calls the guest in this stream's context; `Err` is what the stream does instead.
@@ -34,59 +28,27 @@ impl WasmFilter {
         cx: &StreamCx<'_>,
         f: impl FnOnce(&mut Vm, ContextId) -> Result<T, Trap>,
     ) -> Result<T, Action> {
-        if self.bypass {
-            return Err(Action::Continue);
-        }
-        if self.context.is_none() && !self.begin(cx) {
-            return Err(self.lost());
-        }
-        let Some((root, context)) = &self.context else { return Err(self.lost()) };
-        match root.instance.enter(|vm| f(vm, *context)) {
-            Some(value) => Ok(value),
-            None => Err(self.lost()),
-        }
-    }
-
-    /// Makes the stream's context; false where no VM takes it.
-    fn begin(&mut self, cx: &StreamCx<'_>) -> bool {
-        let Some(root) = self.handle.root() else { return false };
-        let Some(context) = root.instance.enter(|vm| vm.create_stream(root.id, cx.stream.clone())) else {
-            return false;
-        };
-        root.instance.register(context, cx.slot, cx.index, root.policy());
-        root.stream_begins();
-        self.context = Some((root, context));
-        true
+        let place = Place { state: cx.stream, slot: cx.slot, index: cx.index };
+        self.context.enter(place, f).map_err(|gone| match gone {
+            Gone::PassedOver => Action::Continue,
+            Gone::Failed => Action::Fail(FAILED),
+        })
     }
 
     /// Whether the stream met a failure of the plugin.
     pub(crate) const fn has_failed(&self) -> bool {
-        self.failed
-    }
-
-    /// The instance is gone, or isn't there yet.
-    fn lost(&mut self) -> Action {
-        self.failed = true;
-        match self.handle.policy() {
-            FailurePolicy::Open => {
-                self.bypass = true;
-                Action::Continue
-            }
-            FailurePolicy::Closed | FailurePolicy::Reload(_) => Action::Fail(FAILED),
-        }
+        self.context.has_failed()
     }
 
     /// Turns the guest's effects and its answer into the stream's action.
-    fn settle(&mut self, cx: &StreamCx<'_>, way: Way, mut action: Action) -> Action {
-        let Some((root, context)) = &self.context else { return action };
+    fn settle(&self, cx: &StreamCx<'_>, on: Way, mut action: Action) -> Action {
         let (mut replied, mut reset) = (None, false);
-        root.instance.run_effects(Some(*context), |effect| match effect {
+        self.context.run_effects(|effect| match effect {
             Effect::Continue { direction, .. } => {
-                let target = if direction == Direction::Request { Way::Request } else { Way::Response };
-                if target == way && matches!(action, Action::Pause(_)) {
+                if way(direction) == on && matches!(action, Action::Pause(_)) {
                     action = Action::Continue;
                 } else {
-                    cx.slot.push(cx.index, FilterEvent::Resume(target));
+                    cx.slot.push(cx.index, FilterEvent::Resume(way(direction)));
                 }
             }
             Effect::LocalReply { reply, .. } => {
@@ -110,7 +72,7 @@ impl WasmFilter {
         }
     }
 
-    fn headers(&mut self, cx: &StreamCx<'_>, way: Way, result: Result<HeadersAction, Action>) -> Action {
+    fn headers(&self, cx: &StreamCx<'_>, way: Way, result: Result<HeadersAction, Action>) -> Action {
         let action = match result {
             Ok(HeadersAction::Continue | HeadersAction::ContinueAndEndStream) => Action::Continue,
             Ok(HeadersAction::StopIteration) => Action::Pause(Pause::Hold),
@@ -121,7 +83,7 @@ impl WasmFilter {
         self.settle(cx, way, action)
     }
 
-    fn data(&mut self, cx: &StreamCx<'_>, way: Way, result: Result<DataAction, Action>) -> Action {
+    fn data(&self, cx: &StreamCx<'_>, way: Way, result: Result<DataAction, Action>) -> Action {
         let action = match result {
             Ok(DataAction::Continue) => Action::Continue,
             Ok(DataAction::StopIterationAndBuffer) => Action::Pause(Pause::Buffer { all: false }),
@@ -132,21 +94,13 @@ impl WasmFilter {
         self.settle(cx, way, action)
     }
 
-    fn trailers(&mut self, cx: &StreamCx<'_>, way: Way, result: Result<TrailersAction, Action>) -> Action {
+    fn trailers(&self, cx: &StreamCx<'_>, way: Way, result: Result<TrailersAction, Action>) -> Action {
         let action = match result {
             Ok(TrailersAction::Continue) => Action::Continue,
             Ok(TrailersAction::StopIteration) => Action::Pause(Pause::Hold),
             Err(action) => return action,
         };
         self.settle(cx, way, action)
-    }
-
-    fn delete(&mut self) {
-        let Some((root, context)) = self.context.take() else { return };
-        root.instance.unregister(context);
-        root.instance.enter(|vm| vm.delete_stream(context));
-        root.instance.run_effects(None, |_| {});
-        root.stream_ends();
     }
 }
 
@@ -172,8 +126,7 @@ impl StreamFilter for WasmFilter {
             Way::Request => Direction::Request,
             Way::Response => Direction::Response,
         };
-        let root = self.context.as_ref().map(|(root, _)| root);
-        root.is_some_and(|root| root.instance.ignores_body(direction))
+        self.context.ignores_body(direction)
     }
 
     fn on_request_data(&mut self, cx: &mut StreamCx<'_>, end: bool) -> Action {
@@ -202,17 +155,11 @@ impl StreamFilter for WasmFilter {
     }
 
     fn on_log(&mut self, cx: &mut StreamCx<'_>) {
-        if !std::mem::replace(&mut self.logged, true) && !self.bypass {
+        if !std::mem::replace(&mut self.logged, true) && !self.context.is_passed_over() {
             // A stream that never ran in the guest is created for its log, as in Envoy.
             _ = self.enter(cx, Vm::on_log);
         }
-        self.delete();
-    }
-}
-
-impl Drop for WasmFilter {
-    fn drop(&mut self) {
-        self.delete();
+        self.context.delete();
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct VmHandle {
     breaker: RefCell<Breaker>,
     /// An instance is being started, or waited for.
     starting: Cell<bool>,
+    /// Kind and callback of the last trap of its instances.
+    last_trap: Cell<Option<(&'static str, &'static str)>>,
     /// What failed of streams' own instances, for one line a second.
     told: Told,
 }
@@ -70,6 +72,7 @@ impl VmHandle {
             plugins: RefCell::default(),
             breaker: RefCell::default(),
             starting: Cell::new(false),
+            last_trap: Cell::new(None),
             told: Told::default(),
         })
     }
@@ -84,6 +87,10 @@ impl VmHandle {
             plugins.retain(|plugin| plugin.strong_count() > 0);
         }
         plugins.push(Rc::downgrade(plugin));
+    }
+
+    pub(super) fn last_trap(&self) -> Option<(&'static str, &'static str)> {
+        self.last_trap.get()
     }
 
     pub(super) fn instance(&self) -> Option<Rc<Instance>> {
@@ -118,6 +125,7 @@ impl VmHandle {
 
     /// An instance has trapped.
     pub(super) fn lost(self: &Rc<Self>, instance: &Rc<Instance>, trap: &Trap) {
+        self.last_trap.set(Some((trap.kind.label(), trap.callback)));
         let revision = self.config.revision();
         match self.config.isolation {
             Isolation::Stream => {
