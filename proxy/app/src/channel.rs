@@ -1,8 +1,9 @@
-//! Connections of the control side: gRPC to the endpoints of a static cluster, with its transport socket.
+//! Connections of the control side to the endpoints of a cluster, with its transport socket; and gRPC over them.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use hyper_util::rt::TokioIo;
-use outrigger_config::{ClusterEntry, Health, ResolvedTls, Snapshot, UpstreamTls};
-use outrigger_dataplane::{connect_control, secure_control};
+use outrigger_config::{AutoSni, ClusterEntry, Health, Protocol, ResolvedTls, Snapshot, UpstreamTransport};
+use outrigger_dataplane::{Alpn, TlsTarget, connect_control, secure_control};
 use outrigger_http::EndpointAddress;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::server::Server;
@@ -46,8 +48,80 @@ pub(crate) enum ConnectError {
     Tls { cluster: Arc<str>, reason: String },
 }
 
-/// TLS of a cluster, with its secrets.
-type Tls = (Arc<UpstreamTls>, ResolvedTls);
+/// An endpoint, and how connections go there.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    pub(crate) address: EndpointAddress,
+    pub(crate) protocol: Protocol,
+    pub(crate) connect_timeout: Duration,
+    host_name: Arc<str>,
+    transport: UpstreamTransport,
+    /// Of the transport's TLS.
+    secrets: Option<ResolvedTls>,
+    auto_sni: Option<AutoSni>,
+}
+
+/// A connection, with everything that its cluster has on top.
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+impl Dial {
+    /// Secrets that rotate count from the next one on.
+    fn new(
+        cluster: &Arc<str>,
+        entry: &ClusterEntry,
+        endpoint: &outrigger_config::Endpoint,
+    ) -> Result<Dial, ConnectError> {
+        let transport = entry.cluster.transports.of(endpoint.metadata.as_deref()).clone();
+        let tls = transport.tls.as_ref();
+        let secrets = tls.map(|tls| tls.context.resolve(|key| entry.secrets.get(key))).transpose();
+        let secrets =
+            secrets.map_err(|error| ConnectError::Tls { cluster: Arc::clone(cluster), reason: error.to_string() })?;
+        Ok(Dial {
+            address: endpoint.address.clone(),
+            protocol: entry.cluster.http.protocol,
+            connect_timeout: entry.cluster.connect_timeout,
+            host_name: Arc::clone(&endpoint.hostname),
+            transport,
+            secrets,
+            auto_sni: entry.cluster.http.auto_sni.clone(),
+        })
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
+        self.transport.tls.is_some()
+    }
+
+    /// `host`: whom requests are for, which servers are told where the cluster has it so (`auto_sni`).
+    pub(crate) async fn connect(&self, alpn: Alpn, host: Option<&str>) -> io::Result<Box<dyn Connection>> {
+        let socket = connect_control(&self.transport, &self.address).await?;
+        let (Some(tls), Some(secrets)) = (&self.transport.tls, &self.secrets) else { return Ok(Box::new(socket)) };
+        let host = host.filter(|_| self.auto_sni.is_some());
+        let target = TlsTarget {
+            // An address is no name to be told.
+            server_name: host.filter(|host| host.parse::<IpAddr>().is_err()),
+            san: host.filter(|_| self.auto_sni.as_ref().is_some_and(|auto| auto.validates_san)),
+            host_name: &self.host_name,
+            alpn,
+        };
+        Ok(Box::new(secure_control(tls, secrets, &target, socket).await?))
+    }
+
+    /// To an address, with nothing on top.
+    #[cfg(test)]
+    pub(crate) fn raw(address: SocketAddr) -> Dial {
+        Dial {
+            address: EndpointAddress::from(address),
+            protocol: Protocol::Http1,
+            connect_timeout: Duration::from_secs(5),
+            host_name: Arc::default(),
+            transport: UpstreamTransport::default(),
+            secrets: None,
+            auto_sni: None,
+        }
+    }
+}
 
 impl Connector {
     pub(crate) fn new(server: Rc<Server>, cluster: Arc<str>, authority: String) -> Connector {
@@ -56,19 +130,12 @@ impl Connector {
     }
 
     pub(crate) async fn connect(&self) -> Result<Channel, ConnectError> {
-        let snapshot = self.server.snapshot.borrow().clone();
-        let Some(entry) = snapshot.clusters.get(&self.cluster) else {
-            return Err(ConnectError::NoEndpoint(Arc::clone(&self.cluster)));
-        };
-        let (endpoints, connect_timeout) = (usable(entry), entry.cluster.connect_timeout);
-        if endpoints.is_empty() {
-            return Err(ConnectError::NoEndpoint(Arc::clone(&self.cluster)));
-        }
+        let dials = dials(&self.server.snapshot.borrow().clone(), &self.cluster)?;
         let position = self.next.get();
         self.next.set(position.wrapping_add(1));
-        let chosen = endpoints[position % endpoints.len()];
-        let (address, host_name) = (&chosen.address, Arc::clone(&chosen.hostname));
-        if self.last.borrow_mut().replace(address.clone()).as_ref() != Some(address) {
+        let dial = dials[position % dials.len()].clone();
+        let address = dial.address.clone();
+        if self.last.borrow_mut().replace(address.clone()).as_ref() != Some(&address) {
             tracing::info!("connecting to {address} ({})", self.cluster);
         }
         let transport = |error: tonic::transport::Error| ConnectError::Transport {
@@ -79,7 +146,7 @@ impl Connector {
         let authority = address.socket().map_or_else(|| "localhost".to_owned(), |socket| socket.to_string());
         let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(transport)?;
         let endpoint = endpoint
-            .connect_timeout(connect_timeout)
+            .connect_timeout(dial.connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
@@ -90,22 +157,22 @@ impl Connector {
             Ok(origin) if origin.path() == "/" && origin.authority().is_some() => endpoint.origin(origin),
             _ => endpoint,
         };
-        let (via, to) = (entry.cluster.transports.of(chosen.metadata.as_deref()).clone(), address.clone());
-        let dial = move || {
-            let (via, to) = (via.clone(), to.clone());
-            async move { connect_control(&via, &to).await }
-        };
-        let Some((tls, resolved)) = tls(&self.cluster, entry, chosen)? else {
-            let connector = Function(move |_| dial().map_ok(TokioIo::new));
-            return endpoint.connect_with_connector(connector).await.map_err(transport);
-        };
-        // Secrets that rotate count from the next connection on.
         let connector = Function(move |_| {
-            let (tls, resolved, host_name, dialled) = (tls.clone(), resolved.clone(), host_name.clone(), dial());
-            async move { secure_control(&tls, &resolved, &host_name, dialled.await?).await.map(TokioIo::new) }
+            let dial = dial.clone();
+            async move { dial.connect(Alpn::Http2, None).await }.map_ok(TokioIo::new)
         });
         endpoint.connect_with_connector(connector).await.map_err(transport)
     }
+}
+
+/// The usable endpoints of a cluster; there is one at least.
+pub(crate) fn dials(snapshot: &Snapshot, cluster: &Arc<str>) -> Result<Vec<Dial>, ConnectError> {
+    let Some(entry) = snapshot.clusters.get(cluster) else {
+        return Err(ConnectError::NoEndpoint(Arc::clone(cluster)));
+    };
+    let dials = usable(entry).into_iter().map(|endpoint| Dial::new(cluster, entry, endpoint));
+    let dials = dials.collect::<Result<Vec<Dial>, ConnectError>>()?;
+    if dials.is_empty() { Err(ConnectError::NoEndpoint(Arc::clone(cluster))) } else { Ok(dials) }
 }
 
 /// The usable endpoints of a cluster, and how long a connection to one may take. None where its connections have
@@ -124,20 +191,6 @@ fn usable(entry: &ClusterEntry) -> Vec<&outrigger_config::Endpoint> {
         .flat_map(|assignment| assignment.endpoints())
         .filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded))
         .collect()
-}
-
-/// The TLS of an endpoint's transport socket; `None`: cleartext.
-fn tls(
-    cluster: &Arc<str>,
-    entry: &ClusterEntry,
-    endpoint: &outrigger_config::Endpoint,
-) -> Result<Option<Tls>, ConnectError> {
-    let transport = entry.cluster.transports.of(endpoint.metadata.as_deref());
-    let Some(tls) = &transport.tls else { return Ok(None) };
-    match tls.context.resolve(|key| entry.secrets.get(key)) {
-        Ok(resolved) => Ok(Some((Arc::clone(tls), resolved))),
-        Err(error) => Err(ConnectError::Tls { cluster: Arc::clone(cluster), reason: error.to_string() }),
-    }
 }
 
 /// A function as the connector of a channel.

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -26,7 +25,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Mode, Options};
 use crate::cache::{Cache, default_folder};
-use crate::channel::Connector;
+use crate::channel::{Connector, Dial};
 use crate::code_key::CodeKeys;
 use crate::hand_over::Succession;
 use crate::logging::Logging;
@@ -116,7 +115,7 @@ fn refuse(options: &Options, problems: &[String]) -> ExitCode {
 struct NoEndpoints;
 
 impl Endpoints for NoEndpoints {
-    async fn endpoints(&self, cluster: &str) -> Result<Vec<SocketAddr>, String> {
+    async fn endpoints(&self, cluster: &Arc<str>) -> Result<Vec<Dial>, String> {
         Err(format!("nothing is fetched from cluster {cluster} while validating"))
     }
 }
@@ -130,7 +129,7 @@ async fn validate(options: &Options, bootstrap: &Bootstrap) -> ExitCode {
     let mut problems = Vec::new();
     for (name, resource) in bootstrap.static_resources.iter().flat_map(|update| &update.upserts) {
         for plugin in of_resource(resource) {
-            if matches!(plugin.vm.code.source, CodeSource::Remote { .. }) {
+            if matches!(plugin.vm.code.source, CodeSource::Remote(_)) {
                 continue;
             }
             if let Err(reason) = plugins.prepare(&plugin, &NoEndpoints).await {

@@ -1,25 +1,27 @@
 //! Fetching a module's bytes over HTTP, by digest.
 //!
-//! A plain HTTP/1.1 GET to the endpoints of a cluster. Time, size and the number of attempts are bounded, and bytes with
-//! another digest than was asked for never leave this file.
+//! A GET to the endpoints of a cluster, with its transport socket and in its protocol. Time, size and the number of tries are
+//! bounded, redirects are not followed, and bytes with another digest than was asked for never leave this file.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use outrigger_config::{Backoff, Protocol};
+use outrigger_dataplane::Alpn;
+use outrigger_http::EndpointAddress;
 use rand::Rng;
-use tokio::net::TcpStream;
 
 use crate::cache::{Digest, digest, hex};
+use crate::channel::Dial;
 
 /// The largest module that is fetched or read.
 pub(crate) const MODULE_BYTES_MAX: usize = 64 << 20;
-/// The first pause between attempts; each is twice the one before.
-const BACK_OFF: Duration = Duration::from_millis(250);
-const BACK_OFF_MAX: Duration = Duration::from_secs(5);
 const ATTEMPTS_MAX: u32 = 16;
 /// For a request that names no timeout.
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
@@ -28,37 +30,38 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) uri: String,
-    /// Of the named cluster; tried in turn from a random one on.
-    pub(crate) endpoints: Vec<SocketAddr>,
+    /// Tried in turn from a random one on.
+    pub(crate) dials: Vec<Dial>,
     /// For one attempt, answer included.
     pub(crate) timeout: Duration,
     /// Attempts after the first one.
     pub(crate) retries: u32,
+    pub(crate) backoff: Backoff,
     pub(crate) sha256: Digest,
 }
 
 /// Why an attempt, and with it perhaps the fetch, failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    #[error("{0} is no http URI with a host")]
+    #[error("{0} is no http or https URI with a host")]
     Uri(String),
     #[error("the cluster has no endpoint")]
     NoEndpoint,
-    #[error("{0} doesn't answer: {1}")]
-    Connect(SocketAddr, String),
+    #[error("{0} can't be connected to: {1}")]
+    Connect(EndpointAddress, String),
     #[error("{0} took longer than {1} ms")]
-    Timeout(SocketAddr, u128),
-    #[error("{0} answered with status {1}")]
-    Status(SocketAddr, StatusCode),
+    Timeout(EndpointAddress, u128),
+    #[error("{0} answered with status {1}{more}", more = if .1.is_redirection() { ": redirects are not followed" } else { "" })]
+    Status(EndpointAddress, StatusCode),
     #[error("{0} sent more than {1} bytes")]
-    TooLarge(SocketAddr, usize),
+    TooLarge(EndpointAddress, usize),
     #[error("{0} broke off: {1}")]
-    Broken(SocketAddr, String),
+    Broken(EndpointAddress, String),
     /// Whoever takes the bytes doesn't want them.
     #[error("{0} sent something else: {1}")]
-    Refused(SocketAddr, String),
+    Refused(EndpointAddress, String),
     #[error("{from} sent bytes with the digest {actual} instead of {expected}")]
-    Digest { from: SocketAddr, actual: String, expected: String },
+    Digest { from: EndpointAddress, actual: String, expected: String },
 }
 
 impl FetchError {
@@ -83,28 +86,26 @@ impl FetchError {
 /// The module, or why the last attempt failed.
 pub(crate) async fn fetch(wanted: &Wanted) -> Result<Bytes, FetchError> {
     let target = Target::parse(&wanted.uri)?;
-    if wanted.endpoints.is_empty() {
+    if wanted.dials.is_empty() {
         return Err(FetchError::NoEndpoint);
     }
-    let first = rand::rng().random_range(0..wanted.endpoints.len());
+    let first = rand::rng().random_range(0..wanted.dials.len());
     let timeout = if wanted.timeout.is_zero() { TIMEOUT_MAX } else { wanted.timeout.min(TIMEOUT_MAX) };
     let retries = wanted.retries.min(ATTEMPTS_MAX - 1);
     let mut attempt = 0u32;
     loop {
-        let position = (first + attempt as usize) % wanted.endpoints.len();
-        let endpoint = wanted.endpoints[position];
+        let dial = &wanted.dials[(first + attempt as usize) % wanted.dials.len()];
         let mut bytes = BytesMut::new();
         let take = |piece: &[u8]| {
             bytes.extend_from_slice(piece);
             Ok(())
         };
-        let outcome = tokio::time::timeout(timeout, once(endpoint, &target, MODULE_BYTES_MAX, take)).await;
-        let outcome = outcome.unwrap_or(Err(FetchError::Timeout(endpoint, timeout.as_millis())));
-        let outcome = outcome.and_then(|()| check(endpoint, bytes.freeze(), &wanted.sha256));
+        let outcome = within(dial, timeout, once(dial, &target, MODULE_BYTES_MAX, take)).await;
+        let outcome = outcome.and_then(|()| check(&dial.address, bytes.freeze(), &wanted.sha256));
         match outcome {
             Err(error) if error.is_transient() && attempt < retries => {
                 tracing::debug!("fetching {}: {error}; trying again", wanted.uri);
-                tokio::time::sleep(back_off(attempt)).await;
+                tokio::time::sleep(back_off(attempt, wanted.backoff)).await;
                 attempt += 1;
             }
             outcome => return outcome,
@@ -115,80 +116,134 @@ pub(crate) async fn fetch(wanted: &Wanted) -> Result<Bytes, FetchError> {
 /// Hands a body of at most `bytes_max` bytes to `take`, piece by piece, which may refuse it; one attempt at one endpoint.
 pub(crate) async fn fetch_into(
     uri: &str,
-    endpoint: SocketAddr,
+    dial: &Dial,
     timeout: Duration,
     bytes_max: usize,
     take: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<(), FetchError> {
     let target = Target::parse(uri)?;
-    let outcome = tokio::time::timeout(timeout, once(endpoint, &target, bytes_max, take)).await;
-    outcome.unwrap_or(Err(FetchError::Timeout(endpoint, timeout.as_millis())))
+    within(dial, timeout, once(dial, &target, bytes_max, take)).await
 }
 
-fn check(from: SocketAddr, bytes: Bytes, expected: &Digest) -> Result<Bytes, FetchError> {
+async fn within(
+    dial: &Dial,
+    timeout: Duration,
+    attempt: impl Future<Output = Result<(), FetchError>>,
+) -> Result<(), FetchError> {
+    let late = || FetchError::Timeout(dial.address.clone(), timeout.as_millis());
+    tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| Err(late()))
+}
+
+fn check(from: &EndpointAddress, bytes: Bytes, expected: &Digest) -> Result<Bytes, FetchError> {
     let actual = digest(&bytes);
     if actual == *expected {
         Ok(bytes)
     } else {
-        Err(FetchError::Digest { from, actual: hex(&actual), expected: hex(expected) })
+        Err(FetchError::Digest { from: from.clone(), actual: hex(&actual), expected: hex(expected) })
     }
 }
 
-fn back_off(attempt: u32) -> Duration {
-    let pause = BACK_OFF.saturating_mul(1 << attempt.min(8)).min(BACK_OFF_MAX);
-    pause.mul_f64(rand::rng().random_range(0.5..1.0))
+/// Half of it at least: a wait that is drawn short must still be one.
+fn back_off(attempt: u32, Backoff { base, max }: Backoff) -> Duration {
+    base.saturating_mul(1 << attempt.min(20)).min(max.max(base)).mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 /// What goes into the request.
 #[derive(Debug)]
 struct Target {
     path: String,
+    authority: String,
+    /// Without a port.
     host: String,
 }
 
 impl Target {
+    /// How an endpoint is spoken to is its cluster's to say: the scheme is only whom it names, as in Envoy.
     fn parse(uri: &str) -> Result<Target, FetchError> {
         let wrong = || FetchError::Uri(uri.to_owned());
         let parsed: Uri = uri.parse().map_err(|_| wrong())?;
-        let host = parsed.authority().ok_or_else(wrong)?;
-        if parsed.scheme_str() != Some("http") || host.as_str().contains('@') {
+        let authority = parsed.authority().ok_or_else(wrong)?;
+        if !matches!(parsed.scheme_str(), Some("http" | "https")) || authority.as_str().contains('@') {
             return Err(wrong());
         }
         let path = parsed.path_and_query().map_or("/", |path| path.as_str());
-        Ok(Target { path: path.to_owned(), host: host.as_str().to_owned() })
+        let host = authority.host().trim_matches(['[', ']']);
+        Ok(Target { path: path.to_owned(), authority: authority.as_str().to_owned(), host: host.to_owned() })
+    }
+
+    fn request(&self, dial: &Dial) -> http::Result<Request<Empty<Bytes>>> {
+        let request = match dial.protocol {
+            Protocol::Http2 => {
+                let scheme = if dial.is_secure() { "https" } else { "http" };
+                Request::get(format!("{scheme}://{}{}", self.authority, self.path))
+            }
+            Protocol::Http1 | Protocol::Downstream | Protocol::Alpn => {
+                Request::get(&self.path).header(header::HOST, &self.authority)
+            }
+        };
+        request
+            .header(header::USER_AGENT, concat!("outrigger-proxy/", env!("CARGO_PKG_VERSION")))
+            .header(header::ACCEPT, "application/wasm, */*;q=0.1")
+            .body(Empty::new())
+    }
+}
+
+/// A connection for one request.
+enum Client {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+impl Client {
+    /// The second makes the connection move, and may well end before its last bytes are read.
+    async fn open(dial: &Dial, host: &str) -> Result<(Client, BoxFuture<'static, ()>), FetchError> {
+        let alpn = if dial.protocol == Protocol::Http2 { Alpn::Http2 } else { Alpn::Http1 };
+        let failed = |reason: String| FetchError::Connect(dial.address.clone(), reason);
+        let stream = match tokio::time::timeout(dial.connect_timeout, dial.connect(alpn, Some(host))).await {
+            Ok(stream) => stream.map_err(|error| failed(error.to_string()))?,
+            Err(_) => return Err(failed(format!("not within {:?}", dial.connect_timeout))),
+        };
+        let broken = |error: hyper::Error| FetchError::Broken(dial.address.clone(), error.to_string());
+        let stream = TokioIo::new(stream);
+        if alpn == Alpn::Http2 {
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.map_err(broken)?;
+            return Ok((Client::Http2(sender), Box::pin(async { _ = connection.await })));
+        }
+        let (sender, connection) = http1::handshake(stream).await.map_err(broken)?;
+        Ok((Client::Http1(sender), Box::pin(async { _ = connection.await })))
+    }
+
+    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<http::Response<Incoming>> {
+        match self {
+            Client::Http1(sender) => sender.send_request(request).await,
+            Client::Http2(sender) => sender.send_request(request).await,
+        }
     }
 }
 
 async fn once(
-    endpoint: SocketAddr,
+    dial: &Dial,
     target: &Target,
     bytes_max: usize,
     take: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<(), FetchError> {
-    let broken = |error: hyper::Error| FetchError::Broken(endpoint, error.to_string());
-    let stream =
-        TcpStream::connect(endpoint).await.map_err(|error| FetchError::Connect(endpoint, error.to_string()))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let request = Request::get(&target.path)
-        .header(header::HOST, &target.host)
-        .header(header::USER_AGENT, concat!("outrigger-proxy/", env!("CARGO_PKG_VERSION")))
-        .header(header::ACCEPT, "application/wasm, */*;q=0.1")
-        .body(Empty::<Bytes>::new())
-        .map_err(|_| FetchError::Uri(target.path.clone()))?;
+    let request = target.request(dial).map_err(|_| FetchError::Uri(target.path.clone()))?;
+    let (mut client, connection) = Client::open(dial, &target.host).await?;
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let from = &dial.address;
+        let response =
+            client.send(request).await.map_err(|error| FetchError::Broken(from.clone(), error.to_string()))?;
         if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(endpoint, response.status()));
+            return Err(FetchError::Status(from.clone(), response.status()));
         }
         let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if length.is_some_and(|length: u64| length > bytes_max as u64) {
-            return Err(FetchError::TooLarge(endpoint, bytes_max));
+            return Err(FetchError::TooLarge(from.clone(), bytes_max));
         }
-        pass_on(endpoint, response.into_body(), bytes_max, take).await
+        pass_on(from, response.into_body(), bytes_max, take).await
     };
-    // The connection makes no progress unless somebody polls it, and it may well end before its last bytes are read.
     let connection = async {
-        _ = connection.await;
+        connection.await;
         std::future::pending().await
     };
     tokio::select! {
@@ -199,20 +254,20 @@ async fn once(
 }
 
 async fn pass_on(
-    endpoint: SocketAddr,
-    mut body: hyper::body::Incoming,
+    from: &EndpointAddress,
+    mut body: Incoming,
     bytes_max: usize,
     mut take: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<(), FetchError> {
     let mut passed = 0;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| FetchError::Broken(endpoint, error.to_string()))?;
+        let frame = frame.map_err(|error| FetchError::Broken(from.clone(), error.to_string()))?;
         if let Ok(data) = frame.into_data() {
             passed += data.len();
             if passed > bytes_max {
-                return Err(FetchError::TooLarge(endpoint, bytes_max));
+                return Err(FetchError::TooLarge(from.clone(), bytes_max));
             }
-            take(&data).map_err(|reason| FetchError::Refused(endpoint, reason))?;
+            take(&data).map_err(|reason| FetchError::Refused(from.clone(), reason))?;
         }
     }
     Ok(())
@@ -220,6 +275,8 @@ async fn pass_on(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -251,9 +308,10 @@ mod tests {
     fn wanted(endpoints: Vec<SocketAddr>, retries: u32) -> Wanted {
         Wanted {
             uri: "http://modules.test:81/modules/x?y".to_owned(),
-            endpoints,
+            dials: endpoints.into_iter().map(Dial::raw).collect(),
             timeout: Duration::from_secs(20),
             retries,
+            backoff: Backoff { base: Duration::from_millis(1), max: Duration::from_millis(10) },
             sha256: digest(b"module"),
         }
     }
@@ -302,6 +360,10 @@ mod tests {
         let error = fetch(&wanted(vec![address], 5)).await.unwrap_err();
         assert!(matches!(error, FetchError::Status(_, StatusCode::NOT_FOUND)));
 
+        let address = server(vec![b"HTTP/1.1 302 Found\r\nlocation: /x\r\n\r\n".to_vec(), ok(b"module")]).await;
+        let error = fetch(&wanted(vec![address], 5)).await.unwrap_err();
+        assert!(error.to_string().ends_with("answered with status 302 Found: redirects are not followed"), "{error}");
+
         let large = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", MODULE_BYTES_MAX + 1);
         let address = server(vec![large.into_bytes(), ok(b"module")]).await;
         assert!(matches!(fetch(&wanted(vec![address], 5)).await, Err(FetchError::TooLarge(..))));
@@ -327,11 +389,22 @@ mod tests {
     }
 
     #[test]
-    fn only_http_uris_are_taken() {
-        for wrong in ["https://a/b", "/b", "http://u@a/b", "ftp://a/b", "http://", "x y"] {
+    fn only_http_and_https_uris_are_taken() {
+        for wrong in ["/b", "http://u@a/b", "ftp://a/b", "http://", "x y"] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }
         let target = Target::parse("http://a:1").unwrap();
-        assert_eq!((target.path.as_str(), target.host.as_str()), ("/", "a:1"));
+        assert_eq!((target.path.as_str(), target.authority.as_str(), target.host.as_str()), ("/", "a:1", "a"));
+        let target = Target::parse("https://[::1]:1/b?c").unwrap();
+        assert_eq!((target.path.as_str(), target.authority.as_str(), target.host.as_str()), ("/b?c", "[::1]:1", "::1"));
+    }
+
+    #[test]
+    fn waits_double_up_to_their_bound() {
+        let backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_millis(350) };
+        for (attempt, whole) in [(0, 100), (1, 200), (2, 350), (40, 350)] {
+            let (wait, whole) = (back_off(attempt, backoff), Duration::from_millis(whole));
+            assert!(wait >= whole / 2 && wait <= whole, "{attempt}: {wait:?}");
+        }
     }
 }

@@ -19,10 +19,18 @@ const CERTIFICATES_MAX: usize = 1000;
 /// What preparing plugins tells.
 #[derive(Debug)]
 pub(crate) struct WasmMetrics {
+    /// Modules that were known: in memory, or on disk, which the second counts.
     pub(crate) cache_hits: Counter,
+    pub(crate) disk_cache_hits: Counter,
     pub(crate) cache_misses: Counter,
     pub(crate) compile_failures: Counter,
     pub(crate) compile_time: Histogram,
+    /// Remote code that was known, that was fetched in vain a moment ago, and that had to be fetched.
+    pub(crate) remote_hits: Counter,
+    pub(crate) remote_negative_hits: Counter,
+    pub(crate) remote_misses: Counter,
+    /// Modules in memory, and fetches that failed.
+    pub(crate) remote_entries: Gauge,
     pub(crate) fetch_successes: Counter,
     pub(crate) fetch_failures: Counter,
     pub(crate) fetch_time: Histogram,
@@ -41,9 +49,14 @@ impl WasmMetrics {
         let histogram = |rest: &str| registry.histogram(&Name::new("wasm", rest));
         WasmMetrics {
             cache_hits: counter("compile_cache_hits"),
+            disk_cache_hits: counter("compile_cache_disk_hits"),
             cache_misses: counter("compile_cache_misses"),
             compile_failures: counter("compile_failures"),
             compile_time: histogram("compile_time_ms"),
+            remote_hits: counter("remote_load_cache_hits"),
+            remote_negative_hits: counter("remote_load_cache_negative_hits"),
+            remote_misses: counter("remote_load_cache_misses"),
+            remote_entries: registry.gauge(&Name::new("wasm", "remote_load_cache_entries")),
             fetch_successes: counter("remote_load_fetch_successes"),
             fetch_failures: counter("remote_load_fetch_failures"),
             fetch_time: histogram("remote_load_fetch_time_ms"),

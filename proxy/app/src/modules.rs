@@ -3,20 +3,22 @@
 //! A module is known by the digest of its bytes. What is compiled once is kept in memory while it is used lately, on disk
 //! for the next start, and never fetched or compiled twice at one time.
 
+mod kept;
+
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::future::Future;
 use std::io::Read;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_config::{CodeSource, ModuleCode};
+use outrigger_config::{CodeSource, ModuleCode, RemoteCode};
 use outrigger_proto::machine_code::{ENVELOPE_BYTES_MAX, PREFIX_BYTES};
 use outrigger_wasm::{Code, CompiledModule, Engine};
 use rand::seq::IndexedRandom;
@@ -24,7 +26,9 @@ use tempfile::NamedTempFile;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use self::kept::{Failed, Kept};
 use crate::cache::{Cache, Digest, digest, hex};
+use crate::channel::Dial;
 use crate::child::{self, Ended, Job, Output};
 use crate::code_key::CodeKeys;
 use crate::compile_child;
@@ -33,8 +37,6 @@ use crate::machine_code::{Expected, FETCHED_BYTES_MAX, Receiver};
 use crate::metrics::WasmMetrics;
 use crate::system;
 
-/// Modules that are kept though nobody may use them any more, so that a change back costs nothing.
-const KEPT_MAX: usize = 32;
 /// The compiler's address space, where the system grants that much.
 const COMPILER_BYTES_MAX: u64 = 2 << 30;
 /// With less than this no module compiles.
@@ -43,9 +45,9 @@ const COMPILER_BYTES_MIN: u64 = 96 << 20;
 /// For somebody else's machine code, which may be in the making; beyond it the module is compiled here.
 const MACHINE_CODE_TIME_MAX: Duration = Duration::from_secs(45);
 
-/// Endpoints of a cluster, by its name; waits for a cluster that isn't there yet, within bounds.
+/// Endpoints of a cluster, one at least; waits for a cluster that isn't ready yet, within bounds.
 pub(crate) trait Endpoints {
-    fn endpoints(&self, cluster: &str) -> impl Future<Output = Result<Vec<SocketAddr>, String>>;
+    fn endpoints(&self, cluster: &Arc<str>) -> impl Future<Output = Result<Vec<Dial>, String>>;
 }
 
 /// A file for machine code.
@@ -81,6 +83,7 @@ pub(crate) struct Modules {
     /// Who may make machine code for us.
     keys: CodeKeys,
     kept: RefCell<Kept>,
+    failed: RefCell<Failed>,
     /// Whoever prepares a module holds its lock, so that a second one finds it done.
     turns: RefCell<HashMap<ModuleCode, Rc<Mutex<()>>>>,
     metrics: Rc<WasmMetrics>,
@@ -88,7 +91,15 @@ pub(crate) struct Modules {
 
 impl Modules {
     pub(crate) fn new(cache: Option<Cache>, keys: CodeKeys, metrics: Rc<WasmMetrics>) -> Modules {
-        Modules { engine: OnceCell::new(), cache, keys, kept: RefCell::default(), turns: RefCell::default(), metrics }
+        Modules {
+            engine: OnceCell::new(),
+            cache,
+            keys,
+            kept: RefCell::default(),
+            failed: RefCell::default(),
+            turns: RefCell::default(),
+            metrics,
+        }
     }
 
     /// The module and its digest, or what is wrong with it in words for whoever sent it.
@@ -102,6 +113,8 @@ impl Modules {
             let _mine = turn.lock().await;
             self.load_alone(code, endpoints).await
         };
+        let entries = self.kept.borrow().len() + self.failed.borrow().len();
+        self.metrics.remote_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
         let mut turns = self.turns.borrow_mut();
         if Rc::strong_count(&turn) == 2 {
             turns.remove(code);
@@ -114,31 +127,63 @@ impl Modules {
         code: &ModuleCode,
         endpoints: &impl Endpoints,
     ) -> Result<(CompiledModule, Digest), String> {
-        // A digest that is known saves the fetch; a file is read all the same, since it may have been replaced.
-        let is_file = matches!(code.source, CodeSource::File(_));
-        if let Some(sha256) = code.sha256.filter(|_| !is_file)
-            && let Some(module) = self.known(&sha256).await?
-        {
+        let wasm = match &code.source {
+            CodeSource::Remote(remote) => return self.load_remote(code, remote, endpoints).await,
+            CodeSource::File(path) => read(path)?,
+            CodeSource::Inline(bytes) if bytes.is_empty() => return Err("the module has no bytes".to_owned()),
+            CodeSource::Inline(bytes) => bytes.clone(),
+        };
+        // Inline bytes had their digest taken when they came.
+        let inline = code.sha256.filter(|_| matches!(code.source, CodeSource::Inline(_)));
+        let sha256 = inline.unwrap_or_else(|| digest(&wasm));
+        if let Some(expected) = code.sha256.filter(|expected| *expected != sha256) {
+            return Err(format!("the module's digest is {} and not {}", hex(&sha256), hex(&expected)));
+        }
+        let module = match self.known(&sha256).await? {
+            Some(module) => module,
+            None => self.compile(sha256, wasm).await?,
+        };
+        Ok((module, sha256))
+    }
+
+    /// Code whose digest is known needs no fetch; one that was fetched in vain a moment ago gets none either.
+    async fn load_remote(
+        &self,
+        code: &ModuleCode,
+        remote: &RemoteCode,
+        endpoints: &impl Endpoints,
+    ) -> Result<(CompiledModule, Digest), String> {
+        let sha256 = code.sha256.ok_or("remote code needs sha256")?;
+        if let Some(module) = self.known(&sha256).await? {
+            self.metrics.remote_hits.inc();
             return Ok((module, sha256));
         }
-        if let (CodeSource::Remote { machine_code: Some(uri), cluster, .. }, Some(sha256)) = (&code.source, code.sha256)
+        if let Some(reason) = self.failed.borrow_mut().get(code, Instant::now()) {
+            self.metrics.remote_negative_hits.inc();
+            return Err(reason);
+        }
+        self.metrics.remote_misses.inc();
+        if let Some(uri) = &remote.machine_code
             && !self.keys.is_empty()
-            && let Some(module) = self.signed(uri, cluster, sha256, endpoints).await?
+            && let Some(module) = self.signed(uri, &remote.cluster, sha256, endpoints).await?
         {
             self.kept.borrow_mut().insert(sha256, module.clone());
             return Ok((module, sha256));
         }
-        let wasm = self.bytes(code, endpoints).await?;
-        let sha256 = digest(&wasm);
-        if let Some(expected) = code.sha256.filter(|expected| *expected != sha256) {
-            return Err(format!("the module's digest is {} and not {}", hex(&sha256), hex(&expected)));
-        }
-        if let Some(module) = self.known(&sha256).await? {
-            return Ok((module, sha256));
-        }
-        let module = self.compile(sha256, wasm).await?;
-        self.kept.borrow_mut().insert(sha256, module.clone());
-        Ok((module, sha256))
+        let dials = endpoints.endpoints(&remote.cluster).await?;
+        let fetched = self.fetch(remote, dials, sha256).await;
+        let wasm = fetched.inspect_err(|reason| self.failed.borrow_mut().insert(code, reason, Instant::now()))?;
+        Ok((self.compile(sha256, wasm).await?, sha256))
+    }
+
+    async fn fetch(&self, remote: &RemoteCode, dials: Vec<Dial>, sha256: Digest) -> Result<Bytes, String> {
+        let RemoteCode { uri, cluster, timeout, retries, backoff, machine_code: _ } = remote;
+        let wanted =
+            Wanted { uri: uri.clone(), dials, timeout: *timeout, retries: *retries, backoff: *backoff, sha256 };
+        let started = Instant::now();
+        let outcome = fetch(&wanted).await;
+        self.metrics.fetched(outcome.is_ok(), started.elapsed());
+        outcome.map_err(|error| format!("fetching {uri} from cluster {cluster}: {error}"))
     }
 
     /// From memory or disk.
@@ -166,6 +211,7 @@ impl Modules {
         let module = loaded.transpose()?;
         if let Some(module) = &module {
             self.metrics.cache_hits.inc();
+            self.metrics.disk_cache_hits.inc();
             self.kept.borrow_mut().insert(sha256, module.clone());
         }
         Ok(module)
@@ -175,7 +221,7 @@ impl Modules {
     async fn signed(
         &self,
         uri: &str,
-        cluster: &str,
+        cluster: &Arc<str>,
         sha256: Digest,
         endpoints: &impl Endpoints,
     ) -> Result<Option<CompiledModule>, String> {
@@ -215,14 +261,14 @@ impl Modules {
     async fn fetch_signed(
         &self,
         uri: &str,
-        cluster: &str,
+        cluster: &Arc<str>,
         module: &Digest,
         engine: &str,
         endpoints: &impl Endpoints,
     ) -> Result<Place, Signed> {
         let not_there = |error: String| Signed::NotThere(error);
-        let endpoints = endpoints.endpoints(cluster).await.map_err(not_there)?;
-        let endpoint = endpoints.choose(&mut rand::rng()).ok_or_else(|| not_there("no endpoint".to_owned()))?;
+        let dials = endpoints.endpoints(cluster).await.map_err(not_there)?;
+        let dial = dials.choose(&mut rand::rng()).ok_or_else(|| not_there("no endpoint".to_owned()))?;
         let place = self.place().map_err(not_there)?;
         let expected = Expected { module, engine, keys: &self.keys };
         let mut receiver = Receiver::new(expected, place.file());
@@ -236,7 +282,7 @@ impl Modules {
         };
         let bytes_max = usize::try_from(FETCHED_BYTES_MAX).unwrap_or(usize::MAX) + PREFIX_BYTES + ENVELOPE_BYTES_MAX;
         let uri = format!("{uri}/{engine}");
-        let fetched = fetch_into(&uri, *endpoint, MACHINE_CODE_TIME_MAX, bytes_max, take).await;
+        let fetched = fetch_into(&uri, dial, MACHINE_CODE_TIME_MAX, bytes_max, take).await;
         if let Some(reason) = refusal {
             return Err(Signed::Refused(reason));
         }
@@ -277,23 +323,6 @@ impl Modules {
         .await?
     }
 
-    async fn bytes(&self, code: &ModuleCode, endpoints: &impl Endpoints) -> Result<Bytes, String> {
-        match &code.source {
-            CodeSource::Inline(bytes) if bytes.is_empty() => Err("the module has no bytes".to_owned()),
-            CodeSource::Inline(bytes) => Ok(bytes.clone()),
-            CodeSource::File(path) => read(path),
-            CodeSource::Remote { uri, cluster, timeout, retries, machine_code: _ } => {
-                let sha256 = code.sha256.ok_or("remote code needs sha256")?;
-                let endpoints = endpoints.endpoints(cluster).await?;
-                let wanted = Wanted { uri: uri.clone(), endpoints, timeout: *timeout, retries: *retries, sha256 };
-                let started = Instant::now();
-                let outcome = fetch(&wanted).await;
-                self.metrics.fetched(outcome.is_ok(), started.elapsed());
-                outcome.map_err(|error| format!("fetching {uri} from cluster {cluster}: {error}"))
-            }
-        }
-    }
-
     async fn compile(&self, sha256: Digest, wasm: Bytes) -> Result<CompiledModule, String> {
         let room = system::memory_room().unwrap_or(u64::MAX);
         let memory_bytes = room.min(COMPILER_BYTES_MAX);
@@ -307,7 +336,9 @@ impl Modules {
         let started = Instant::now();
         let outcome = self.compile_in_child(sha256, wasm, memory_bytes).await;
         self.metrics.compiled(outcome.is_ok(), started.elapsed());
-        outcome
+        let module = outcome?;
+        self.kept.borrow_mut().insert(sha256, module.clone());
+        Ok(module)
     }
 
     async fn compile_in_child(&self, sha256: Digest, wasm: Bytes, memory_bytes: u64) -> Result<CompiledModule, String> {
@@ -355,34 +386,6 @@ pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Sen
         work()
     });
     task.await.map_err(|error| format!("a prepare thread ended: {error}"))
-}
-
-/// Modules by digest, with when they were last asked for.
-#[derive(Debug, Default)]
-struct Kept {
-    modules: HashMap<Digest, (CompiledModule, u64)>,
-    clock: u64,
-}
-
-impl Kept {
-    fn get(&mut self, sha256: &Digest) -> Option<CompiledModule> {
-        self.clock += 1;
-        let (module, used) = self.modules.get_mut(sha256)?;
-        *used = self.clock;
-        Some(module.clone())
-    }
-
-    fn insert(&mut self, sha256: Digest, module: CompiledModule) {
-        self.clock += 1;
-        self.modules.insert(sha256, (module, self.clock));
-        while self.modules.len() > KEPT_MAX {
-            let oldest = self.modules.iter().min_by_key(|(_, (_, used))| *used).map(|(sha256, _)| *sha256);
-            match oldest {
-                Some(oldest) => self.modules.remove(&oldest),
-                None => break,
-            };
-        }
-    }
 }
 
 #[cfg(test)]

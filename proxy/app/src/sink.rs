@@ -8,14 +8,13 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::collections::hash_map::Entry;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use outrigger_config::{
-    FailurePolicy, Health, Needed, Resource, ResourceKind, ResourceSet, Snapshot, Source, Update, WasmPlugin,
+    FailurePolicy, Needed, Resource, ResourceKind, ResourceSet, Snapshot, Source, Update, WasmPlugin,
 };
 use outrigger_dataplane::{ListenerFailure, Prepared, PublishError};
 use outrigger_xds::{ConfigSink, Rejected, Verdict};
@@ -23,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::allocator;
+use crate::channel::{Dial, dials};
 use crate::metrics::milliseconds;
 use crate::modules::Endpoints;
 use crate::plugins::{Missing, Plugins, brings, of_resource};
@@ -348,38 +348,19 @@ fn demote(
 }
 
 impl Endpoints for Sink {
-    async fn endpoints(&self, cluster: &str) -> Result<Vec<SocketAddr>, String> {
+    async fn endpoints(&self, cluster: &Arc<str>) -> Result<Vec<Dial>, String> {
         let mut generation = self.generation.subscribe();
-        let found = async {
-            loop {
-                let snapshot = self.server.snapshot.borrow().clone();
-                if is_more_than_raw(&snapshot, cluster) {
-                    return Err(format!("the cluster {cluster} has a transport socket by which no code is fetched"));
-                }
-                if let Some(endpoints) = addresses(&snapshot, cluster) {
-                    return Ok(endpoints);
-                }
-                if generation.changed().await.is_err() {
-                    return Ok(Vec::new());
-                }
+        let until = Instant::now() + CLUSTER_TIME_MAX;
+        loop {
+            let snapshot = self.server.snapshot.borrow().clone();
+            let error = match dials(&snapshot, cluster) {
+                Ok(dials) => return Ok(dials),
+                Err(error) => error,
+            };
+            match tokio::time::timeout_at(until, generation.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return Err(format!("there is nowhere to fetch the code from: {error}")),
             }
-        };
-        match tokio::time::timeout(CLUSTER_TIME_MAX, found).await {
-            Ok(endpoints) => endpoints,
-            Err(_) => Err(format!("the cluster {cluster}, which the code is to be fetched from, isn't there")),
         }
     }
-}
-
-fn is_more_than_raw(snapshot: &Snapshot, cluster: &str) -> bool {
-    snapshot.clusters.get(cluster).is_some_and(|entry| !entry.cluster.transports.are_raw())
-}
-
-/// Where a cluster's healthy endpoints are; `None`: there is none, or none yet.
-fn addresses(snapshot: &Snapshot, cluster: &str) -> Option<Vec<SocketAddr>> {
-    let assignment = snapshot.clusters.get(cluster)?.assignment.as_ref()?;
-    let usable =
-        assignment.endpoints().filter(|endpoint| matches!(endpoint.health, Health::Healthy | Health::Degraded));
-    let addresses: Vec<SocketAddr> = usable.filter_map(|endpoint| endpoint.address.socket()).collect();
-    (!addresses.is_empty()).then_some(addresses)
 }

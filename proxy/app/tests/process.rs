@@ -324,7 +324,9 @@ fn a_filter_runs_without_a_cache_and_from_one() {
         running.live();
         assert_eq!(front(&running), (200, "served".to_owned()));
         let (_, stats) = running.ask("GET", "/stats?filter=^wasm.compile_cache");
-        let expected = format!("wasm.compile_cache_hits: {hits}\nwasm.compile_cache_misses: {misses}\n");
+        let expected = format!(
+            "wasm.compile_cache_disk_hits: {hits}\nwasm.compile_cache_hits: {hits}\nwasm.compile_cache_misses: {misses}\n"
+        );
         assert_eq!(stats, expected);
     }
 }

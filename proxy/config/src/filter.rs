@@ -154,14 +154,22 @@ pub enum CodeSource {
     /// Read when the configuration is prepared.
     File(PathBuf),
     Inline(Bytes),
-    Remote {
-        uri: String,
-        cluster: Arc<str>,
-        timeout: Duration,
-        retries: u32,
-        /// Where signed machine code of it lies; the engine's hash is added as a last step of the path.
-        machine_code: Option<String>,
-    },
+    Remote(RemoteCode),
+}
+
+/// Code that is fetched over HTTP, once for its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RemoteCode {
+    pub uri: String,
+    /// Its endpoints are asked, with its transport socket.
+    pub cluster: Arc<str>,
+    /// For one try, answer included.
+    pub timeout: Duration,
+    /// Tries after the first one, and the waits before them.
+    pub retries: u32,
+    pub backoff: Backoff,
+    /// Where signed machine code of it lies; the engine's hash is added as a last step of the path.
+    pub machine_code: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -62,7 +62,7 @@ pub use dns::{DNS_ADDRESSES_MAX, DnsEndpoint, DnsFamily, DnsLocality, DnsOptions
 pub use endpoint::{Assignment, AssignmentPolicy, Endpoint, Health, Locality};
 pub use filter::{
     Backoff, CodeSource, DiscoveredFilter, ExtensionConfig, FailurePolicy, Guardrails, HttpFilter, HttpFilterKind,
-    Isolation, Limits, ModuleCode, Rollout, RolloutShare, WasmPlugin, WasmVm,
+    Isolation, Limits, ModuleCode, RemoteCode, Rollout, RolloutShare, WasmPlugin, WasmVm,
 };
 pub use filter_chain::{
     ConnectionFacts, ConnectionFilter, ConnectionFilterKind, FilterChain, FilterChainClash, FilterChainMatch,

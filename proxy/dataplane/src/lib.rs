@@ -61,6 +61,6 @@ pub use plugin::{
 pub use prepared::{BoundListener, GenerationPlugins, ListenerFailure, Prepared, RoutePlugins, WorkerVms};
 pub use resolver::{Resolved, Resolvers};
 pub use socket::connect_control;
-pub use tls::{install_provider, secure_control};
+pub use tls::{Alpn, Target as TlsTarget, install_provider, secure_control};
 pub use trace::{Attribute, Span, SpanQueue, SpanSink, span_queue};
 pub use workers::{DrainOptions, DrainRequest, Options, PublishError, Workers};

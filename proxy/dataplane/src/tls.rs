@@ -17,13 +17,13 @@ mod stats;
 mod verify;
 
 pub(crate) use acceptors::Acceptors;
-pub(crate) use client::{Alpn, Connector, Target};
+pub(crate) use client::Connector;
 pub(crate) use handshakes::Handshakes;
 pub(crate) use server::Acceptor;
 pub(crate) use session::{HandshakeError, Session};
 pub(crate) use stats::TlsStats;
 
-pub use client::secure_control;
+pub use client::{Alpn, Target, secure_control};
 
 use outrigger_config::Unresolved;
 

@@ -18,7 +18,7 @@ use crate::transport::Socket;
 
 /// The protocols that are offered where the context doesn't say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Alpn {
+pub enum Alpn {
     None = 0,
     Http1 = 1,
     Http2 = 2,
@@ -40,14 +40,14 @@ impl Alpn {
 
 /// Whom a connection is for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Target<'a> {
+pub struct Target<'a> {
     /// `auto_sni`: wins over what the context says.
-    pub(crate) server_name: Option<&'a str>,
+    pub server_name: Option<&'a str>,
     /// `auto_san_validation`: must be a SAN of the server.
-    pub(crate) san: Option<&'a str>,
+    pub san: Option<&'a str>,
     /// The endpoint's.
-    pub(crate) host_name: &'a str,
-    pub(crate) alpn: Alpn,
+    pub host_name: &'a str,
+    pub alpn: Alpn,
 }
 
 /// What connections of a context are made with.
@@ -148,15 +148,14 @@ fn nobody() -> ServerName<'static> {
     ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
 }
 
-/// TLS on a connection of the control side, which speaks gRPC: to a control plane, or to a server of secrets.
+/// TLS on a connection of the control side: to a control plane, to a server of secrets, to where code lies.
 pub async fn secure_control<S: AsyncRead + AsyncWrite + Unpin>(
     tls: &Arc<UpstreamTls>,
     resolved: &ResolvedTls,
-    host_name: &str,
+    target: &Target<'_>,
     stream: S,
 ) -> io::Result<tokio_rustls::client::TlsStream<S>> {
     let connector = Connector::new(tls, resolved).map_err(io::Error::other)?;
-    let target = Target { server_name: None, san: None, host_name, alpn: Alpn::Http2 };
-    let name = connector.server_name(&target).unwrap_or_else(nobody);
-    tokio_rustls::TlsConnector::from(connector.config(&target)).connect(name, stream).await
+    let name = connector.server_name(target).unwrap_or_else(nobody);
+    tokio_rustls::TlsConnector::from(connector.config(target)).connect(name, stream).await
 }

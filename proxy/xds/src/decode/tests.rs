@@ -408,9 +408,9 @@ fn machine_code_lies_beside_remote_code() {
     };
     let accepted = good(ResourceKind::Extension, &extension(&remote, "http://h/c"));
     let Resource::Extension(found) = accepted.resource else { panic!() };
-    let CodeSource::Remote { machine_code, .. } = &found.plugin.vm.code.source else { panic!() };
-    assert_eq!(machine_code.as_deref(), Some("http://h/c"));
-    assert!(bad(ResourceKind::Extension, &extension(&remote, "file:///c")).contains("machine_code_uri: is not"));
+    let CodeSource::Remote(code) = &found.plugin.vm.code.source else { panic!() };
+    assert_eq!(code.machine_code.as_deref(), Some("http://h/c"));
+    assert!(bad(ResourceKind::Extension, &extension(&remote, "file:///c")).contains("machine_code_uri: is no http://"));
     let local = "{local: {inline_string: x}}";
     assert!(bad(ResourceKind::Extension, &extension(local, "http://h/c")).contains("needs remote code"));
 }

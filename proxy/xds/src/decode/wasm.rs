@@ -1,42 +1,35 @@
 //! Wasm plugins: Envoy's `Wasm` and our own, in a listener or as an ECDS resource.
 
+mod code;
+mod configuration;
+mod limits;
+mod rollout;
+
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use outrigger_config::{
-    Backoff, CodeSource, ExtensionConfig, FailurePolicy, Guardrails, Isolation, Limits, ModuleCode, Resource, Rollout,
-    RolloutShare, WasmOverride, WasmPlugin, WasmVm,
+    Backoff, CodeSource, ExtensionConfig, FailurePolicy, Isolation, Limits, Resource, Rollout, WasmOverride,
+    WasmPlugin, WasmVm,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::extensions::wasm::v3 as wasm;
-use pb::google::protobuf::{self, Any, value::Kind};
+use pb::google::protobuf::Any;
 use pb::outrigger::filters::http::wasm::v1 as own;
-use prost::Message;
-use sha2::{Digest, Sha256};
 
-use super::access_log::{json_number, message};
+use self::code::{code, is_fetchable};
+use self::configuration::any_bytes;
+use self::limits::limits;
+use self::rollout::rollout;
+use super::access_log::message;
 use super::common::{duration, flag, name, origin, variant};
 use super::{Rejection, XdsResource};
 use crate::Diagnostics;
 
-/// What a fetch of code may take where `http_uri.timeout` is too long or unset.
-const FETCH_TIMEOUT_MAX: Duration = Duration::from_secs(600);
-/// A fetch is tried again this often at most.
-const FETCH_RETRIES_MAX: u32 = 10;
-
-/// Shared queues and what waits in each lie in the proxy's memory, not in the guest's.
-const SHARED_QUEUES_MAX: u64 = 4096;
-const SHARED_QUEUE_BYTES_MAX: u64 = 1 << 30;
-const SHARED_QUEUE_MESSAGES_MAX: u64 = 1_000_000;
-
 /// Names of revisions and tries.
 const REVISION_BYTES_MAX: usize = 64;
-/// The share that is all streams.
-const ALL: u32 = 10_000;
 
 impl XdsResource for ExtensionConfig {
     type Proto = core::TypedExtensionConfig;
@@ -128,70 +121,16 @@ fn revision(filter: &Arc<str>, config: &own::Wasm, d: &mut Diagnostics) -> Optio
     vm.revision = Arc::from(config.revision.as_str());
     if !config.machine_code_uri.is_empty() {
         d.at("machine_code_uri", |d| match &mut vm.code.source {
-            CodeSource::Remote { machine_code, .. } if is_fetchable(&config.machine_code_uri) => {
-                *machine_code = Some(config.machine_code_uri.clone());
+            CodeSource::Remote(remote) if is_fetchable(&config.machine_code_uri) => {
+                remote.machine_code = Some(config.machine_code_uri.clone());
             }
-            CodeSource::Remote { .. } => d.error("is not an http:// address"),
+            CodeSource::Remote(_) => d.error("is no http:// or https:// address"),
             CodeSource::File(_) | CodeSource::Inline(_) => {
                 d.error("needs remote code, whose cluster it is fetched from")
             }
         });
     }
     Some(plugin)
-}
-
-fn rollout(filter: &Arc<str>, proto: &own::Rollout, d: &mut Diagnostics) -> Option<Rollout> {
-    if proto.id.len() > REVISION_BYTES_MAX || (proto.id.is_empty() && !proto.shadow_only) {
-        d.at("id", |d| d.error(format!("is not a name of 1 to {REVISION_BYTES_MAX} bytes")));
-    }
-    let candidate = d.at("candidate", |d| {
-        let Some(candidate) = &proto.candidate else {
-            d.error("is required");
-            return None;
-        };
-        if candidate.rollout.is_some() {
-            d.at("rollout", |d| d.error("a rollout has no rollout of its own"));
-        }
-        revision(filter, candidate, d)
-    });
-    if proto.share > ALL {
-        d.at("share", |d| d.error(format!("is more than {ALL} hundredths of a percent")));
-    }
-    if proto.shadow_only && !proto.shadow {
-        d.at("shadow_only", |d| d.error("is set without shadow"));
-    }
-    let share = match (proto.shadow, proto.shadow_only) {
-        (true, true) => RolloutShare::ShadowOnly,
-        (true, false) => RolloutShare::Shadow,
-        (false, _) => RolloutShare::Of10k(proto.share),
-    };
-    let guardrails = d.at("guardrails", |d| guardrails(proto.guardrails.as_ref(), d));
-    let mut candidate = candidate?;
-    Arc::make_mut(&mut candidate.vm).shadow = proto.shadow;
-    Some(Rollout { id: Arc::from(proto.id.as_str()), candidate: Arc::new(candidate), share, guardrails })
-}
-
-fn guardrails(proto: Option<&own::Guardrails>, d: &mut Diagnostics) -> Guardrails {
-    const MILLION: f64 = 1_000_000.0;
-    let Some(proto) = proto else { return Guardrails::default() };
-    let rate = |rate: Option<f64>, field: &'static str, d: &mut Diagnostics| {
-        let rate = rate?;
-        if !(0.0..=1.0).contains(&rate) {
-            d.at(field, |d| d.error("is not a share from 0 to 1"));
-            return None;
-        }
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to a million")]
-        Some((rate * MILLION).round() as u32)
-    };
-    Guardrails {
-        trap_rate: rate(proto.trap_rate, "trap_rate", d),
-        error_rate: rate(proto.error_rate, "error_rate", d),
-        added_latency: duration(proto.added_latency.as_ref(), "added_latency", d),
-    }
-}
-
-fn is_fetchable(uri: &str) -> bool {
-    (uri.starts_with("http://") || uri.starts_with("https://")) && uri.len() <= 8192
 }
 
 /// The plugin of Envoy's own configuration, which has neither limits nor isolation.
@@ -201,60 +140,6 @@ pub(super) fn plugin_of(
     d: &mut Diagnostics,
 ) -> Option<WasmPlugin> {
     plugin_config(filter, config, Default::default(), d)
-}
-
-fn limits(proto: Option<&own::Limits>, isolation: Isolation, d: &mut Diagnostics) -> Limits {
-    /// Linear memory of a 32-bit guest.
-    const MEMORY_BYTES_MAX: u64 = 4 << 30;
-    const CALLBACK_TIMEOUT_MAX: Duration = Duration::from_secs(60);
-    let mut limits = Limits::default();
-    let Some(proto) = proto else { return limits };
-    let time = |value: Option<&protobuf::Duration>, default: Duration, field: &'static str, d: &mut Diagnostics| {
-        let value = duration(value, field, d).unwrap_or(default);
-        if value.is_zero() || value > CALLBACK_TIMEOUT_MAX {
-            d.at(field, |d| d.error("is not above 0 s and up to 60 s"));
-        }
-        value
-    };
-    limits.callback_timeout = time(proto.callback_timeout.as_ref(), limits.callback_timeout, "callback_timeout", d);
-    limits.start_timeout = time(proto.start_timeout.as_ref(), limits.start_timeout, "start_timeout", d);
-    match isolation {
-        Isolation::Stream if proto.memory_bytes > Isolation::STREAM_MEMORY_BYTES_MAX => {
-            let most = Isolation::STREAM_MEMORY_BYTES_MAX;
-            d.at("memory_bytes", |d| d.error(format!("is more than {most}, which a stream's own instance can have")));
-        }
-        _ if proto.memory_bytes > MEMORY_BYTES_MAX => {
-            d.at("memory_bytes", |d| d.error(format!("is more than {MEMORY_BYTES_MAX}")));
-        }
-        _ => {}
-    }
-    // Zero is unset.
-    let or = |value: u64, default: u64| if value == 0 { default } else { value };
-    limits.memory_bytes = or(proto.memory_bytes, limits.memory_bytes);
-    limits.body_buffer_bytes = or(proto.body_buffer_bytes, limits.body_buffer_bytes);
-    limits.log_bytes_per_second = or(proto.log_bytes_per_second, limits.log_bytes_per_second);
-    let hostcalls = or(proto.hostcalls_per_callback, u64::from(limits.hostcalls_per_callback));
-    limits.hostcalls_per_callback = u32::try_from(hostcalls).unwrap_or(u32::MAX);
-    limits.shared_data_bytes = or(proto.shared_data_bytes, limits.shared_data_bytes);
-    for (value, most, limit, field) in [
-        (proto.shared_queues, SHARED_QUEUES_MAX, &mut limits.shared_queues, "shared_queues"),
-        (proto.shared_queue_bytes, SHARED_QUEUE_BYTES_MAX, &mut limits.shared_queue_bytes, "shared_queue_bytes"),
-        (
-            proto.shared_queue_messages,
-            SHARED_QUEUE_MESSAGES_MAX,
-            &mut limits.shared_queue_messages,
-            "shared_queue_messages",
-        ),
-    ] {
-        if value > most {
-            d.at(field, |d| d.error(format!("is more than {most}")));
-        }
-        *limit = or(value, *limit);
-    }
-    limits.http_calls_pending = or(proto.http_calls_pending, limits.http_calls_pending);
-    limits.recycle_memory_bytes = or(proto.recycle_memory_bytes, limits.memory_bytes / 4 * 3);
-    limits.recycle_streams = Some(proto.recycle_streams).filter(|streams| *streams > 0);
-    limits
 }
 
 fn plugin_config(
@@ -413,86 +298,6 @@ fn capabilities(proto: &wasm::PluginConfig, vm: &wasm::VmConfig) -> Option<BTree
     Some(list.allowed_capabilities.keys().cloned().collect())
 }
 
-fn code(proto: Option<&core::AsyncDataSource>, d: &mut Diagnostics) -> Option<ModuleCode> {
-    use core::async_data_source::Specifier;
-    match proto.and_then(|proto| proto.specifier.as_ref()) {
-        Some(Specifier::Local(local)) => d.at("local", |d| local_code(local, d)),
-        Some(Specifier::Remote(remote)) => d.at("remote", |d| remote_code(remote, d)),
-        None => {
-            d.error("is required: local or remote");
-            None
-        }
-    }
-}
-
-fn local_code(proto: &core::DataSource, d: &mut Diagnostics) -> Option<ModuleCode> {
-    use core::data_source::Specifier;
-    let inline = |bytes: Bytes| {
-        let sha256 = Some(Sha256::digest(&bytes).into());
-        Some(ModuleCode { source: CodeSource::Inline(bytes), sha256 })
-    };
-    match &proto.specifier {
-        Some(Specifier::Filename(path)) if path.is_empty() => {
-            d.at("filename", |d| d.error("is required"));
-            None
-        }
-        Some(Specifier::Filename(path)) => {
-            Some(ModuleCode { source: CodeSource::File(PathBuf::from(path)), sha256: None })
-        }
-        Some(Specifier::InlineBytes(bytes)) => inline(Bytes::copy_from_slice(bytes)),
-        Some(Specifier::InlineString(text)) => inline(Bytes::copy_from_slice(text.as_bytes())),
-        Some(Specifier::EnvironmentVariable(_)) => {
-            d.at("environment_variable", |d| d.error("holds no module: filename or inline_bytes"));
-            None
-        }
-        None => {
-            d.error("names no source");
-            None
-        }
-    }
-}
-
-fn remote_code(proto: &core::RemoteDataSource, d: &mut Diagnostics) -> Option<ModuleCode> {
-    use core::http_uri::HttpUpstreamType;
-    let Some(uri) = &proto.http_uri else {
-        d.at("http_uri", |d| d.error("is required"));
-        return None;
-    };
-    let sha256 = hex(&proto.sha256);
-    if sha256.is_none() {
-        d.at("sha256", |d| d.error("is not a SHA-256 digest of 64 hexadecimal digits"));
-    }
-    let retries = proto.retry_policy.as_ref().and_then(|policy| policy.num_retries).map_or(1, |retries| retries.value);
-    let (cluster, timeout) = d.at("http_uri", |d| {
-        if !is_fetchable(&uri.uri) {
-            d.at("uri", |d| d.error("is not an http:// address"));
-        }
-        let cluster = uri.http_upstream_type.as_ref().map(|HttpUpstreamType::Cluster(cluster)| cluster.as_str());
-        let cluster = cluster.unwrap_or_default();
-        let timeout = duration(uri.timeout.as_ref(), "timeout", d);
-        if timeout.is_none_or(|timeout| timeout.is_zero() || timeout > FETCH_TIMEOUT_MAX) {
-            d.at("timeout", |d| d.error("is required, above 0 s and up to 600 s"));
-        }
-        (name(cluster, "cluster", d), timeout.unwrap_or_default())
-    });
-    let retries = retries.min(FETCH_RETRIES_MAX);
-    let source = CodeSource::Remote { uri: uri.uri.clone(), cluster, timeout, retries, machine_code: None };
-    Some(ModuleCode { source, sha256: Some(sha256?) })
-}
-
-fn hex(text: &str) -> Option<[u8; 32]> {
-    let text = text.as_bytes();
-    if text.len() != 64 {
-        return None;
-    }
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let mut out = [0; 32];
-    for (byte, pair) in out.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(out)
-}
-
 fn environment(proto: Option<&wasm::EnvironmentVariables>, d: &mut Diagnostics) -> Vec<(String, String)> {
     let Some(proto) = proto else { return Vec::new() };
     let mut variables: Vec<(String, String)> =
@@ -509,81 +314,4 @@ fn environment(proto: Option<&wasm::EnvironmentVariables>, d: &mut Diagnostics) 
     }
     variables.sort();
     variables
-}
-
-/// The bytes that a guest sees of a configuration: text and bytes as they are, a struct as JSON, else the message.
-fn any_bytes(config: Option<&Any>, field: &'static str, d: &mut Diagnostics) -> Bytes {
-    let Some(config) = config else { return Bytes::new() };
-    d.at(field, |d| {
-        let name = type_url::message_name(&config.type_url);
-        let bytes = if name == type_url::message_name(type_url::STRING_VALUE) {
-            String::decode(&config.value[..]).map(Bytes::from)
-        } else if name == type_url::message_name(type_url::BYTES_VALUE) {
-            Vec::<u8>::decode(&config.value[..]).map(Bytes::from)
-        } else if name == type_url::message_name(type_url::STRUCT) {
-            protobuf::Struct::decode(&config.value[..]).map(|fields| {
-                let mut out = String::new();
-                json_object(&fields, &mut out);
-                Bytes::from(out)
-            })
-        } else {
-            Ok(Bytes::copy_from_slice(&config.value))
-        };
-        bytes.unwrap_or_else(|error| {
-            d.error(format!("malformed message: {error}"));
-            Bytes::new()
-        })
-    })
-}
-
-/// A struct as JSON, keys sorted. Its depth is what prost decodes, 100 at most.
-fn json_object(fields: &protobuf::Struct, out: &mut String) {
-    let mut names: Vec<(&String, &protobuf::Value)> = fields.fields.iter().collect();
-    names.sort_by_key(|(name, _)| *name);
-    out.push('{');
-    for (index, (name, value)) in names.into_iter().enumerate() {
-        if index > 0 {
-            out.push(',');
-        }
-        json_string(name, out);
-        out.push(':');
-        json_value(value, out);
-    }
-    out.push('}');
-}
-
-fn json_value(value: &protobuf::Value, out: &mut String) {
-    match &value.kind {
-        Some(Kind::StringValue(text)) => json_string(text, out),
-        Some(Kind::NumberValue(number)) => out.push_str(&json_number(*number)),
-        Some(Kind::BoolValue(value)) => out.push_str(if *value { "true" } else { "false" }),
-        Some(Kind::NullValue(_)) | None => out.push_str("null"),
-        Some(Kind::StructValue(fields)) => json_object(fields, out),
-        Some(Kind::ListValue(list)) => {
-            out.push('[');
-            for (index, value) in list.values.iter().enumerate() {
-                if index > 0 {
-                    out.push(',');
-                }
-                json_value(value, out);
-            }
-            out.push(']');
-        }
-    }
-}
-
-fn json_string(text: &str, out: &mut String) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\0'..' ' | '\x7f' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }

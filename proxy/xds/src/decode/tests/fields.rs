@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use outrigger_config::{
-    Discovery, EndpointHealthCheck, FailurePercentage, HealthCheckKind, Http2Keepalive, HttpFilterKind, Limits,
-    OutlierDetection, ResourceKind, Rule, Share, SuccessRate,
+    Backoff, CodeSource, Discovery, EndpointHealthCheck, FailurePercentage, HealthCheckKind, Http2Keepalive,
+    HttpFilterKind, Limits, OutlierDetection, ResourceKind, Rule, Share, SuccessRate,
 };
 
 use super::{OWN_WASM, ROUTER, assignment, bad, cluster, listener, manager};
@@ -254,4 +254,35 @@ fn direct_responses_are_bounded() {
     let place = "virtual_hosts[0].routes[0].direct_response.body";
     let reason = bad(ResourceKind::Route, &routes(bound, 8));
     assert!(reason.starts_with(place), "{reason}");
+}
+
+#[test]
+fn fetches_of_code() {
+    let filter = |retry_policy: &str| {
+        format!(
+            "{{name: w, typed_config: {{'@type': {OWN_WASM}, config: {{vm_config: {{code: {{remote: {{http_uri: {{uri: \
+             'https://h/m', cluster: modules, timeout: 5s}}, sha256: {}, retry_policy: {retry_policy}}}}}}}}}}}}}",
+            "0123456789abcdef".repeat(4)
+        )
+    };
+    let remote = |retry_policy: &str| {
+        let found = manager(&format!("http_filters: [{}, {ROUTER}], route_config: {{name: r}}", filter(retry_policy)));
+        let HttpFilterKind::Wasm(plugin) = &found.filters[0].kind else { panic!("{:?}", found.filters) };
+        let CodeSource::Remote(remote) = &plugin.vm.code.source else { panic!("{plugin:?}") };
+        remote.clone()
+    };
+    let found = remote("{num_retries: 3, retry_back_off: {base_interval: 4s, max_interval: 9s}}");
+    assert_eq!((found.uri.as_str(), &*found.cluster, found.timeout), ("https://h/m", "modules", secs(5)));
+    assert_eq!((found.retries, found.backoff), (3, Backoff { base: secs(4), max: secs(9) }));
+    let found = remote("{retry_back_off: {base_interval: 4s}}");
+    assert_eq!((found.retries, found.backoff), (1, Backoff { base: secs(4), max: secs(40) }));
+    assert_eq!(remote("{}").backoff, Backoff { base: secs(1), max: secs(10) });
+    for (wrong, reason) in [
+        ("{max_interval: 1s}", "retry_policy.retry_back_off.base_interval: is required, from 1 ms to 600 s"),
+        ("{base_interval: 0s}", "base_interval: is required"),
+        ("{base_interval: 2s, max_interval: 1s}", "retry_back_off.max_interval: is less than base_interval"),
+    ] {
+        let told = bad(ResourceKind::Extension, &filter(&format!("{{retry_back_off: {wrong}}}")));
+        assert!(told.contains(reason), "{told}");
+    }
 }
