@@ -173,7 +173,7 @@ fn whoever_is_not_the_store_is_not_believed_and_the_reason_is_told() {
 }
 
 #[test]
-fn what_was_fetched_in_vain_is_not_fetched_again_at_once() {
+fn what_was_fetched_in_vain_for_one_was_so_for_all_who_asked() {
     if !Peer::all().contains(&Peer::Outrigger) {
         return;
     }

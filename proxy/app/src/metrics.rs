@@ -25,7 +25,7 @@ pub(crate) struct WasmMetrics {
     pub(crate) cache_misses: Counter,
     pub(crate) compile_failures: Counter,
     pub(crate) compile_time: Histogram,
-    /// Remote code that was known, that was fetched in vain a moment ago, and that had to be fetched.
+    /// Remote code that was known, that was fetched in vain for somebody else meanwhile, and that had to be fetched.
     pub(crate) remote_hits: Counter,
     pub(crate) remote_negative_hits: Counter,
     pub(crate) remote_misses: Counter,

@@ -108,10 +108,11 @@ impl Modules {
         code: &ModuleCode,
         endpoints: &impl Endpoints,
     ) -> Result<(CompiledModule, Digest), String> {
+        let asked = Instant::now();
         let turn = Rc::clone(self.turns.borrow_mut().entry(code.clone()).or_default());
         let outcome = {
             let _mine = turn.lock().await;
-            self.load_alone(code, endpoints).await
+            self.load_alone(code, asked, endpoints).await
         };
         let entries = self.kept.borrow().len() + self.failed.borrow().len();
         self.metrics.remote_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
@@ -125,10 +126,11 @@ impl Modules {
     async fn load_alone(
         &self,
         code: &ModuleCode,
+        asked: Instant,
         endpoints: &impl Endpoints,
     ) -> Result<(CompiledModule, Digest), String> {
         let wasm = match &code.source {
-            CodeSource::Remote(remote) => return self.load_remote(code, remote, endpoints).await,
+            CodeSource::Remote(remote) => return self.load_remote(code, remote, asked, endpoints).await,
             CodeSource::File(path) => read(path)?,
             CodeSource::Inline(bytes) if bytes.is_empty() => return Err("the module has no bytes".to_owned()),
             CodeSource::Inline(bytes) => bytes.clone(),
@@ -146,11 +148,12 @@ impl Modules {
         Ok((module, sha256))
     }
 
-    /// Code whose digest is known needs no fetch; one that was fetched in vain a moment ago gets none either.
+    /// Code whose digest is known needs no fetch; one that was fetched in vain while its turn was waited for, none either.
     async fn load_remote(
         &self,
         code: &ModuleCode,
         remote: &RemoteCode,
+        asked: Instant,
         endpoints: &impl Endpoints,
     ) -> Result<(CompiledModule, Digest), String> {
         let sha256 = code.sha256.ok_or("remote code needs sha256")?;
@@ -158,7 +161,7 @@ impl Modules {
             self.metrics.remote_hits.inc();
             return Ok((module, sha256));
         }
-        if let Some(reason) = self.failed.borrow_mut().get(code, Instant::now()) {
+        if let Some(reason) = self.failed.borrow().since(code, asked) {
             self.metrics.remote_negative_hits.inc();
             return Err(reason);
         }
@@ -173,6 +176,7 @@ impl Modules {
         let dials = endpoints.endpoints(&remote.cluster).await?;
         let fetched = self.fetch(remote, dials, sha256).await;
         let wasm = fetched.inspect_err(|reason| self.failed.borrow_mut().insert(code, reason, Instant::now()))?;
+        self.failed.borrow_mut().remove(code);
         Ok((self.compile(sha256, wasm).await?, sha256))
     }
 

@@ -1,7 +1,6 @@
 //! What is remembered of modules: those that were used lately, and those that were fetched in vain.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use outrigger_config::ModuleCode;
 use outrigger_wasm::CompiledModule;
@@ -11,9 +10,6 @@ use crate::cache::Digest;
 
 /// Modules that are kept though nobody may use them any more, so that a change back costs nothing.
 const KEPT_MAX: usize = 32;
-/// Who pushes the same again meanwhile gets the same answer, and no other update waits for it. As in Envoy.
-const FAILED_TIME: Duration = Duration::from_secs(10);
-
 /// Modules by digest, with when they were last asked for.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -55,9 +51,10 @@ impl Failed {
         self.0.len()
     }
 
-    pub(super) fn get(&mut self, code: &ModuleCode, now: Instant) -> Option<String> {
-        self.0.retain(|_, (at, _)| now.duration_since(*at) < FAILED_TIME);
-        self.0.get(code).map(|(_, reason)| reason.clone())
+    /// Why a fetch failed that went on when this was asked for. Whoever asks later is worth another try: nobody else would
+    /// make one.
+    pub(super) fn since(&self, code: &ModuleCode, asked: Instant) -> Option<String> {
+        self.0.get(code).filter(|(at, _)| *at >= asked).map(|(_, reason)| reason.clone())
     }
 
     pub(super) fn insert(&mut self, code: &ModuleCode, reason: &str, now: Instant) {
@@ -68,11 +65,16 @@ impl Failed {
         }
         self.0.insert(code.clone(), (now, reason.to_owned()));
     }
+
+    pub(super) fn remove(&mut self, code: &ModuleCode) {
+        self.0.remove(code);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use outrigger_config::{Backoff, CodeSource, RemoteCode};
 
@@ -92,19 +94,20 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_remembered_for_a_while() {
+    fn what_failed_is_told_to_whoever_asked_before() {
         let (mut failed, start) = (Failed::default(), Instant::now());
+        let later = start + Duration::from_millis(1);
         failed.insert(&code("http://a/1"), "no", start);
-        let just_before = start + FAILED_TIME - Duration::from_millis(1);
-        assert_eq!(failed.get(&code("http://a/1"), just_before).as_deref(), Some("no"));
-        assert_eq!(failed.get(&code("http://a/2"), start), None, "the same module elsewhere");
-        assert_eq!((failed.get(&code("http://a/1"), start + FAILED_TIME), failed.len()), (None, 0));
+        assert_eq!(failed.since(&code("http://a/1"), start).as_deref(), Some("no"));
+        assert_eq!(failed.since(&code("http://a/1"), later), None);
+        assert_eq!(failed.since(&code("http://a/2"), start), None, "the same module elsewhere");
+        failed.remove(&code("http://a/1"));
+        assert_eq!((failed.since(&code("http://a/1"), start), failed.len()), (None, 0));
         for at in 0..2 * KEPT_MAX {
             failed.insert(&code(&at.to_string()), "no", start + Duration::from_millis(at as u64));
         }
-        let now = start + Duration::from_secs(1);
         assert_eq!(failed.len(), KEPT_MAX);
-        assert!(failed.get(&code("0"), now).is_none());
-        assert!(failed.get(&code(&(2 * KEPT_MAX - 1).to_string()), now).is_some());
+        assert!(failed.since(&code("0"), start).is_none());
+        assert!(failed.since(&code(&(2 * KEPT_MAX - 1).to_string()), start).is_some());
     }
 }
