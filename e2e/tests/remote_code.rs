@@ -3,16 +3,20 @@
 
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
 use outrigger_e2e::guest::assemble;
 use outrigger_e2e::modules::sha256;
 use outrigger_e2e::parser::header;
-use outrigger_e2e::tls::{Authority, downstream, upstream};
+use outrigger_e2e::tls::{Authority, downstream, replace, upstream};
 use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::yaml::to_yaml;
 use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
 use serde_json::{Value, json};
 
@@ -193,4 +197,59 @@ fn what_was_fetched_in_vain_for_one_was_so_for_all_who_asked() {
     }
     assert_eq!(wrong.seen().len(), 1, "another digest is final");
     assert_eq!(loads(&plane), [1, 0, 1, 1, 0]);
+}
+
+/// A store that is closed (503) until it opens.
+fn shop(goods: Vec<u8>) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (address, open) = (listener.local_addr().expect("its address"), Arc::new(AtomicBool::new(false)));
+    let is_open = Arc::clone(&open);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read_exact(&mut byte).is_err() {
+                    break;
+                }
+                head.extend(byte);
+            }
+            let (status, body) = if is_open.load(Ordering::Relaxed) { (200, &goods[..]) } else { (503, &[][..]) };
+            let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _gone = stream.write_all(&[head.as_bytes(), body].concat());
+        }
+    });
+    (address, open)
+}
+
+#[test]
+fn the_next_push_tries_again() {
+    if !Peer::all().contains(&Peer::Outrigger) {
+        return;
+    }
+    let origin = Origin::start("o").expect("an origin");
+    let store = Store::open();
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("lds.yaml");
+    let push = |version: &str| {
+        let mut listener: Value = HttpListener::new("l0", &json!([route("/", "o")]))
+            .filter(store.filter("guest", "http://store.test/guest.wasm"))
+            .into();
+        listener["@type"] = "type.googleapis.com/envoy.config.listener.v3.Listener".into();
+        replace(&file, &to_yaml(&json!({"version_info": version, "resources": [listener]}))).expect("a new version");
+    };
+    let (address, open) = shop(store.module.clone());
+    push("1");
+    let source = json!({"path_config_source": {"path": file}, "resource_api_version": "V3"});
+    let bootstrap =
+        proxy(&origin, cluster("store", &[address]), &[]).set("dynamic_resources", json!({"lds_config": source}));
+    let plane = start(&bootstrap, true);
+    plane.admin.stat_reaches("wasm.remote_load_fetch_failures", 1, DEADLINE).expect("it is refused");
+    plane.admin.stat_reaches("listener_manager.lds.update_rejected", 1, DEADLINE).expect("the push is refused");
+    open.store(true, Ordering::Relaxed);
+    push("2");
+    plane.admin.stat_reaches("listener_manager.lds.update_success", 1, DEADLINE).expect("the push is taken");
+    let response = Request::get("/").send(plane.listener("l0").expect("its listener")).expect("an answer");
+    assert_eq!((response.status, response.seen("x-guest").as_deref()), (200, Some("here")));
+    assert_eq!(loads(&plane)[..3], [2, 0, 0]);
 }
