@@ -5,10 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_api::{LoadOptions, LoadReport, Loader, ModuleFetcher, Severity, load, object, schemas};
-use outrigger_model::{Module, ObjectId};
+use outrigger_model::{Limits, Module, ObjectId};
 
 const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 /// With an empty custom section behind it.
@@ -220,4 +221,33 @@ fn the_schema_has_the_fields_that_are_read() {
     ] {
         assert_eq!(known(serde_json::json!({field: spec}), path), fields(schema), "{path}");
     }
+}
+
+#[test]
+fn each_limit_is_the_one_of_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "filter.wasm", MODULE);
+    let limits = "limits: {callbackTimeout: 1s, startTimeout: 2s, memory: 3Mi, bodyBuffer: 4, logBytesPerSecond: 5, \
+                  hostcallsPerCallback: 6, sharedData: 7, sharedQueues: 8, sharedQueueBytes: 9, sharedQueueMessages: 10, \
+                  httpCallsPending: 11, recycleMemory: 2Mi, recycleStreams: 13}";
+    write(dir.path(), "f.yaml", format!("{}  {limits}\n", filter("file: {path: filter.wasm}")));
+    let report = load(dir.path(), &LoadOptions::default());
+    assert_eq!(errors(&report), "");
+    let objects = report.objects.unwrap();
+    let expected = Limits {
+        callback_timeout: Some(Duration::from_secs(1)),
+        start_timeout: Some(Duration::from_secs(2)),
+        memory_bytes: Some(3 << 20),
+        body_buffer_bytes: Some(4),
+        log_bytes_per_second: Some(5),
+        hostcalls_per_callback: Some(6),
+        shared_data_bytes: Some(7),
+        shared_queues: Some(8),
+        shared_queue_bytes: Some(9),
+        shared_queue_messages: Some(10),
+        http_calls_pending: Some(11),
+        recycle_memory_bytes: Some(2 << 20),
+        recycle_streams: Some(13),
+    };
+    assert_eq!(objects.filters[&ObjectId::new("default", "f")].revision.limits, expected);
 }

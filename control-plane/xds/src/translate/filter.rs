@@ -249,3 +249,44 @@ pub(super) fn limitations(filter: &WasmFilter, profile: Profile) -> Vec<Limitati
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_is_the_one_of_its_name() {
+        let found = limits(&Limits {
+            callback_timeout: Some(Duration::from_secs(1)),
+            start_timeout: Some(Duration::from_secs(2)),
+            memory_bytes: Some(3),
+            body_buffer_bytes: Some(4),
+            log_bytes_per_second: Some(5),
+            hostcalls_per_callback: Some(6),
+            shared_data_bytes: Some(7),
+            shared_queues: Some(8),
+            shared_queue_bytes: Some(9),
+            shared_queue_messages: Some(10),
+            http_calls_pending: Some(11),
+            recycle_memory_bytes: Some(12),
+            recycle_streams: Some(13),
+        });
+        let expected = ours::Limits {
+            callback_timeout: Some(duration(Duration::from_secs(1))),
+            start_timeout: Some(duration(Duration::from_secs(2))),
+            memory_bytes: 3,
+            body_buffer_bytes: 4,
+            log_bytes_per_second: 5,
+            hostcalls_per_callback: 6,
+            shared_data_bytes: 7,
+            shared_queues: 8,
+            shared_queue_bytes: 9,
+            shared_queue_messages: 10,
+            http_calls_pending: 11,
+            recycle_memory_bytes: 12,
+            recycle_streams: 13,
+        };
+        assert_eq!(found, Some(expected));
+        assert_eq!(limits(&Limits::default()), None, "the proxy's own");
+    }
+}
