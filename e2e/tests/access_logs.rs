@@ -254,7 +254,56 @@ const OPERATORS: &[&str] = &[
     "%METADATA(LISTENER:ns:text)%",
     "%METADATA(LISTENER:ns:none)%",
     "%FILTER_STATE(none:PLAIN)%",
+    "%FILTER_STATE(none:FIELD:of)%",
+    "%UPSTREAM_FILTER_STATE(none:PLAIN)%",
+    "%LOCAL_REPLY_BODY%",
+    "%COALESCE({\"operators\": [\"REQUESTED_SERVER_NAME\", {\"command\": \"REQ\", \"param\": \"x-b\"}, \"UPSTREAM_HOST_NAME\"]})%",
+    "%COALESCE({\"operators\": [{\"command\": \"REQ\", \"param\": \":authority\", \"max_length\": 2}]}):1%",
+    "%COALESCE({\"operators\": [\"RESPONSE_CODE\"]})%",
+    "%COALESCE({\"operators\": [{\"command\": \"UPSTREAM_METADATA\", \"param\": \"ns:deep\"}, \"CUSTOM_FLAGS\"]})%",
+    "%EMIT_TIME_LOCAL(%z %Z)%",
+    "%UPSTREAM_SERVER_NAME%",
+    "%DOWNSTREAM_TLS_GROUP%",
+    "%TLS_JA3_FINGERPRINT%",
+    "%DOWNSTREAM_DETECTED_CLOSE_TYPE%",
+    "%DOWNSTREAM_LOCAL_CLOSE_REASON%",
+    "%UPSTREAM_DETECTED_CLOSE_TYPE%",
+    "%UPSTREAM_LOCAL_CLOSE_REASON%",
+    "%DOWNSTREAM_WIRE_BYTES_RECEIVED%",
+    "%DOWNSTREAM_WIRE_BYTES_SENT%",
+    "%DOWNSTREAM_HEADER_BYTES_RECEIVED%",
+    "%DOWNSTREAM_HEADER_BYTES_SENT%",
+    "%DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED%",
+    "%UPSTREAM_WIRE_BYTES_RECEIVED%",
+    "%UPSTREAM_WIRE_BYTES_SENT%",
+    "%UPSTREAM_HEADER_BYTES_RECEIVED%",
+    "%UPSTREAM_HEADER_BYTES_SENT%",
+    "%DOWNSTREAM_HANDSHAKE_DURATION%",
+    "%UPSTREAM_CONNECTION_POOL_READY_DURATION%",
+    "%COMMON_DURATION(DS_CX_BEG:DS_RX_BEG:ns)%",
+    "%COMMON_DURATION(DS_RX_BEG:DS_RX_END)%",
+    "%COMMON_DURATION(DS_RX_END:DS_TX_BEG:us)%",
+    "%COMMON_DURATION(US_TX_BEG:US_TX_END:us)%",
+    "%COMMON_DURATION(US_TX_END:US_RX_BEG:us)%",
+    "%COMMON_DURATION(US_RX_BEG:US_RX_END:us)%",
+    "%COMMON_DURATION(US_RX_BEG:US_RX_BODY_BEG:us)%",
+    "%COMMON_DURATION(DS_TX_BEG:DS_TX_END:us)%",
+    "%COMMON_DURATION(DS_TX_END:DS_TX_BEG:us)%",
+    "%COMMON_DURATION(DS_RX_BEG:DS_CX_END:us)%",
+    "%COMMON_DURATION(DS_RX_BEG:US_HS_END:us)%",
+    "%COMMON_DURATION(DS_RX_BEG:no_such_point)%",
+    "%REQUEST_TX_DURATION%",
 ];
+
+/// How long it took is a matter of chance; whether it is known isn't.
+fn shape(operator: &str, value: &Value) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let number = text.trim_start_matches('=');
+    if operator.contains("DURATION") && number.parse::<u64>().is_ok() {
+        return text.replace(number, "number");
+    }
+    value.to_string()
+}
 
 fn telling(origin: &Origin, refused: SocketAddr) -> Bootstrap {
     let noted = |fields: Value| json!({"metadata": {"filter_metadata": {"ns": fields}}});
@@ -347,7 +396,10 @@ fn told(peer: Peer, unused: SocketAddr, origin: &Origin) -> BTreeMap<(String, St
         for form in ["alone", "text"] {
             for (operator, value) in record[form].as_object().into_iter().flatten() {
                 // Envoy tells flags in the order in which they were set.
-                let value = value.as_str().filter(|_| operator.contains("FLAGS")).map_or(value.to_string(), sorted);
+                let value = value
+                    .as_str()
+                    .filter(|_| operator.contains("FLAGS"))
+                    .map_or_else(|| shape(operator, value), sorted);
                 told.insert((test.to_owned(), format!("{form} {operator}")), value);
             }
         }

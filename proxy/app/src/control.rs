@@ -163,6 +163,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     let concurrency = options.concurrency.map_or(0, usize::from);
     let concurrency = if concurrency == 0 { system::cpus() } else { concurrency };
     set_hostname();
+    outrigger_config::set_local_zone(system::local_zone);
     outrigger_dataplane::install_provider();
     let keys = CodeKeys::load(&options.wasm_code_key)?;
     let registry = Arc::new(Registry::default());

@@ -5,6 +5,7 @@
     reason = "setrlimit, prctl, setpriority and their like are C functions without a safe form in std"
 )]
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::num::NonZero;
@@ -12,6 +13,25 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use outrigger_config::LocalZone;
+
+/// The local time zone at a moment, by `TZ` or the system's setting.
+pub(crate) fn local_zone(epoch_seconds: i64) -> LocalZone {
+    let mut civil = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: the C library reads the seconds and fills the structure; a structure of zeros is one, and its zone is null.
+    let civil = unsafe {
+        libc::localtime_r(&raw const epoch_seconds, civil.as_mut_ptr());
+        civil.assume_init()
+    };
+    let abbreviation = if civil.tm_zone.is_null() {
+        "UTC".into()
+    } else {
+        // SAFETY: a zone's name is a string of the C library's that is never freed.
+        unsafe { CStr::from_ptr(civil.tm_zone) }.to_string_lossy().into_owned().into()
+    };
+    LocalZone { offset_seconds: civil.tm_gmtoff, abbreviation }
+}
 
 /// CPUs that the scheduler's affinity and the cgroup's quota grant, at least one.
 pub(crate) fn cpus() -> usize {

@@ -5,6 +5,9 @@
 //! (or nothing, with [`Format::omit_empty`]) and control bytes are escaped, so that a client can't write log lines of
 //! its own; in header values ([`Format::parse_header`]) an absent value is nothing and bytes stay as they are.
 
+mod certificate;
+mod coalesce;
+mod duration;
 mod facts;
 mod grpc;
 mod metadata;
@@ -19,6 +22,7 @@ use outrigger_http::StreamState;
 
 pub(crate) use grpc::grpc_code;
 use operator::Operator;
+pub use time::LocalZone;
 use value::Value;
 
 /// A compiled format.
@@ -173,6 +177,11 @@ pub fn set_hostname(name: &str) {
     facts::set_hostname(name);
 }
 
+/// Tells the formats what the local time is. Called once, before anything is served; until then it is UTC.
+pub fn set_local_zone(zone: fn(i64) -> LocalZone) {
+    time::set_local_zone(zone);
+}
+
 fn parse(text: &str) -> Result<Vec<Segment>, FormatError> {
     if text.len() > Format::TEXT_BYTES_MAX {
         return Err(FormatError::TooLong);
@@ -192,7 +201,7 @@ fn parse(text: &str) -> Result<Vec<Segment>, FormatError> {
         if !literal.is_empty() {
             segments.push(Segment::Literal(Bytes::from(std::mem::take(&mut literal))));
         }
-        segments.push(Segment::Operator(Operator::parse(token.name, token.argument)?, token.max));
+        segments.push(Segment::Operator(Operator::parse(token.name, token.argument, 0)?, token.max));
         at = end;
     }
     literal.push_str(&text[at..]);

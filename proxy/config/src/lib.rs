@@ -68,7 +68,7 @@ pub use filter_chain::{
     ConnectionFacts, ConnectionFilter, ConnectionFilterKind, FilterChain, FilterChainClash, FilterChainMatch,
     FilterChainTable, SourceType,
 };
-pub use format::{Format, FormatError, FormatValue, set_hostname};
+pub use format::{Format, FormatError, FormatValue, LocalZone, set_hostname, set_local_zone};
 pub use fraction::Fraction;
 pub use hash_policy::{HashCookie, HashFrom, HashPolicy};
 pub use health_check::{

@@ -28,6 +28,9 @@ pub struct TlsInspector {
     pub hello_bytes_max: u32,
     /// `close_connection_on_client_hello_parsing_errors`: else such a connection is one in cleartext.
     pub close_on_malformed: bool,
+    /// `enable_ja3_fingerprinting`, `enable_ja4_fingerprinting`: for logs.
+    pub ja3: bool,
+    pub ja4: bool,
 }
 
 /// `envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`.

@@ -49,7 +49,7 @@ pub(crate) use pools::ConnectionGuard;
 
 use crate::error::{ErrorKind, StreamError};
 use crate::stats::ClusterStats;
-use crate::worker::WorkerCx;
+use crate::worker::{ConnectionIds, WorkerCx};
 use balancer::Recipe;
 use gauges::Gauges;
 use health::ClusterHealth;
@@ -81,6 +81,7 @@ pub(crate) struct ClusterHandle {
     local: Option<Rc<LocalCluster>>,
     /// The connection that has failed last, for the log of the stream that it was for.
     failed: RefCell<Option<Rc<FailedConnect>>>,
+    ids: Rc<ConnectionIds>,
 }
 
 impl ClusterHandle {
@@ -129,6 +130,7 @@ impl ClusterHandle {
             entry: entry.clone(),
             local: cx.local.clone(),
             failed: RefCell::default(),
+            ids: cx.connection_ids.clone(),
             stats,
         })
     }

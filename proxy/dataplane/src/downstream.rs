@@ -7,7 +7,7 @@ pub(crate) mod resets;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, ResponseHead};
+use outrigger_http::{Headers, ResponseHead, WireBytes};
 
 use crate::error::StreamError;
 use crate::http1::BodyEvent;
@@ -83,6 +83,14 @@ impl Downstream<'_> {
         match self {
             Downstream::H1(connection) => connection.poll_flush(cx),
             Downstream::H2(stream) => stream.poll_flush(cx),
+        }
+    }
+
+    /// What the stream has on the wire so far.
+    pub(crate) fn wire_bytes(&self) -> WireBytes {
+        match self {
+            Downstream::H1(connection) => connection.wire_bytes(),
+            Downstream::H2(stream) => stream.wire_bytes(),
         }
     }
 

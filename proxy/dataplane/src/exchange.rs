@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_http::{LogType, ResponseFlags, StreamState, TimingPoint};
+use outrigger_http::{CloseType, LogType, ResponseFlags, StreamState, TimingPoint};
 use tokio::time::Instant;
 
 use crate::cluster::{Checkout, ClusterHandle, Picked};
@@ -264,7 +264,12 @@ impl<'a> Exchange<'a> {
                 self.chain.stats.downstream_rq_tx_reset().inc();
             }
         }
-        self.stream.borrow_mut().info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
+        {
+            let info = &mut self.stream.borrow_mut().info;
+            info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
+            info.downstream_wire = self.down.wire_bytes();
+            info.downstream_closed.how = Some(CloseType::Normal);
+        }
         let origin = std::mem::replace(&mut self.origin, Origin::Done);
         let outcome = match origin {
             Origin::Connected(picked) if tunnel => {
@@ -284,11 +289,17 @@ impl<'a> Exchange<'a> {
     }
 
     fn record(&self, picked: &Picked) {
+        self.count_bytes(picked);
         let state = self.stream.borrow();
         let status = state.response.as_ref().map_or(503, |head| head.status);
         picked.record(status, state.info.flags);
         let elapsed = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();
         picked.cluster.stats.upstream_rq_time().record(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// What an attempt has had on the wire, when it is over.
+    fn count_bytes(&self, picked: &Picked) {
+        self.stream.borrow_mut().info.upstream_wire.add(picked.stream.wire_bytes());
     }
 
     fn log(&mut self) {

@@ -8,10 +8,12 @@
 //! obs-fold, repeated or conflicting lengths, anything between a chunk's data and its CRLF).
 
 mod body;
+mod meter;
 mod parse;
 mod write;
 
 pub(crate) use body::{BodyDecoder, BodyEncoder, BodyError, BodyEvent};
+pub(crate) use meter::Meter;
 pub(crate) use parse::{
     BodyLength, HeadError, HeadLimits, HeadScan, ParsedRequest, ParsedResponse, check_host, parse_request,
     parse_response,

@@ -9,10 +9,29 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
-use outrigger_http::{HeaderName, Headers};
+use outrigger_http::{HeaderName, Headers, RequestHead};
 use rand::Rng;
 
 use crate::http1::BodyEvent;
+
+/// RFC 9113 §4.1.
+const FRAME_HEADER_BYTES: u64 = 9;
+/// What a frame holds at most where a peer has said nothing else (RFC 9113 §6.5.2).
+const FRAME_BYTES: usize = 16 << 10;
+
+/// What a head or trailers have on the wire, as if they weren't compressed: the codec doesn't tell more. `pseudo`: of what
+/// isn't among the headers.
+pub(crate) fn header_bytes(headers: &Headers, pseudo: &[(&str, usize)]) -> u64 {
+    let pseudo: usize = pseudo.iter().map(|(name, value)| name.len() + value).sum();
+    (headers.byte_size() + pseudo) as u64 + FRAME_HEADER_BYTES
+}
+
+/// The same of a request's head.
+pub(crate) fn request_bytes(head: &RequestHead) -> u64 {
+    let (path, authority) = ((":path", head.path.len()), (":authority", head.authority.len()));
+    let (method, scheme) = ((":method", head.method.as_bytes().len()), (":scheme", head.scheme.as_str().len()));
+    header_bytes(&head.headers, &[method, scheme, authority, path])
+}
 
 /// Pings the peer; done when it didn't answer in time.
 pub(crate) async fn keep_alive(options: outrigger_config::Http2Keepalive, mut pings: h2::PingPong) {
@@ -84,6 +103,8 @@ pub(crate) fn headers_to(headers: &Headers, map: &mut HeaderMap) {
 #[derive(Debug)]
 pub(crate) struct Reader {
     body: h2::RecvStream,
+    /// On the wire.
+    pub(crate) bytes: u64,
     data_done: bool,
     done: bool,
 }
@@ -91,7 +112,7 @@ pub(crate) struct Reader {
 impl Reader {
     pub(crate) fn new(body: h2::RecvStream) -> Reader {
         let done = body.is_end_stream();
-        Reader { body, data_done: done, done }
+        Reader { body, bytes: 0, data_done: done, done }
     }
 
     pub(crate) const fn is_done(&self) -> bool {
@@ -106,6 +127,7 @@ impl Reader {
             match ready!(self.body.poll_data(cx)) {
                 Some(bytes) => {
                     let bytes = bytes?;
+                    self.bytes += bytes.len() as u64 + FRAME_HEADER_BYTES;
                     // Whoever takes it bounds what it keeps, and stops polling when it is full.
                     self.body.flow_control().release_capacity(bytes.len())?;
                     self.done = self.body.is_end_stream();
@@ -130,6 +152,8 @@ impl Reader {
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     stream: Option<h2::SendStream<Bytes>>,
+    /// On the wire, of data.
+    pub(crate) bytes: u64,
     queue: VecDeque<Bytes>,
     queued: usize,
     end: Option<End>,
@@ -187,6 +211,7 @@ impl Writer {
                 self.queue.pop_front();
             }
             let last = self.queue.is_empty() && matches!(self.end, Some(End::Data));
+            self.bytes += bytes.len() as u64 + bytes.len().div_ceil(FRAME_BYTES).max(1) as u64 * FRAME_HEADER_BYTES;
             stream.send_data(bytes, last)?;
             if last {
                 self.end = None;
@@ -195,7 +220,10 @@ impl Writer {
             }
         }
         match self.end.take() {
-            Some(End::Data) => stream.send_data(Bytes::new(), true)?,
+            Some(End::Data) => {
+                self.bytes += FRAME_HEADER_BYTES;
+                stream.send_data(Bytes::new(), true)?;
+            }
             Some(End::Trailers(trailers)) => stream.send_trailers(trailers)?,
             None => return Poll::Ready(Ok(())),
         }

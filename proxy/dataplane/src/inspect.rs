@@ -4,7 +4,9 @@
 //! header is taken out. How much is read is bounded, and so is the time, by whoever polls.
 
 pub(crate) mod client_hello;
+mod fingerprint;
 pub(crate) mod http_version;
+mod md5;
 pub(crate) mod proxy_header;
 
 use std::net::SocketAddr;
@@ -34,6 +36,9 @@ pub(crate) struct Found {
     server_name: Option<Arc<str>>,
     is_tls: bool,
     application_protocols: Vec<Box<[u8]>>,
+    /// Fingerprints of the hello, where they are asked for.
+    ja3: Arc<str>,
+    ja4: Arc<str>,
     /// The peer of the socket, where the PROXY protocol told of another client.
     direct_remote: Option<SocketAddr>,
     /// The destination is not where the socket was connected to.
@@ -89,13 +94,16 @@ impl Found {
 
     /// For the connection's streams.
     pub(crate) fn info(&self, transport: &Transport) -> Option<Arc<ConnectionInfo>> {
-        if self.direct_remote.is_none() && self.server_name.is_none() && !self.restored {
+        let told = self.direct_remote.is_some() || self.server_name.is_some() || self.restored;
+        if !told && self.ja3.is_empty() && self.ja4.is_empty() {
             return None;
         }
         Some(Arc::new(ConnectionInfo {
             direct_remote: self.direct_remote,
             requested_server_name: self.server_name.clone(),
             original_dst: self.original_dst(transport),
+            ja3: self.ja3.clone(),
+            ja4: self.ja4.clone(),
         }))
     }
 }
@@ -182,12 +190,26 @@ fn tls(config: &TlsInspector, transport: &Transport, found: &mut Found, stats: &
             found.is_tls = true;
             found.server_name = (!server_name.is_empty()).then(|| server_name.into());
             found.application_protocols = protocols;
+            if config.ja3 || config.ja4 {
+                take_fingerprints(config, &transport.input, found);
+            }
             Look::Done
         }
         Tls::No | Tls::Malformed => {
             stats.inc("tls_inspector.tls_not_found");
             if config.close_on_malformed { Look::Refused } else { Look::Done }
         }
+    }
+}
+
+fn take_fingerprints(config: &TlsInspector, bytes: &[u8], found: &mut Found) {
+    let Ok(body) = client_hello::message(bytes) else { return };
+    let Some(offer) = fingerprint::Offer::read(&body) else { return };
+    if config.ja3 {
+        found.ja3 = offer.ja3().into();
+    }
+    if config.ja4 {
+        found.ja4 = offer.ja4().into();
     }
 }
 

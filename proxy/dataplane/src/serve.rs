@@ -43,6 +43,7 @@ struct Client<'a> {
     slot: Rc<ChainSlot>,
     info: Option<Arc<ConnectionInfo>>,
     id: u64,
+    accepted: std::time::Instant,
     opened: Instant,
     stats: Rc<HttpStats>,
     /// `None`: cleartext.
@@ -117,6 +118,7 @@ impl Client<'_> {
         }
         let mut info = StreamInfo {
             connection_id: self.id,
+            connection_start: Some(self.accepted),
             downstream_remote: remote,
             downstream_local: local,
             connection: self.info.clone(),
@@ -143,6 +145,7 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
         info,
         tls,
         id: cx.connection_id(),
+        accepted: transport.opened,
         opened: Instant::now(),
         stats: chain.stats.clone(),
         waker: RefCell::new(None),

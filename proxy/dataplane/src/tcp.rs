@@ -10,7 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use outrigger_config::{DownstreamTransport, TcpProxy};
-use outrigger_http::{EndpointAddress, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{
+    CloseType, EndpointAddress, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint,
+};
 use rand::Rng;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
@@ -112,6 +114,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     let started = Instant::now();
     let mut info = StreamInfo {
         connection_id: cx.connection_id(),
+        connection_start: Some(down.opened),
         downstream_remote: down.remote,
         downstream_local: down.local,
         connection: info,
@@ -142,7 +145,14 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     };
     if let Err(error) = outcome {
         state.info.flags.insert(error.flags());
+        if state.info.upstream_connection.is_none() {
+            state.info.downstream_closed.local_reason = "tcp_initializion_failure:0";
+        }
     }
+    if state.info.cluster_name.is_some() {
+        state.info.upstream_closed.how.get_or_insert(CloseType::Normal);
+    }
+    state.info.downstream_closed.how.get_or_insert(CloseType::Normal);
     stats.downstream_cx_rx_bytes_total().add(down.bytes_read);
     stats.downstream_cx_tx_bytes_total().add(down.bytes_written);
     stats.downstream_cx_length_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
@@ -219,6 +229,7 @@ fn describe_upstream(info: &mut StreamInfo, up: &Transport, remote: EndpointAddr
     info.upstream_remote = Some(remote);
     info.upstream_local = up.local;
     info.upstream_tls = up.tls().cloned();
+    info.upstream_connection = up.upstream;
     info.upstream_attempts = attempts;
     info.mark(TimingPoint::UpstreamReady, std::time::Instant::now());
 }
@@ -237,25 +248,38 @@ fn ended(
     up: Option<&Transport>,
     info: &mut StreamInfo,
 ) -> Result<(), StreamError> {
+    if let Some(up) = up {
+        info.upstream_wire = up.wire_bytes();
+    }
+    let both_for = |info: &mut StreamInfo, reason| {
+        info.downstream_closed.local_reason = reason;
+        info.upstream_closed.local_reason = reason;
+    };
     match end {
         End::Closed | End::Filtered => Ok(()),
         End::DownstreamReset => {
             if let Some(up) = up {
                 up.reset();
             }
+            info.downstream_closed.how = Some(CloseType::RemoteReset);
             Err(StreamError::downstream(ErrorKind::Terminated))
         }
         End::UpstreamReset => {
             down.reset();
+            info.downstream_closed.how = Some(CloseType::LocalReset);
+            info.upstream_closed.how = Some(CloseType::RemoteReset);
             Err(StreamError::upstream(ErrorKind::Terminated))
         }
         End::Idle => {
             chain.stats.idle_timeout().inc();
             info.flags.insert(ResponseFlags::STREAM_IDLE_TIMEOUT);
+            both_for(info, "tcp_session_idle_timeout");
             Ok(())
         }
         End::Deadline => {
             chain.stats.max_downstream_connection_duration().inc();
+            info.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+            both_for(info, "max_connection_duration_reached");
             Ok(())
         }
     }

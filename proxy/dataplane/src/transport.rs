@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use outrigger_config::UpstreamProxyProtocol;
-use outrigger_http::{StreamInfo, TlsInfo};
+use outrigger_http::{StreamInfo, TlsInfo, UpstreamConnection, WireBytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::cluster::{self, Client, MadeFor};
@@ -43,6 +43,10 @@ pub(crate) struct Transport {
     pub(crate) local: Option<SocketAddr>,
     pub(crate) bytes_read: u64,
     pub(crate) bytes_written: u64,
+    /// When it was accepted, or made.
+    pub(crate) opened: Instant,
+    /// Of an endpoint's connection.
+    pub(crate) upstream: Option<UpstreamConnection>,
 }
 
 impl Transport {
@@ -64,6 +68,8 @@ impl Transport {
             local,
             bytes_read: 0,
             bytes_written: 0,
+            opened: Instant::now(),
+            upstream: None,
         })
     }
 
@@ -71,6 +77,22 @@ impl Transport {
     pub(crate) fn tell_sizes(&self, info: &mut StreamInfo) {
         info.request_body_bytes = self.bytes_read;
         info.response_body_bytes = self.bytes_written;
+        info.downstream_wire = self.wire_bytes();
+    }
+
+    /// All that came and went.
+    pub(crate) fn wire_bytes(&self) -> WireBytes {
+        WireBytes { received: self.bytes_read, sent: self.bytes_written, ..WireBytes::default() }
+    }
+
+    /// Bytes of the peer that somebody has taken.
+    pub(crate) fn bytes_taken(&self) -> u64 {
+        self.bytes_read.saturating_sub(self.input.len() as u64)
+    }
+
+    /// Bytes for the peer, sent or not.
+    pub(crate) fn bytes_queued(&self) -> u64 {
+        self.bytes_written + self.output.len() as u64
     }
 
     /// Shakes hands with a client. What was read ahead is the beginning of its TLS.

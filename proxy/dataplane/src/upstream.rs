@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, RequestHead, ResponseHead, TlsInfo, Version};
+use outrigger_http::{Headers, RequestHead, ResponseHead, TlsInfo, UpstreamConnection, Version, WireBytes};
 
 use crate::error::StreamError;
 use crate::http1::BodyEvent;
@@ -118,6 +118,21 @@ impl Upstream {
         match self {
             Upstream::H1(stream) => stream.transport.tls(),
             Upstream::H2(stream) => stream.tls.as_ref(),
+        }
+    }
+
+    /// What the stream has on the wire so far.
+    pub(crate) fn wire_bytes(&self) -> WireBytes {
+        match self {
+            Upstream::H1(stream) => stream.wire_bytes(),
+            Upstream::H2(stream) => stream.wire_bytes(),
+        }
+    }
+
+    pub(crate) const fn connection(&self) -> Option<UpstreamConnection> {
+        match self {
+            Upstream::H1(stream) => stream.transport.upstream,
+            Upstream::H2(stream) => stream.connection,
         }
     }
 

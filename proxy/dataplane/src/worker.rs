@@ -89,9 +89,24 @@ pub(crate) struct WorkerCx {
     /// The process ends.
     pub(crate) ending: Drain,
     idle: RefCell<HashMap<u64, Waker>>,
-    next_connection: Cell<u64>,
+    pub(crate) connection_ids: Rc<ConnectionIds>,
     active: Cell<usize>,
     ended: tokio::sync::Notify,
+}
+
+/// Ids of connections, of clients and to endpoints. They are unique in the process: the worker stands in the upper bits.
+#[derive(Debug)]
+pub(crate) struct ConnectionIds {
+    worker: u64,
+    last: Cell<u64>,
+}
+
+impl ConnectionIds {
+    pub(crate) fn next(&self) -> u64 {
+        let next = self.last.get() + 1;
+        self.last.set(next);
+        self.worker << 48 | next
+    }
 }
 
 impl WorkerCx {
@@ -119,7 +134,7 @@ impl WorkerCx {
             clocks: Cell::new((Instant::now(), SystemTime::now())),
             ending: Drain::default(),
             idle: RefCell::default(),
-            next_connection: Cell::new(0),
+            connection_ids: Rc::new(ConnectionIds { worker: index as u64, last: Cell::new(0) }),
             active: Cell::new(0),
             ended: tokio::sync::Notify::new(),
         })
@@ -138,11 +153,8 @@ impl WorkerCx {
         self.drain
     }
 
-    /// Ids are unique in the process: the worker stands in the upper bits.
     pub(crate) fn connection_id(&self) -> u64 {
-        let next = self.next_connection.get() + 1;
-        self.next_connection.set(next);
-        (self.index as u64) << 48 | next
+        self.connection_ids.next()
     }
 
     /// The value of `date`, made once a second.

@@ -25,5 +25,8 @@ pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Headers, InvalidValue, valid_value};
 pub use metadata::{Metadata, MetadataStruct, MetadataValue, StreamMetadata};
 pub use name::{HeaderName, InvalidName, Known, is_token_byte};
-pub use stream::{ConnectionInfo, Direction, LogType, StreamEvent, StreamInfo, StreamState, TimingPoint, Timings};
+pub use stream::{
+    CloseType, Closed, ConnectionInfo, Direction, LogType, StreamEvent, StreamInfo, StreamState, TimingPoint, Timings,
+    UpstreamConnection, WireBytes,
+};
 pub use tls::{CertificateInfo, TlsInfo};

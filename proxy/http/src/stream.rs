@@ -69,21 +69,29 @@ pub enum LogType {
 pub enum TimingPoint {
     /// The last byte of the request was received.
     RequestComplete,
+    /// An attempt began.
+    UpstreamAsked,
     /// The upstream connection was ready.
     UpstreamReady,
     /// The request's head was sent upstream.
     UpstreamRequestSent,
+    /// The request's last byte was.
+    UpstreamRequestComplete,
     /// The first byte of the response came.
     UpstreamResponseStart,
+    /// The first byte of the response's body.
+    UpstreamBodyStart,
     /// The last byte of the response came.
     UpstreamResponseComplete,
-    /// The response was handed to the client's connection.
+    /// The response's head was handed to the client's connection.
+    ResponseStart,
+    /// The whole response was.
     ResponseComplete,
 }
 
 /// When the points of a stream were reached.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Timings([Option<Duration>; 6]);
+pub struct Timings([Option<Duration>; 10]);
 
 impl Timings {
     pub fn set(&mut self, point: TimingPoint, since_start: Duration) {
@@ -94,6 +102,56 @@ impl Timings {
     pub fn get(&self, point: TimingPoint) -> Option<Duration> {
         self.0[point as usize]
     }
+
+    /// Forgets what an attempt has reached, since another one begins.
+    pub fn forget_attempt(&mut self) {
+        self.0[TimingPoint::UpstreamAsked as usize..=TimingPoint::UpstreamResponseComplete as usize].fill(None);
+    }
+}
+
+/// Bytes of a stream as they stood on the wire, within TLS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WireBytes {
+    pub received: u64,
+    pub sent: u64,
+    /// Those of heads and trailers.
+    pub header_received: u64,
+    pub header_sent: u64,
+}
+
+impl WireBytes {
+    /// Adds those of another attempt.
+    pub fn add(&mut self, other: WireBytes) {
+        self.received += other.received;
+        self.sent += other.sent;
+        self.header_received += other.header_received;
+        self.header_sent += other.header_sent;
+    }
+}
+
+/// What all streams of a connection to an endpoint share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamConnection {
+    pub id: u64,
+    pub connect_start: Instant,
+    pub connected: Instant,
+}
+
+/// How a connection came to its end, as far as a log can tell (`%…_DETECTED_CLOSE_TYPE%`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseType {
+    Normal,
+    LocalReset,
+    RemoteReset,
+}
+
+/// The end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Closed {
+    /// `None`: it is open.
+    pub how: Option<CloseType>,
+    /// Why we have closed it; empty: the peer has, or nothing is known.
+    pub local_reason: &'static str,
 }
 
 /// Something that happened to a traced stream.
@@ -114,6 +172,9 @@ pub struct ConnectionInfo {
     pub requested_server_name: Option<Arc<str>>,
     /// Where the client wanted to, if it was redirected to us, or a balancer says so.
     pub original_dst: Option<SocketAddr>,
+    /// Fingerprints of the client's hello, where the listener's inspector takes them; else empty.
+    pub ja3: Arc<str>,
+    pub ja4: Arc<str>,
 }
 
 /// Facts of a stream for access logs, properties and metrics.
@@ -125,6 +186,8 @@ pub struct StreamInfo {
     pub start: Instant,
     pub timings: Timings,
     pub connection_id: u64,
+    /// When the client's connection was accepted.
+    pub connection_start: Option<Instant>,
     pub downstream_remote: Option<SocketAddr>,
     pub downstream_local: Option<SocketAddr>,
     /// The client's address as `x-forwarded-for` tells it, where that is trusted and says something else than the peer.
@@ -138,6 +201,14 @@ pub struct StreamInfo {
     /// Endpoints of earlier attempts, with their names.
     pub upstream_attempted: Vec<(EndpointAddress, Option<Arc<str>>)>,
     pub upstream_local: Option<SocketAddr>,
+    /// `None`: there was none.
+    pub upstream_connection: Option<UpstreamConnection>,
+    /// Connections of earlier attempts.
+    pub upstream_connections_attempted: Vec<u64>,
+    pub downstream_wire: WireBytes,
+    pub upstream_wire: WireBytes,
+    pub downstream_closed: Closed,
+    pub upstream_closed: Closed,
     pub listener_name: Arc<str>,
     pub listener_direction: Direction,
     /// What an access log's line is about.
@@ -198,6 +269,7 @@ impl StreamInfo {
             start,
             timings: Timings::default(),
             connection_id: 0,
+            connection_start: None,
             downstream_remote: None,
             downstream_local: None,
             downstream_trusted_ip: None,
@@ -207,6 +279,12 @@ impl StreamInfo {
             upstream_version: None,
             upstream_attempted: Vec::new(),
             upstream_local: None,
+            upstream_connection: None,
+            upstream_connections_attempted: Vec::new(),
+            downstream_wire: WireBytes::default(),
+            upstream_wire: WireBytes::default(),
+            downstream_closed: Closed::default(),
+            upstream_closed: Closed::default(),
             listener_name: Arc::default(),
             listener_direction: Direction::default(),
             log_type: LogType::NotSet,

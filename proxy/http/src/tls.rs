@@ -1,6 +1,7 @@
 //! What TLS established about a connection, for properties, access logs and forwarded certificates.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -11,6 +12,10 @@ pub struct TlsInfo {
     pub version: &'static str,
     /// OpenSSL's name: `TLS_AES_128_GCM_SHA256`.
     pub cipher: &'static str,
+    /// Of the key exchange: `X25519`; empty if there was none.
+    pub group: &'static str,
+    /// From the client's first message to the last one.
+    pub handshake: Option<(Instant, Instant)>,
     /// SNI, in lower case; empty if there was none.
     pub server_name: Arc<str>,
     /// The protocol that was negotiated; empty if there was none.
@@ -23,6 +28,8 @@ pub struct TlsInfo {
     pub peer: Option<Arc<CertificateInfo>>,
     /// Whether the peer's certificate was checked against trust anchors, and passed.
     pub peer_validated: bool,
+    /// The trust anchors that the peer's certificate was checked against, in DER.
+    pub authorities: Option<Arc<[Bytes]>>,
 }
 
 /// A leaf certificate's facts.

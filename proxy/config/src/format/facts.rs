@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-use outrigger_http::{EndpointAddress, HeaderName, LogType, StreamState, TimingPoint};
+use outrigger_http::{CloseType, Closed, EndpointAddress, HeaderName, LogType, StreamState, TimingPoint, WireBytes};
 
 use super::value::{Value, millis, number, text};
 
@@ -35,6 +35,11 @@ pub(crate) enum Fact {
     RouteName,
     FilterChainName,
     ConnectionId,
+    UpstreamConnectionId,
+    /// Bytes between the proxy and a side.
+    Wire(Side, Wire),
+    CloseType(Side),
+    LocalCloseReason(Side),
     ConnectionTerminationDetails,
     RequestHeadersBytes,
     ResponseHeadersBytes,
@@ -51,6 +56,20 @@ pub(crate) enum Fact {
     UniqueId,
     /// Of QUIC, which isn't spoken.
     Zero,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Downstream,
+    Upstream,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Received,
+    Sent,
+    HeaderReceived,
+    HeaderSent,
 }
 
 pub(super) const FACTS: &[(&str, Fact)] = &[
@@ -73,6 +92,23 @@ pub(super) const FACTS: &[(&str, Fact)] = &[
     ("ROUTE_NAME", Fact::RouteName),
     ("FILTER_CHAIN_NAME", Fact::FilterChainName),
     ("CONNECTION_ID", Fact::ConnectionId),
+    ("UPSTREAM_CONNECTION_ID", Fact::UpstreamConnectionId),
+    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", Fact::Wire(Side::Downstream, Wire::Received)),
+    ("DOWNSTREAM_WIRE_BYTES_SENT", Fact::Wire(Side::Downstream, Wire::Sent)),
+    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", Fact::Wire(Side::Downstream, Wire::HeaderReceived)),
+    ("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", Fact::Wire(Side::Downstream, Wire::HeaderReceived)),
+    ("DOWNSTREAM_HEADER_BYTES_SENT", Fact::Wire(Side::Downstream, Wire::HeaderSent)),
+    ("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", Fact::Wire(Side::Downstream, Wire::HeaderSent)),
+    ("DOWNSTREAM_DETECTED_CLOSE_TYPE", Fact::CloseType(Side::Downstream)),
+    ("DOWNSTREAM_LOCAL_CLOSE_REASON", Fact::LocalCloseReason(Side::Downstream)),
+    ("UPSTREAM_WIRE_BYTES_RECEIVED", Fact::Wire(Side::Upstream, Wire::Received)),
+    ("UPSTREAM_WIRE_BYTES_SENT", Fact::Wire(Side::Upstream, Wire::Sent)),
+    ("UPSTREAM_HEADER_BYTES_RECEIVED", Fact::Wire(Side::Upstream, Wire::HeaderReceived)),
+    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", Fact::Wire(Side::Upstream, Wire::HeaderReceived)),
+    ("UPSTREAM_HEADER_BYTES_SENT", Fact::Wire(Side::Upstream, Wire::HeaderSent)),
+    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", Fact::Wire(Side::Upstream, Wire::HeaderSent)),
+    ("UPSTREAM_DETECTED_CLOSE_TYPE", Fact::CloseType(Side::Upstream)),
+    ("UPSTREAM_LOCAL_CLOSE_REASON", Fact::LocalCloseReason(Side::Upstream)),
     ("CONNECTION_TERMINATION_DETAILS", Fact::ConnectionTerminationDetails),
     ("REQUEST_HEADERS_BYTES", Fact::RequestHeadersBytes),
     ("RESPONSE_HEADERS_BYTES", Fact::ResponseHeadersBytes),
@@ -107,7 +143,7 @@ impl Fact {
             Fact::BytesSent => number(info.response_body_bytes),
             Fact::Duration => millis(time(TimingPoint::ResponseComplete)),
             Fact::RequestDuration => millis(time(TimingPoint::RequestComplete)),
-            Fact::RequestTxDuration => millis(time(TimingPoint::UpstreamRequestSent)),
+            Fact::RequestTxDuration => millis(time(TimingPoint::UpstreamRequestComplete)),
             Fact::ResponseDuration => millis(time(TimingPoint::UpstreamResponseStart)),
             Fact::ResponseTxDuration => {
                 let span = time(TimingPoint::ResponseComplete).zip(time(TimingPoint::UpstreamResponseStart));
@@ -119,6 +155,10 @@ impl Fact {
             Fact::RouteName => text(info.route_name.as_deref().unwrap_or_default()),
             Fact::FilterChainName => text(&info.filter_chain_name),
             Fact::ConnectionId => number(info.connection_id),
+            Fact::UpstreamConnectionId => number(info.upstream_connection.map_or(0, |connection| connection.id)),
+            Fact::Wire(side, what) => what.of(side.pick(info.downstream_wire, info.upstream_wire)),
+            Fact::CloseType(side) => close_type(side.pick(info.downstream_closed, info.upstream_closed)),
+            Fact::LocalCloseReason(side) => text(side.pick(info.downstream_closed, info.upstream_closed).local_reason),
             Fact::ConnectionTerminationDetails => text(&info.connection_termination_details),
             Fact::RequestHeadersBytes => number(info.request_header_bytes),
             Fact::ResponseHeadersBytes => number(info.response_header_bytes),
@@ -145,6 +185,35 @@ impl Fact {
             Fact::Zero => Value::Number(0),
         }
     }
+}
+
+impl Side {
+    fn pick<T>(self, downstream: T, upstream: T) -> T {
+        match self {
+            Side::Downstream => downstream,
+            Side::Upstream => upstream,
+        }
+    }
+}
+
+impl Wire {
+    fn of(self, bytes: WireBytes) -> Value<'static> {
+        number(match self {
+            Wire::Received => bytes.received,
+            Wire::Sent => bytes.sent,
+            Wire::HeaderReceived => bytes.header_received,
+            Wire::HeaderSent => bytes.header_sent,
+        })
+    }
+}
+
+fn close_type(closed: Closed) -> Value<'static> {
+    text(match closed.how {
+        None => "",
+        Some(CloseType::Normal) => "Normal",
+        Some(CloseType::LocalReset) => "LocalReset",
+        Some(CloseType::RemoteReset) => "RemoteReset",
+    })
 }
 
 /// Lines are split at spaces.

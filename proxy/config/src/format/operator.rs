@@ -6,6 +6,8 @@ use std::time::SystemTime;
 use outrigger_http::{EndpointAddress, HeaderName, Headers, StreamInfo, StreamState};
 
 use super::FormatError;
+use super::coalesce::Coalesce;
+use super::duration::DurationOperator;
 use super::facts::{FACTS, Fact, host};
 use super::grpc::{GrpcForm, grpc_status};
 use super::metadata::MetadataOperator;
@@ -44,6 +46,8 @@ pub(crate) enum Operator {
     },
     GrpcStatus(GrpcForm),
     Tls(TlsOperator),
+    Duration(DurationOperator),
+    Coalesce(Coalesce),
     Metadata(MetadataOperator),
     Query(QueryOperator),
     ServerName(ServerName),
@@ -54,7 +58,9 @@ pub(crate) enum Operator {
         names: bool,
         port: bool,
     },
-    /// `%CUSTOM_FLAGS%`: nothing sets any.
+    /// The connections of all attempts.
+    ConnectionsAttempted,
+    /// A text that is empty for every stream.
     Empty,
     /// Envoy knows it, and no stream here has it, such as virtual clusters.
     Nothing,
@@ -123,6 +129,9 @@ const ADDRESSES: &[(&str, Peer, Part)] = &[
 /// True for every stream that is served here: there are no virtual clusters, and no QUIC.
 const NOTHING: &[&str] = &["VIRTUAL_CLUSTER_NAME", "ROUNDTRIP_DURATION"];
 
+/// No filter sets flags of its own; and the body of a reply is only known where the reply is made.
+const EMPTY: &[&str] = &["CUSTOM_FLAGS", "LOCAL_REPLY_BODY"];
+
 const ATTEMPTED: &[(&str, bool, bool)] = &[
     ("UPSTREAM_HOSTS_ATTEMPTED", false, true),
     ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", false, false),
@@ -131,7 +140,8 @@ const ATTEMPTED: &[(&str, bool, bool)] = &[
 ];
 
 impl Operator {
-    pub(crate) fn parse(name: &str, argument: Option<&str>) -> Result<Operator, FormatError> {
+    /// `depth`: so many operators it stands within.
+    pub(crate) fn parse(name: &str, argument: Option<&str>, depth: usize) -> Result<Operator, FormatError> {
         let problem = |problem: &str| FormatError::Argument { operator: name.to_owned(), problem: problem.to_owned() };
         let fields = || headers_argument(argument).map_err(|text| problem(&text));
         match name {
@@ -147,13 +157,17 @@ impl Operator {
             "TRAILER" | "RESPONSE_TRAILER" => {
                 return fields().map(|(name, fallback)| Operator::Trailer { name, fallback });
             }
-            "START_TIME" | "EMIT_TIME" => {
+            "START_TIME" | "EMIT_TIME" | "START_TIME_LOCAL" | "EMIT_TIME_LOCAL" => {
                 let format = match argument {
+                    None | Some("") if name.ends_with("LOCAL") => TimeFormat::iso_local(),
                     None | Some("") => TimeFormat::iso(),
                     Some(text) => TimeFormat::parse(text).map_err(|text| problem(&text))?,
                 };
-                return Ok(if name == "EMIT_TIME" { Operator::EmitTime(format) } else { Operator::StartTime(format) });
+                let format = if name.ends_with("LOCAL") { format.local() } else { format };
+                let emits = name.starts_with("EMIT");
+                return Ok(if emits { Operator::EmitTime(format) } else { Operator::StartTime(format) });
             }
+            "COALESCE" => return Coalesce::parse(argument.unwrap_or_default(), depth).map(Operator::Coalesce),
             "ENVIRONMENT" => {
                 let variable = argument.filter(|name| !name.is_empty());
                 let variable = variable.ok_or_else(|| problem("takes the name of a variable"))?;
@@ -163,6 +177,10 @@ impl Operator {
                 return Ok(Operator::Fact(Fact::RawCodeDetails));
             }
             "FILTER_STATE" => return filter_state(argument.unwrap_or_default()).map_err(problem),
+            "UPSTREAM_FILTER_STATE" => {
+                // No cluster and no transport socket here puts anything there.
+                return filter_state(argument.unwrap_or_default()).map(|_| Operator::Nothing).map_err(problem);
+            }
             "GRPC_STATUS" => {
                 return Ok(Operator::GrpcStatus(match argument {
                     None | Some("" | "CAMEL_STRING") => GrpcForm::Camel,
@@ -175,6 +193,9 @@ impl Operator {
         }
         if let Some(operator) = TlsOperator::parse(name, argument) {
             return operator.map(Operator::Tls).map_err(|text| problem(&text));
+        }
+        if let Some(operator) = DurationOperator::parse(name, argument) {
+            return operator.map(Operator::Duration).map_err(problem);
         }
         if let Some(operator) = MetadataOperator::parse(name, argument) {
             return operator.map(Operator::Metadata).map_err(problem);
@@ -198,7 +219,8 @@ impl Operator {
                 Some(Operator::Attempted { names: *names, port: *port })
             })
             .or_else(|| (name == "GRPC_STATUS_NUMBER").then_some(Operator::GrpcStatus(GrpcForm::Number)))
-            .or_else(|| (name == "CUSTOM_FLAGS").then_some(Operator::Empty))
+            .or_else(|| EMPTY.contains(&name).then_some(Operator::Empty))
+            .or_else(|| (name == "UPSTREAM_CONNECTION_IDS_ATTEMPTED").then_some(Operator::ConnectionsAttempted))
             .or_else(|| NOTHING.contains(&name).then_some(Operator::Nothing))
             .ok_or_else(|| FormatError::UnknownOperator(name.to_owned()))?;
         if argument.is_some_and(|argument| !argument.is_empty()) {
@@ -238,11 +260,14 @@ impl Operator {
             }
             Operator::GrpcStatus(form) => grpc_status(state, *form),
             Operator::Tls(operator) => operator.value(info),
+            Operator::Duration(operator) => operator.value(info),
+            Operator::Coalesce(operators) => operators.value(state),
             Operator::Metadata(operator) => operator.value(info),
             Operator::Query(operator) => operator.value(state),
             Operator::ServerName(name) => name.value(state),
             Operator::Environment(value) => Value::Bytes(value.as_bytes()),
             Operator::Attempted { names, port } => attempted(info, *names, *port),
+            Operator::ConnectionsAttempted => connections_attempted(info),
             Operator::Empty => Value::Bytes(b""),
             Operator::Nothing => Value::Absent,
         }
@@ -331,6 +356,13 @@ fn attempted(info: &StreamInfo, names: bool, port: bool) -> Value<'static> {
     if hosts.is_empty() { Value::Absent } else { Value::Owned(hosts.join(",").into_bytes()) }
 }
 
+fn connections_attempted(info: &StreamInfo) -> Value<'static> {
+    let last = info.upstream_connection.map(|connection| connection.id);
+    let ids: Vec<String> =
+        info.upstream_connections_attempted.iter().copied().chain(last).map(|id| id.to_string()).collect();
+    if ids.is_empty() { Value::Absent } else { Value::Owned(ids.join(",").into_bytes()) }
+}
+
 /// `X?Y`: a header, and the one to take where it is absent.
 fn headers_argument(argument: Option<&str>) -> Result<(Field, Option<Field>), String> {
     let argument = argument.unwrap_or_default();
@@ -354,15 +386,22 @@ pub(super) fn field(name: &str) -> Result<Field, String> {
     })
 }
 
-/// `key`, `key:PLAIN` or `key:TYPED`, with a maximum at the end that means nothing more than `:Z`.
+/// `key`, `key:PLAIN` or `key:TYPED`, with a maximum at the end that means nothing more than `:Z`; or `key:FIELD:name`.
 fn filter_state(argument: &str) -> Result<Operator, &'static str> {
     let mut parts = argument.split(':');
     let key = parts.next().unwrap_or_default();
     if key.is_empty() {
         return Err("takes the key of a filter state object");
     }
+    if let Some(field) = argument.strip_prefix(key).and_then(|rest| rest.strip_prefix(":FIELD")) {
+        // What filters store here is one value, without fields.
+        return match field.strip_prefix(':') {
+            Some(name) if !name.is_empty() && !name.contains(':') => Ok(Operator::Nothing),
+            _ => Err("takes one name of a field after FIELD"),
+        };
+    }
     if !parts.all(|part| matches!(part, "PLAIN" | "TYPED") || part.parse::<u32>().is_ok()) {
-        return Err("takes PLAIN or TYPED after the key");
+        return Err("takes PLAIN, TYPED or FIELD after the key");
     }
     Ok(Operator::FilterState { key: key.to_owned() })
 }

@@ -1,11 +1,33 @@
-//! `%START_TIME(%Y-%m-%d)%`: a subset of strftime over UTC, without a calendar library.
+//! `%START_TIME(%Y-%m-%d)%`: a subset of strftime, without a calendar library.
 
+use std::borrow::Cow;
 use std::io::Write;
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A compiled time format.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TimeFormat(Vec<Item>);
+pub(crate) struct TimeFormat {
+    items: Vec<Item>,
+    is_local: bool,
+}
+
+/// How far a place's time is from UTC at some moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalZone {
+    /// To the east.
+    pub offset_seconds: i64,
+    /// `CET`.
+    pub abbreviation: Cow<'static, str>,
+}
+
+static LOCAL_ZONE: OnceLock<fn(i64) -> LocalZone> = OnceLock::new();
+
+pub(super) fn set_local_zone(zone: fn(i64) -> LocalZone) {
+    LOCAL_ZONE.get_or_init(|| zone);
+}
+
+const UTC: LocalZone = LocalZone { offset_seconds: 0, abbreviation: Cow::Borrowed("UTC") };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Item {
@@ -28,6 +50,10 @@ enum Item {
     Minute,
     Second,
     Epoch,
+    /// `+0100`.
+    Offset,
+    /// `CET`.
+    Zone,
     /// So many digits of the fraction of a second.
     Fraction(usize),
 }
@@ -76,13 +102,26 @@ impl TimeFormat {
                 _ => items.extend(conversion_items(conversion).ok_or_else(|| format!("%{conversion} is not known"))?),
             }
         }
-        Ok(TimeFormat(items))
+        Ok(TimeFormat { items, is_local: false })
+    }
+
+    /// The same in local time.
+    pub(crate) fn local(self) -> TimeFormat {
+        TimeFormat { is_local: true, ..self }
+    }
+
+    /// `2026-01-31T23:59:59.123+0100`, in local time.
+    pub(crate) fn iso_local() -> TimeFormat {
+        let mut format = TimeFormat::iso().local();
+        format.items.pop();
+        format.items.push(Item::Offset);
+        format
     }
 
     /// `2026-01-31T23:59:59.123Z`.
     pub(crate) fn iso() -> TimeFormat {
         use Item::{Day, Fraction, Hour, Literal, Minute, Month, Second, Year};
-        TimeFormat(vec![
+        let items = vec![
             Year,
             Literal('-'),
             Month,
@@ -97,12 +136,14 @@ impl TimeFormat {
             Literal('.'),
             Fraction(3),
             Literal('Z'),
-        ])
+        ];
+        TimeFormat { items, is_local: false }
     }
 
     pub(crate) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
-        let at = Civil::of(time);
-        for item in &self.0 {
+        let zone = LOCAL_ZONE.get().filter(|_| self.is_local);
+        let at = Civil::of(time, zone);
+        for item in &self.items {
             at.write(item, out);
         }
     }
@@ -110,8 +151,8 @@ impl TimeFormat {
 
 fn conversion_items(conversion: char) -> Option<Vec<Item>> {
     use Item::{
-        AmPm, Day, DayOfYear, DaySpaced, Epoch, Fraction, Hour, Hour12, Literal, Minute, Month, MonthName, Second,
-        Weekday, Year, YearShort,
+        AmPm, Day, DayOfYear, DaySpaced, Epoch, Fraction, Hour, Hour12, Literal, Minute, Month, MonthName, Offset,
+        Second, Weekday, Year, YearShort, Zone,
     };
     Some(match conversion {
         '%' => vec![Literal('%')],
@@ -138,15 +179,19 @@ fn conversion_items(conversion: char) -> Option<Vec<Item>> {
         'D' => vec![Month, Literal('/'), Day, Literal('/'), YearShort],
         'T' => vec![Hour, Literal(':'), Minute, Literal(':'), Second],
         'R' => vec![Hour, Literal(':'), Minute],
-        'z' => "+0000".chars().map(Literal).collect(),
-        'Z' => "UTC".chars().map(Literal).collect(),
+        'z' => vec![Offset],
+        'Z' => vec![Zone],
         _ => return None,
     })
 }
 
 /// A point in time as a calendar has it.
 struct Civil {
+    /// Seconds in UTC.
     epoch: u64,
+    zone: LocalZone,
+    /// Seconds since midnight.
+    second_of_day: u64,
     nanos: u32,
     year: u64,
     /// From 1.
@@ -161,10 +206,12 @@ struct Civil {
 
 impl Civil {
     /// A time before 1970 counts as 1970.
-    fn of(time: SystemTime) -> Civil {
+    fn of(time: SystemTime, zone: Option<&fn(i64) -> LocalZone>) -> Civil {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch = since.as_secs();
-        let days = epoch / 86_400;
+        let zone = zone.map_or(UTC, |zone| zone(i64::try_from(epoch).unwrap_or(i64::MAX)));
+        let here = epoch.saturating_add_signed(zone.offset_seconds);
+        let (days, second_of_day) = (here / 86_400, here % 86_400);
         // Years from March on, in eras of 400 years: the leap day is a year's last (Howard Hinnant's algorithm).
         let shifted = days + 719_468;
         let day_of_era = shifted % 146_097;
@@ -177,11 +224,12 @@ impl Civil {
         let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         // March 1st is day 59 or 60 of its year, counted from 0.
         let day_of_year = if month > 2 { from_march + 60 + u64::from(leap) } else { from_march - 305 };
-        Civil { epoch, nanos: since.subsec_nanos(), year, month, day, day_of_year, weekday: (days + 4) % 7 }
+        let (nanos, weekday) = (since.subsec_nanos(), (days + 4) % 7);
+        Civil { epoch, zone, second_of_day, nanos, year, month, day, day_of_year, weekday }
     }
 
     fn write(&self, item: &Item, out: &mut Vec<u8>) {
-        let hour = self.epoch % 86_400 / 3_600;
+        let hour = self.second_of_day / 3_600;
         // Writing to a vector cannot fail.
         let _ = match item {
             Item::Literal(c) => write!(out, "{c}"),
@@ -196,9 +244,15 @@ impl Civil {
             Item::Hour => write!(out, "{hour:02}"),
             Item::Hour12 => write!(out, "{:02}", if hour.is_multiple_of(12) { 12 } else { hour % 12 }),
             Item::AmPm => write!(out, "{}", if hour < 12 { "AM" } else { "PM" }),
-            Item::Minute => write!(out, "{:02}", self.epoch % 3_600 / 60),
-            Item::Second => write!(out, "{:02}", self.epoch % 60),
+            Item::Minute => write!(out, "{:02}", self.second_of_day % 3_600 / 60),
+            Item::Second => write!(out, "{:02}", self.second_of_day % 60),
             Item::Epoch => write!(out, "{}", self.epoch),
+            Item::Zone => write!(out, "{}", self.zone.abbreviation),
+            Item::Offset => {
+                let minutes = self.zone.offset_seconds / 60;
+                let sign = if minutes < 0 { '-' } else { '+' };
+                write!(out, "{sign}{:02}{:02}", minutes.abs() / 60, minutes.abs() % 60)
+            }
             Item::Fraction(digits) => {
                 let unit = (*digits..9).fold(1, |unit, _| unit * 10);
                 write!(out, "{:0width$}", self.nanos / unit, width = digits)
@@ -240,6 +294,17 @@ mod tests {
     #[test]
     fn iso_is_its_format() {
         assert_eq!(TimeFormat::iso(), TimeFormat::parse("%Y-%m-%dT%H:%M:%E3SZ").unwrap());
+    }
+
+    #[test]
+    fn local_time_is_where_the_process_is() {
+        let west: fn(i64) -> LocalZone = |_| LocalZone { offset_seconds: -12_600, abbreviation: "NST".into() };
+        let mut out = Vec::new();
+        let format = TimeFormat::parse("%F %T %z %Z %s").unwrap();
+        let at = Civil::of(UNIX_EPOCH + Duration::from_secs(1_709_164_800), Some(&west));
+        format.items.iter().for_each(|item| at.write(item, &mut out));
+        assert_eq!(String::from_utf8(out).unwrap(), "2024-02-28 20:30:00 -0330 NST 1709164800");
+        assert_eq!(TimeFormat::iso_local(), TimeFormat::parse("%Y-%m-%dT%H:%M:%E3S%z").unwrap().local());
     }
 
     #[test]

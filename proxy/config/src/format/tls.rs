@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use outrigger_http::{CertificateInfo, StreamInfo, TlsInfo};
 
+use super::certificate::{self, Hash};
 use super::time::TimeFormat;
 use super::value::Value;
 
@@ -28,9 +29,22 @@ enum Fact {
     Failure,
     Version,
     Cipher,
+    Group,
     SessionId,
+    /// That the origin was asked for.
+    ServerName,
     Local(Of),
     Peer(Of),
+    /// The certificate that issued the peer's.
+    PeerIssuer(Issuer),
+    Ja3,
+    Ja4,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Issuer {
+    Fingerprint,
+    Serial,
 }
 
 /// What of a certificate.
@@ -40,6 +54,10 @@ enum Of {
     Issuer,
     Serial,
     Fingerprint,
+    Sha1,
+    ChainFingerprints(Hash),
+    ChainSerials,
+    OtherNames,
     Uris,
     DnsNames,
     Ips,
@@ -54,6 +72,11 @@ const CERTIFICATE: &[(&str, Of)] = &[
     ("ISSUER", Of::Issuer),
     ("SERIAL", Of::Serial),
     ("FINGERPRINT_256", Of::Fingerprint),
+    ("FINGERPRINT_1", Of::Sha1),
+    ("CHAIN_FINGERPRINTS_256", Of::ChainFingerprints(Hash::Sha256)),
+    ("CHAIN_FINGERPRINTS_1", Of::ChainFingerprints(Hash::Sha1)),
+    ("CHAIN_SERIALS", Of::ChainSerials),
+    ("OTHERNAME_SAN", Of::OtherNames),
     ("URI_SAN", Of::Uris),
     ("DNS_SAN", Of::DnsNames),
     ("IP_SAN", Of::Ips),
@@ -68,6 +91,9 @@ impl TlsOperator {
     pub(crate) fn parse(name: &str, argument: Option<&str>) -> Option<Result<TlsOperator, String>> {
         let (side, fact) = match name {
             "DOWNSTREAM_TRANSPORT_FAILURE_REASON" => (Side::Downstream, Fact::Failure),
+            "UPSTREAM_SERVER_NAME" => (Side::Upstream, Fact::ServerName),
+            "TLS_JA3_FINGERPRINT" => (Side::Downstream, Fact::Ja3),
+            "TLS_JA4_FINGERPRINT" => (Side::Downstream, Fact::Ja4),
             _ => {
                 let downstream = name.strip_prefix("DOWNSTREAM_").map(|rest| (Side::Downstream, rest));
                 let (side, rest) =
@@ -75,6 +101,9 @@ impl TlsOperator {
                 (side, of_connection(rest)?)
             }
         };
+        if matches!((side, fact), (Side::Upstream, Fact::PeerIssuer(_))) {
+            return None;
+        }
         let is_time = matches!(fact, Fact::Peer(Of::Start | Of::End) | Fact::Local(Of::Start | Of::End));
         let format = match argument {
             None | Some("") => TimeFormat::iso(),
@@ -88,8 +117,12 @@ impl TlsOperator {
     }
 
     pub(crate) fn value<'a>(&'a self, info: &'a StreamInfo) -> Value<'a> {
-        if self.fact == Fact::Failure {
-            return text(&info.downstream_transport_failure_reason);
+        let of_hello = || info.connection.as_deref();
+        match self.fact {
+            Fact::Failure => return text(&info.downstream_transport_failure_reason),
+            Fact::Ja3 => return of_hello().map_or(Value::Absent, |connection| text(&connection.ja3)),
+            Fact::Ja4 => return of_hello().map_or(Value::Absent, |connection| text(&connection.ja4)),
+            _ => {}
         }
         let tls = match self.side {
             Side::Downstream => &info.downstream_tls,
@@ -106,26 +139,41 @@ impl TlsOperator {
         match self.fact {
             Fact::Version => text(tls.version),
             Fact::Cipher => text(tls.cipher),
+            Fact::Group => text(tls.group),
             Fact::SessionId => text(&tls.session_id),
+            Fact::ServerName => text(&tls.server_name),
             Fact::Local(of) => certificate(of, &tls.local),
             Fact::Peer(of) => certificate(of, &tls.peer),
-            Fact::Failure => Value::Absent,
+            Fact::PeerIssuer(of) => certificate::issuer(tls).map_or(Value::Absent, |issuer| match of {
+                Issuer::Fingerprint => owned(certificate::fingerprint(issuer, Hash::Sha256)),
+                Issuer::Serial => owned(certificate::serial(issuer)),
+            }),
+            Fact::Failure | Fact::Ja3 | Fact::Ja4 => Value::Absent,
         }
     }
 
-    fn of_certificate<'a>(&'a self, of: Of, certificate: &'a CertificateInfo) -> Value<'a> {
+    fn of_certificate<'a>(&'a self, of: Of, info: &'a CertificateInfo) -> Value<'a> {
+        let leaf = info.chain.first();
+        let of_chain = |of: &dyn Fn(&[u8]) -> String| {
+            let all: Vec<String> = info.chain.iter().map(|der| of(der)).collect();
+            owned(all.join(","))
+        };
         match of {
-            Of::Subject => text(&certificate.subject),
-            Of::Issuer => text(&certificate.issuer),
-            Of::Serial => text(&certificate.serial),
-            Of::Fingerprint => text(&certificate.sha256),
-            Of::Uris => joined(&certificate.uri_sans),
-            Of::DnsNames => joined(&certificate.dns_sans),
-            Of::Ips => joined(&certificate.ip_sans),
-            Of::Emails => joined(&certificate.email_sans),
-            Of::Pem => Value::Owned(certificate.url_encoded_pem().into_bytes()),
-            Of::Start => Value::Time(&self.format, time(certificate.not_before)),
-            Of::End => Value::Time(&self.format, time(certificate.not_after)),
+            Of::Sha1 => leaf.map_or(Value::Absent, |leaf| owned(certificate::fingerprint(leaf, Hash::Sha1))),
+            Of::ChainFingerprints(hash) => of_chain(&|der| certificate::fingerprint(der, hash)),
+            Of::ChainSerials => of_chain(&certificate::serial),
+            Of::OtherNames => leaf.map_or(Value::Absent, |leaf| owned(certificate::other_names(leaf).join(","))),
+            Of::Subject => text(&info.subject),
+            Of::Issuer => text(&info.issuer),
+            Of::Serial => text(&info.serial),
+            Of::Fingerprint => text(&info.sha256),
+            Of::Uris => joined(&info.uri_sans),
+            Of::DnsNames => joined(&info.dns_sans),
+            Of::Ips => joined(&info.ip_sans),
+            Of::Emails => joined(&info.email_sans),
+            Of::Pem => Value::Owned(info.url_encoded_pem().into_bytes()),
+            Of::Start => Value::Time(&self.format, time(info.not_before)),
+            Of::End => Value::Time(&self.format, time(info.not_after)),
         }
     }
 }
@@ -136,6 +184,9 @@ fn of_connection(rest: &str) -> Option<Fact> {
     match rest {
         "TLS_VERSION" => Some(Fact::Version),
         "TLS_CIPHER" => Some(Fact::Cipher),
+        "TLS_GROUP" => Some(Fact::Group),
+        "PEER_ISSUER_FINGERPRINT_256" => Some(Fact::PeerIssuer(Issuer::Fingerprint)),
+        "PEER_ISSUER_SERIAL" => Some(Fact::PeerIssuer(Issuer::Serial)),
         "TLS_SESSION_ID" => Some(Fact::SessionId),
         _ => match rest.strip_prefix("PEER_") {
             Some(rest) => of(rest).map(Fact::Peer),
@@ -147,6 +198,10 @@ fn of_connection(rest: &str) -> Option<Fact> {
 /// As the inspector or the handshake saw it.
 fn text(text: &str) -> Value<'_> {
     if text.is_empty() { Value::Absent } else { Value::Bytes(text.as_bytes()) }
+}
+
+fn owned(text: String) -> Value<'static> {
+    if text.is_empty() { Value::Absent } else { Value::Owned(text.into_bytes()) }
 }
 
 /// Envoy joins by a comma.

@@ -58,6 +58,29 @@ impl<'a> Value<'a> {
         matches!(self, Value::Absent | Value::Metadata(MetadataValue::Null))
     }
 
+    /// Whether it is a text without a character.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Value::Bytes(bytes) => bytes.is_empty(),
+            Value::Owned(bytes) => bytes.is_empty(),
+            Value::Metadata(MetadataValue::String(text)) => text.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// A text of at most so many bytes; other values as they are.
+    pub(crate) fn cut_to(self, max: Option<usize>) -> Value<'a> {
+        match self {
+            Value::Bytes(bytes) => Value::Bytes(cut(bytes, max)),
+            Value::Metadata(MetadataValue::String(text)) => Value::Bytes(cut(text.as_bytes(), max)),
+            Value::Owned(mut bytes) => {
+                bytes.truncate(max.unwrap_or(usize::MAX));
+                Value::Owned(bytes)
+            }
+            other => other,
+        }
+    }
+
     /// Appends at most `max` bytes of the value; nothing where it is absent.
     pub(crate) fn write(&self, out: &mut Vec<u8>, max: Option<usize>) {
         let start = out.len();

@@ -267,7 +267,7 @@ impl ClusterHandle {
             connection.closed.set(true);
             StreamError::upstream(ErrorKind::Terminated)
         })?;
-        let stream = h2::Stream::new(sender, reused, connection.addresses, connection.tls.clone());
+        let stream = h2::Stream::new(sender, reused, connection.addresses, connection.tls.clone(), connection.upstream);
         Ok(Box::new(self.picked(Upstream::H2(Box::new(stream)), endpoint, None, request, Some(count))))
     }
 

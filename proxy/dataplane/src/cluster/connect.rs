@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{LbPolicy, RoutingPriority, UpstreamBind};
-use outrigger_http::EndpointAddress;
+use outrigger_http::{EndpointAddress, UpstreamConnection};
 use tokio::time::Instant;
 
 use super::announce::MadeFor;
@@ -87,6 +87,8 @@ impl ClusterHandle {
             let socket = dial(endpoint, self.cluster().bind.as_deref()).await.map_err(failure)?;
             keep_alive(&socket, self.cluster().tcp_keepalive);
             let mut transport = Transport::new(socket).map_err(failure)?;
+            let (id, connect_start, connected) = (self.ids.next(), started.into_std(), transport.opened);
+            transport.upstream = Some(UpstreamConnection { id, connect_start, connected });
             transport.made_for = made_for;
             self.announce(&mut transport, endpoint).await.map_err(failure)?;
             self.secure(&mut transport, endpoint, alpn).await?;
@@ -175,6 +177,7 @@ impl ClusterHandle {
         self.stats.upstream_cx_http2_total().inc();
         let made_for = transport.made_for.clone();
         let (addresses, tls) = ((transport.remote, transport.local), transport.tls().cloned());
+        let upstream = transport.upstream;
         let options = self.cluster().http.http2;
         let handshake = ::h2::client::Builder::new()
             .initial_window_size(options.initial_stream_window_bytes)
@@ -198,6 +201,7 @@ impl ClusterHandle {
             opened: guard.opened,
             addresses,
             tls,
+            upstream,
             made_for,
             pools: endpoint.pools().clone(),
         });

@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use outrigger_config::UpstreamHttpOptions;
-use outrigger_http::TlsInfo;
+use outrigger_http::{TlsInfo, UpstreamConnection};
 use tokio::time::Instant;
 
 use super::announce::MadeFor;
@@ -83,6 +83,7 @@ pub(crate) struct H2Connection {
     pub(super) pools: Rc<Pools>,
     pub(super) addresses: (Option<SocketAddr>, Option<SocketAddr>),
     pub(super) tls: Option<Arc<TlsInfo>>,
+    pub(super) upstream: Option<UpstreamConnection>,
     pub(super) made_for: Option<Arc<MadeFor>>,
 }
 

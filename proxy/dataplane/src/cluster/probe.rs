@@ -142,7 +142,7 @@ impl Prober {
                 let ready = connection.sender.clone().ready().await;
                 if let Ok(sender) = ready {
                     self.idle = Some(Idle::H2(connection));
-                    return Some(Upstream::H2(Box::new(h2::Stream::new(sender, true, (None, None), None))));
+                    return Some(Upstream::H2(Box::new(h2::Stream::new(sender, true, (None, None), None, None))));
                 }
             }
             None => {}
@@ -161,7 +161,7 @@ impl Prober {
         let connection = H2 { sender, task };
         let sender = connection.sender.clone().ready().await.ok()?;
         self.idle = Some(Idle::H2(connection));
-        Some(Upstream::H2(Box::new(h2::Stream::new(sender, false, (None, None), None))))
+        Some(Upstream::H2(Box::new(h2::Stream::new(sender, false, (None, None), None, None))))
     }
 
     /// The answer's head, body and trailers.

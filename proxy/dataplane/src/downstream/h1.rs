@@ -3,11 +3,11 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, Method, ResponseHead, Version};
+use outrigger_http::{Headers, Method, ResponseHead, Version, WireBytes};
 
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::{
-    BodyDecoder, BodyEncoder, BodyError, BodyEvent, BodyLength, HeadError, HeadLimits, HeadScan, ParsedRequest,
+    BodyDecoder, BodyEncoder, BodyError, BodyEvent, BodyLength, HeadError, HeadLimits, HeadScan, Meter, ParsedRequest,
     ResponseFraming, parse_request, write_informational, write_response,
 };
 use crate::transport::Transport;
@@ -29,6 +29,7 @@ pub(crate) struct Connection {
     http10: bool,
     keep_alive: bool,
     broken: bool,
+    meter: Meter,
 }
 
 /// What came instead of a request.
@@ -54,6 +55,7 @@ impl Connection {
             http10: false,
             keep_alive: true,
             broken: false,
+            meter: Meter::default(),
         }
     }
 
@@ -92,6 +94,13 @@ impl Connection {
         self.head_request = request.head.method == Method::Head;
         self.http10 = request.head.version == Version::Http10;
         self.keep_alive = request.keep_alive;
+        self.meter = Meter::begin(&self.transport, request.head_bytes);
+        self.meter.header_received = request.field_bytes as u64;
+    }
+
+    /// What the current exchange has on the wire so far.
+    pub(crate) fn wire_bytes(&self) -> WireBytes {
+        self.meter.read(&self.transport)
     }
 
     /// Another request may follow: both messages are complete and nobody wants to close.
@@ -152,7 +161,9 @@ impl Connection {
             upgrade,
             trailers: self.trailers,
         };
-        self.encoder = write_response(&mut self.transport.output, head, framing);
+        let (encoder, field_bytes) = write_response(&mut self.transport.output, head, framing);
+        self.encoder = encoder;
+        self.meter.header_sent += field_bytes as u64;
         if self.encoder == BodyEncoder::UntilClose {
             self.keep_alive = false;
         }

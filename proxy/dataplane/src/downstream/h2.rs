@@ -5,11 +5,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use outrigger_http::{HeaderName, Headers, Method, RequestHead, ResponseHead, Scheme, Version};
+use outrigger_http::{HeaderName, Headers, Method, RequestHead, ResponseHead, Scheme, Version, WireBytes};
 
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::BodyEvent;
-use crate::http2::{Reader, StreamGone, Writer, headers_from, headers_to};
+use crate::http2::{Reader, StreamGone, Writer, header_bytes, headers_from, headers_to, request_bytes};
 
 /// A request's body and the way for its response.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Stream {
     head_request: bool,
     responded: bool,
     ended: bool,
+    header_received: u64,
+    header_sent: u64,
 }
 
 const GONE: StreamError = StreamError::downstream(ErrorKind::Terminated);
@@ -46,7 +48,16 @@ impl Stream {
             head_request: head.method == Method::Head,
             responded: false,
             ended: false,
+            header_received: request_bytes(head),
+            header_sent: 0,
         }
+    }
+
+    /// What the stream has on the wire so far.
+    pub(crate) fn wire_bytes(&self) -> WireBytes {
+        let (header_received, header_sent) = (self.header_received, self.header_sent);
+        let (received, sent) = (header_received + self.reader.bytes, header_sent + self.writer.bytes);
+        WireBytes { received, sent, header_received, header_sent }
     }
 
     pub(crate) const fn request_complete(&self) -> bool {
@@ -89,6 +100,7 @@ impl Stream {
         let end = end || self.head_request;
         let response = response(head).ok_or(StreamError::internal(ErrorKind::Protocol))?;
         let stream = self.respond.send_response(response, end).map_err(|_| GONE)?;
+        self.header_sent += header_bytes(&head.headers, &[(":status", 3)]);
         self.responded = true;
         self.ended = end;
         if !end {
@@ -108,6 +120,7 @@ impl Stream {
     pub(crate) fn send_trailers(&mut self, trailers: &Headers) -> Result<(), StreamError> {
         if !self.ended {
             self.ended = true;
+            self.header_sent += header_bytes(trailers, &[]);
             self.writer.trailers(trailers);
         }
         Ok(())

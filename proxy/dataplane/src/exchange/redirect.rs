@@ -178,6 +178,7 @@ impl<'a> Exchange<'a> {
 fn begun_anew(info: &StreamInfo) -> StreamInfo {
     StreamInfo {
         connection_id: info.connection_id,
+        connection_start: info.connection_start,
         downstream_remote: info.downstream_remote,
         downstream_local: info.downstream_local,
         downstream_trusted_ip: info.downstream_trusted_ip,

@@ -11,7 +11,7 @@ use crate::http1::BodyEvent;
 use crate::iteration::{Iteration, Stop};
 use crate::trace::Trace;
 use bytes::Bytes;
-use outrigger_http::{EndpointAddress, HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
+use outrigger_http::{CloseType, EndpointAddress, HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
 
 /// What is queued for one side before the other one is no longer read.
 pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024;
@@ -244,6 +244,9 @@ impl Exchange<'_> {
             }
             picked.stream.send_data(Bytes::new(), true)?;
         }
+        if ended.is_some() {
+            self.stream.borrow_mut().info.mark(TimingPoint::UpstreamRequestComplete, self.now.into_std());
+        }
         if abandoned {
             self.give_up_retries();
         }
@@ -309,6 +312,7 @@ impl Exchange<'_> {
 
     /// Notes where a connection wasn't made, and why.
     fn note_failed_connect(&self, error: StreamError) {
+        self.stream.borrow_mut().info.mark(TimingPoint::UpstreamReady, self.now.into_std());
         if !matches!(error.kind, ErrorKind::ConnectFailure | ErrorKind::ConnectTimeout) {
             return;
         }
@@ -318,6 +322,7 @@ impl Exchange<'_> {
         let FailedConnect { address, host_name, reason } = &*failed;
         went_to(&mut state.info, address.clone(), host_name.clone());
         state.info.upstream_local = None;
+        state.info.upstream_connection = None;
         state.info.upstream_transport_failure_reason = reason.clone().unwrap_or_default().into();
     }
 
@@ -333,6 +338,9 @@ impl Exchange<'_> {
             state.info.mark(TimingPoint::UpstreamReady, self.now.into_std());
             picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
             state.info.mark(TimingPoint::UpstreamRequestSent, self.now.into_std());
+            if end {
+                state.info.mark(TimingPoint::UpstreamRequestComplete, self.now.into_std());
+            }
         }
         self.origin = Origin::Connected(picked);
         if self.attempt_timeout.is_some() || self.retry.is_some() {
@@ -366,11 +374,14 @@ fn went_to(info: &mut StreamInfo, remote: EndpointAddress, name: Option<Arc<str>
     let last = info.upstream_remote.replace(remote).map(|address| (address, last));
     let last = last.filter(|last| connected && !info.upstream_attempted.contains(last));
     info.upstream_attempted.extend(last);
+    info.upstream_closed.how = Some(CloseType::Normal);
 }
 
 /// What logs and filters can tell of the endpoint.
 fn note_endpoint(info: &mut StreamInfo, remote: EndpointAddress, picked: &Picked) {
     went_to(info, remote, Some(&picked.endpoint.endpoint.hostname).filter(|name| !name.is_empty()).cloned());
+    let last = std::mem::replace(&mut info.upstream_connection, picked.stream.connection());
+    info.upstream_connections_attempted.extend(last.map(|connection| connection.id));
     info.upstream_version = Some(picked.stream.version());
     info.cluster_metadata.clone_from(&picked.cluster.cluster().metadata);
     info.upstream_locality.clone_from(&picked.endpoint.locality_names);

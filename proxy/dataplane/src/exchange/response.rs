@@ -68,6 +68,7 @@ impl Exchange<'_> {
         if self.may_repeat(error) && !self.would_retry(error) {
             self.repeated = true;
             let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Done) else { return Ok(()) };
+            self.count_bytes(&picked);
             self.origin = Origin::Connecting(self.checkout(&picked.cluster, true));
             return Ok(());
         }
@@ -105,8 +106,10 @@ impl Exchange<'_> {
             state.info.mark(TimingPoint::UpstreamResponseStart, self.now.into_std());
             state.info.response_header_bytes = head_bytes as u64;
             state.info.code_details = "via_upstream".into();
-            let elapsed = state.info.timings.get(TimingPoint::UpstreamResponseStart).unwrap_or_default()
-                - state.info.timings.get(TimingPoint::UpstreamRequestSent).unwrap_or_default();
+            let timings = &state.info.timings;
+            let since = timings.get(TimingPoint::RequestComplete).or(timings.get(TimingPoint::UpstreamRequestSent));
+            let answered = timings.get(TimingPoint::UpstreamResponseStart).unwrap_or_default();
+            let elapsed = answered.saturating_sub(since.unwrap_or_default());
             let mut text = itoa(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
             head.headers.set(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, text.split().freeze());
             state.response = Some(head);
@@ -153,6 +156,9 @@ impl Exchange<'_> {
                     picked.cluster.stats.upstream_cx_rx_bytes_total().add(bytes.len() as u64);
                 }
                 let mut state = self.stream.borrow_mut();
+                if !bytes.is_empty() {
+                    state.info.mark(TimingPoint::UpstreamBodyStart, self.now.into_std());
+                }
                 if end {
                     state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
                 }
@@ -245,6 +251,7 @@ impl Exchange<'_> {
         self.chain.stats.response(head.status);
         let upgrade = if self.upgraded { self.upgrade.as_ref() } else { None };
         self.down.send_head(head, end, upgrade)?;
+        state.info.mark(TimingPoint::ResponseStart, self.now.into_std());
         self.sent = if end { Sent::All } else { Sent::Head };
         Ok(())
     }
@@ -288,6 +295,7 @@ impl Exchange<'_> {
             if !was_answered {
                 picked.count_failure(status);
             }
+            self.count_bytes(picked);
             let state = self.stream.borrow();
             picked.record(504, state.info.flags);
         }

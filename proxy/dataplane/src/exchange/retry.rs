@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use outrigger_config::{RetryOn, RetryPolicy, RouteForward};
-use outrigger_http::{BodyBuffer, EndpointAddress, HeaderName, ResponseFlags, ResponseHead};
+use outrigger_http::{BodyBuffer, EndpointAddress, HeaderName, ResponseFlags, ResponseHead, TimingPoint};
 use rand::RngCore;
 
 use super::{Exchange, Origin, Sent};
@@ -300,6 +300,7 @@ impl Exchange<'_> {
         let random = self.cx.random().next_u64();
         let Some(retry) = &mut self.retry else { return };
         if let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Waiting) {
+            self.stream.borrow_mut().info.upstream_wire.add(picked.stream.wire_bytes());
             match answer {
                 Some(answer) => picked.count_retried(answer.status),
                 None => picked.outcome(Outcome::Broken, true),
@@ -356,7 +357,14 @@ impl Exchange<'_> {
     /// Looks for an endpoint and a connection.
     pub(super) fn attempt(&mut self, cluster: &std::rc::Rc<ClusterHandle>) -> Result<(), StreamError> {
         self.attempts += 1;
-        self.stream.borrow_mut().info.upstream_attempts = self.attempts;
+        {
+            let info = &mut self.stream.borrow_mut().info;
+            info.upstream_attempts = self.attempts;
+            if self.attempts > 1 {
+                info.timings.forget_attempt();
+            }
+            info.mark(TimingPoint::UpstreamAsked, self.now.into_std());
+        }
         self.origin = Origin::Connecting(self.checkout(cluster, false));
         if let Origin::Connecting(Checkout::Failed(error)) = &self.origin {
             let error = *error;

@@ -77,6 +77,8 @@ pub(crate) struct ParsedRequest {
     /// The `Upgrade` header's value, where `Connection` names it.
     pub(crate) upgrade: Option<Bytes>,
     pub(crate) head_bytes: usize,
+    /// Of its fields, with their colons and line ends.
+    pub(crate) field_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ pub(crate) struct ParsedResponse {
     pub(crate) keep_alive: bool,
     pub(crate) upgrade: Option<Bytes>,
     pub(crate) head_bytes: usize,
+    pub(crate) field_bytes: usize,
 }
 
 /// Looks for the end of a head, each byte once, however small the pieces come.
@@ -214,6 +217,7 @@ fn build_request(
         body,
         expect_continue: expect_continue && version == Version::Http11,
         head_bytes: bytes.len(),
+        field_bytes: fields.bytes,
     })
 }
 
@@ -313,6 +317,7 @@ pub(crate) fn parse_response(
         head: ResponseHead { status: code, version, headers: fields.headers },
         body,
         head_bytes: bytes.len(),
+        field_bytes: fields.bytes,
     }))
 }
 
@@ -332,6 +337,8 @@ struct Fields {
     persist: bool,
     connection_upgrade: bool,
     upgrade: Option<Bytes>,
+    /// With colons and line ends.
+    bytes: usize,
 }
 
 impl Fields {
@@ -345,6 +352,7 @@ impl Fields {
             persist: false,
             connection_upgrade: false,
             upgrade: None,
+            bytes: 0,
         };
         let mut nominated: Vec<HeaderName> = Vec::new();
         for header in parsed {
@@ -354,6 +362,7 @@ impl Fields {
                 return Err(HeadError::BareLineBreak);
             }
             let value = if header.value.is_empty() { Bytes::new() } else { bytes.slice_ref(header.value) };
+            fields.bytes += header.name.len() + header.value.len() + 3;
             fields.field(name, value, side, &mut nominated)?;
         }
         for name in nominated {

@@ -13,21 +13,22 @@ pub(super) fn field(out: &mut WriteQueue, name: &[u8], value: &[u8]) {
     out.push_slice(b"\r\n");
 }
 
-/// Writes a request's head. `end`: no body follows. `upgrade`: an upgrade that goes on to the origin.
+/// Writes a request's head; how its body is written, and how long its fields are. `end`: no body follows. `upgrade`: an
+/// upgrade that goes on to the origin.
 pub(crate) fn write_request(
     out: &mut WriteQueue,
     head: &RequestHead,
     end: bool,
     upgrade: Option<&Bytes>,
     trailers: bool,
-) -> BodyEncoder {
+) -> (BodyEncoder, usize) {
     out.push_slice(head.method.as_bytes());
     out.push_slice(b" ");
     // A CONNECT names its target, every other request has a path.
     out.push_slice(if head.path.is_empty() { &head.authority } else { &head.path });
-    out.push_slice(b" HTTP/1.1\r\nhost: ");
-    out.push_slice(&head.authority);
-    out.push_slice(b"\r\n");
+    out.push_slice(b" HTTP/1.1\r\n");
+    let before = out.len();
+    field(out, b"host", &head.authority);
     let mut length = None;
     for (name, value) in &head.headers {
         if name.is_hop_by_hop() && *name != HeaderName::TE || *name == HeaderName::HOST {
@@ -64,8 +65,9 @@ pub(crate) fn write_request(
             BodyEncoder::Chunked { trailers }
         }
     };
+    let field_bytes = out.len() - before;
     out.push_slice(b"\r\n");
-    encoder
+    (encoder, field_bytes)
 }
 
 /// Methods whose empty body is said (RFC 9110 §8.6).
@@ -86,9 +88,21 @@ pub(crate) struct ResponseFraming<'a> {
     pub(crate) trailers: bool,
 }
 
-/// Writes a response's head.
-pub(crate) fn write_response(out: &mut WriteQueue, head: &ResponseHead, framing: ResponseFraming<'_>) -> BodyEncoder {
+/// Writes a response's head; how its body is written, and how long its fields are.
+pub(crate) fn write_response(
+    out: &mut WriteQueue,
+    head: &ResponseHead,
+    framing: ResponseFraming<'_>,
+) -> (BodyEncoder, usize) {
     status_line(out, head.status);
+    let before = out.len();
+    let encoder = write_fields(out, head, framing);
+    let field_bytes = out.len() - before;
+    out.push_slice(b"\r\n");
+    (encoder, field_bytes)
+}
+
+fn write_fields(out: &mut WriteQueue, head: &ResponseHead, framing: ResponseFraming<'_>) -> BodyEncoder {
     let bodyless = head.status < 200 || head.status == 204 || head.status == 304;
     let mut length = None;
     for (name, value) in &head.headers {
@@ -110,7 +124,7 @@ pub(crate) fn write_response(out: &mut WriteQueue, head: &ResponseHead, framing:
     if let Some(protocol) = framing.upgrade {
         out.push_slice(b"connection: upgrade\r\nupgrade: ");
         out.push_slice(protocol);
-        out.push_slice(b"\r\n\r\n");
+        out.push_slice(b"\r\n");
         return BodyEncoder::UntilClose;
     }
     let encoder = match length {
@@ -136,7 +150,6 @@ pub(crate) fn write_response(out: &mut WriteQueue, head: &ResponseHead, framing:
     } else if framing.http10 {
         out.push_slice(b"connection: keep-alive\r\n");
     }
-    out.push_slice(b"\r\n");
     encoder
 }
 

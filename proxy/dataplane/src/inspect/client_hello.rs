@@ -29,8 +29,8 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 /// RFC 8446 §5.1.
 const RECORD_BYTES_MAX: usize = 1 << 14;
-const SERVER_NAME: u16 = 0;
-const ALPN: u16 = 16;
+pub(super) const SERVER_NAME: u16 = 0;
+pub(super) const ALPN: u16 = 16;
 const HOST_NAME: u8 = 0;
 /// RFC 1035 §2.3.4.
 const HOST_NAME_BYTES_MAX: usize = 255;
@@ -45,21 +45,30 @@ pub(crate) fn read(bytes: &[u8]) -> Tls {
     if bytes.len() < 6 {
         return Tls::Partial(bytes.len() + 1);
     }
+    match message(bytes) {
+        Ok(body) => hello(Reader(&body)).map_or(Tls::Malformed, Tls::Hello),
+        Err(other) => other,
+    }
+}
+
+/// The body of the first message, put together from its records.
+pub(super) fn message(bytes: &[u8]) -> Result<Vec<u8>, Tls> {
     let mut message: Vec<u8> = Vec::new();
     let mut at = 0;
     loop {
-        let Some(header) = bytes[at..].first_chunk::<5>() else { return Tls::Partial(at + 5) };
+        let Some(header) = bytes[at..].first_chunk::<5>() else { return Err(Tls::Partial(at + 5)) };
         let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
         if header[0] != HANDSHAKE || header[1] != 3 || length == 0 || length > RECORD_BYTES_MAX {
-            return Tls::Malformed;
+            return Err(Tls::Malformed);
         }
         let end = at + 5 + length;
-        let Some(part) = bytes.get(at + 5..end) else { return Tls::Partial(end) };
+        let Some(part) = bytes.get(at + 5..end) else { return Err(Tls::Partial(end)) };
         message.extend_from_slice(part);
         if let Some(header) = message.first_chunk::<4>() {
             let body_end = 4 + (usize::from(header[1]) << 16 | usize::from(header[2]) << 8 | usize::from(header[3]));
-            if let Some(body) = message.get(4..body_end) {
-                return hello(Reader(body)).map_or(Tls::Malformed, Tls::Hello);
+            if message.len() >= body_end {
+                message.truncate(body_end);
+                return Ok(message.split_off(4));
             }
         }
         at = end;
@@ -141,29 +150,29 @@ fn protocols(mut data: Reader<'_>) -> Option<Vec<Box<[u8]>>> {
 }
 
 /// The bytes that are still to be read.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         let (taken, rest) = self.0.split_first_chunk::<2>()?;
         self.0 = rest;
         Some(u16::from_be_bytes(*taken))
     }
 
     /// A vector with a length of one byte.
-    fn vector8(&mut self) -> Option<Reader<'a>> {
+    pub(super) fn vector8(&mut self) -> Option<Reader<'a>> {
         let length = self.take(1)?[0];
         self.take(usize::from(length)).map(Reader)
     }
 
     /// A vector with a length of two bytes.
-    fn vector16(&mut self) -> Option<Reader<'a>> {
+    pub(super) fn vector16(&mut self) -> Option<Reader<'a>> {
         let length = self.u16()?;
         self.take(usize::from(length)).map(Reader)
     }

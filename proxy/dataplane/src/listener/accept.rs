@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_http::{ConnectionInfo, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint};
+use outrigger_http::{
+    CloseType, ConnectionInfo, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint,
+};
 use tokio::time::Instant;
 
 use super::secure::secure;
@@ -130,6 +132,7 @@ impl Record {
         }
         let info = StreamInfo {
             connection_id: cx.connection_id(),
+            connection_start: Some(transport.opened),
             downstream_remote: transport.remote,
             downstream_local: transport.local,
             connection: connection.cloned(),
@@ -144,6 +147,7 @@ impl Record {
 
     fn write(mut self, cx: &WorkerCx, slot: &ListenerSlot) {
         self.0.info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
+        self.0.info.downstream_closed.how.get_or_insert(CloseType::Normal);
         let state = Rc::new(RefCell::new(self.0));
         cx.live().log(cx, &slot.listener().access_logs, LogType::NotSet, &state);
     }

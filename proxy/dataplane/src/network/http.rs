@@ -39,6 +39,7 @@ fn describe(cx: &WorkerCx, accepted: &Accepted) -> StreamState {
     let down = &accepted.transport;
     let mut info = StreamInfo {
         connection_id: cx.connection_id(),
+        connection_start: Some(down.opened),
         downstream_remote: down.remote,
         downstream_local: down.local,
         connection: accepted.info.clone(),
@@ -56,6 +57,7 @@ async fn serve_between(cx: &Rc<WorkerCx>, accepted: Accepted, mut filters: Netwo
     let ends = UnixStream::pair().and_then(|(near, far)| Ok((Transport::new(near)?, Transport::new(far)?)));
     let Ok((near, mut far)) = ends else { return filters.close(ClosedBy::Proxy) };
     (far.remote, far.local, far.outer_tls) = (down.remote, down.local, down.tls().cloned());
+    far.opened = down.opened;
     let mut up = None;
     let served = Box::pin(serve::http(cx, Accepted { chain, transport: far, info, early: None }));
     let by = {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use outrigger_config::{ResolvedTls, UpstreamTls};
 use outrigger_http::{CertificateInfo, TlsInfo};
@@ -136,8 +137,10 @@ impl Connector {
         let connection = UnbufferedClientConnection::new(self.config(target), name.unwrap_or_else(nobody))
             .map_err(HandshakeError::Tls)?;
         let mut session = Session::client(connection);
+        let began = Instant::now();
         session.handshake(socket).await?;
-        let info = TlsInfo { server_name, local: self.local.clone(), ..TlsInfo::default() };
+        let handshake = Some((began, Instant::now()));
+        let info = TlsInfo { server_name, handshake, local: self.local.clone(), ..TlsInfo::default() };
         session.learn(info, self.verifier.validates());
         Ok(session)
     }

@@ -1,10 +1,10 @@
 //! TLS towards clients: the settings of a `DownstreamTlsContext`, and a handshake with them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use outrigger_config::{DownstreamTls, ResolvedTls};
+use bytes::{Bytes, BytesMut};
+use outrigger_config::{Bundle, DownstreamTls, ResolvedTls, Trust};
 use outrigger_http::{CertificateInfo, TlsInfo};
 use rustls::ServerConfig;
 use rustls::server::{
@@ -32,6 +32,8 @@ pub(crate) struct Acceptor {
     resolver: Arc<Resolver>,
     certificates: Vec<Option<Arc<CertificateInfo>>>,
     validates: bool,
+    /// `None`: nothing is validated.
+    authorities: Option<Arc<[Bytes]>>,
 }
 
 impl Acceptor {
@@ -60,7 +62,8 @@ impl Acceptor {
         config.alpn_protocols = tls.context.alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let certificates = resolved.certificates.iter().map(|certificate| certificate::info(&certificate.chain));
         let certificates = certificates.collect();
-        Ok(Acceptor { config: Arc::new(config), without_alpn, resolver, certificates, validates })
+        let authorities = validation.filter(|_| validates).map(|validation| authorities(&validation.trust));
+        Ok(Acceptor { config: Arc::new(config), without_alpn, resolver, certificates, validates, authorities })
     }
 
     /// Shakes hands with a client, of whom `incoming` was read already.
@@ -85,12 +88,20 @@ impl Acceptor {
 
     async fn shake(&self, socket: &mut Socket, mut incoming: BytesMut) -> Result<Session, HandshakeError> {
         let hello = self.read_hello(socket, &mut incoming).await?;
+        let began = Instant::now();
         let config = if hello.wants_other_protocols { &self.without_alpn } else { &self.config };
         let connection = UnbufferedServerConnection::new(config.clone()).map_err(HandshakeError::Tls)?;
         let mut session = Session::server(connection, incoming);
         session.handshake(socket).await?;
         let local = hello.certificate(self);
-        session.learn(TlsInfo { server_name: hello.server_name, local, ..TlsInfo::default() }, self.validates);
+        let info = TlsInfo {
+            server_name: hello.server_name,
+            handshake: Some((began, Instant::now())),
+            local,
+            authorities: self.authorities.clone(),
+            ..TlsInfo::default()
+        };
+        session.learn(info, self.validates);
         Ok(session)
     }
 
@@ -143,6 +154,18 @@ impl Hello {
 
     fn certificate(&self, acceptor: &Acceptor) -> Option<Arc<CertificateInfo>> {
         acceptor.certificates.get(self.chosen?)?.clone()
+    }
+}
+
+/// In DER, of all trust domains.
+fn authorities(trust: &Trust) -> Arc<[Bytes]> {
+    let der = |bundle: &Bundle| -> Vec<Bytes> {
+        bundle.certificates.iter().map(|certificate| Bytes::copy_from_slice(certificate)).collect()
+    };
+    match trust {
+        Trust::Anybody => Arc::default(),
+        Trust::Bundle(bundle) => der(bundle).into(),
+        Trust::Spiffe(domains) => domains.iter().flat_map(|domain| der(&domain.bundle)).collect(),
     }
 }
 

@@ -253,6 +253,7 @@ impl Session {
         let peer = state.peer_certificates().and_then(certificate::info);
         let info = TlsInfo {
             version: provider::version_name(state.protocol_version()),
+            group: self.curve().unwrap_or_default(),
             cipher: state.negotiated_cipher_suite().map_or("unknown", |suite| provider::suite_name(suite.suite())),
             alpn: state.alpn_protocol().map(|name| String::from_utf8_lossy(name).into()).unwrap_or_default(),
             peer_validated: validates && peer.is_some(),

@@ -3,12 +3,12 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, Method, RequestHead};
+use outrigger_http::{Headers, Method, RequestHead, WireBytes};
 
 use super::UpstreamHead;
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::{
-    BodyDecoder, BodyEncoder, BodyError, BodyEvent, BodyLength, HeadError, HeadLimits, HeadScan, parse_response,
+    BodyDecoder, BodyEncoder, BodyError, BodyEvent, BodyLength, HeadError, HeadLimits, HeadScan, Meter, parse_response,
     write_request,
 };
 use crate::transport::Transport;
@@ -34,6 +34,7 @@ pub(crate) struct Stream {
     pub(crate) answered: bool,
     pub(crate) reused: bool,
     pub(crate) requests: u32,
+    meter: Meter,
 }
 
 impl Stream {
@@ -53,7 +54,13 @@ impl Stream {
             answered: false,
             reused: false,
             requests: 0,
+            meter: Meter::default(),
         }
+    }
+
+    /// What the current exchange has on the wire so far.
+    pub(crate) fn wire_bytes(&self) -> WireBytes {
+        self.meter.read(&self.transport)
     }
 
     pub(crate) fn send_head(&mut self, head: &RequestHead, end: bool, upgrade: Option<&Bytes>) {
@@ -64,7 +71,10 @@ impl Stream {
         self.answered = false;
         self.keep_alive = true;
         self.request_sent = end && upgrade.is_none();
-        self.encoder = write_request(&mut self.transport.output, head, end, upgrade, self.trailers);
+        self.meter = Meter::begin(&self.transport, 0);
+        let (encoder, field_bytes) = write_request(&mut self.transport.output, head, end, upgrade, self.trailers);
+        self.encoder = encoder;
+        self.meter.header_sent = field_bytes as u64;
     }
 
     pub(crate) fn send_data(&mut self, bytes: Bytes, end: bool) -> Result<(), StreamError> {
@@ -118,6 +128,7 @@ impl Stream {
 
     fn head(&mut self, response: crate::http1::ParsedResponse) -> Result<UpstreamHead, StreamError> {
         let status = response.head.status;
+        self.meter.header_received += response.field_bytes as u64;
         if status == 101 {
             if !self.upgrade_asked {
                 return Err(self.protocol_error());

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use outrigger_http::{Headers, Method, RequestHead, ResponseHead, TlsInfo, Version};
+use outrigger_http::{Headers, Method, RequestHead, ResponseHead, TlsInfo, UpstreamConnection, Version, WireBytes};
 
 use super::UpstreamHead;
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::BodyEvent;
-use crate::http2::{Reader, Writer, headers_from, headers_to};
+use crate::http2::{Reader, Writer, header_bytes, headers_from, headers_to, request_bytes};
 
 /// A request's way and its response's.
 pub(crate) struct Stream {
@@ -26,6 +26,9 @@ pub(crate) struct Stream {
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) tls: Option<Arc<TlsInfo>>,
+    pub(crate) connection: Option<UpstreamConnection>,
+    header_received: u64,
+    header_sent: u64,
 }
 
 impl std::fmt::Debug for Stream {
@@ -42,13 +45,34 @@ impl Stream {
         reused: bool,
         (remote, local): (Option<SocketAddr>, Option<SocketAddr>),
         tls: Option<Arc<TlsInfo>>,
+        connection: Option<UpstreamConnection>,
     ) -> Stream {
-        Stream { sender, response: None, reader: None, writer: Writer::default(), reused, remote, local, tls }
+        Stream {
+            sender,
+            response: None,
+            reader: None,
+            writer: Writer::default(),
+            reused,
+            remote,
+            local,
+            tls,
+            connection,
+            header_received: 0,
+            header_sent: 0,
+        }
+    }
+
+    /// What the stream has on the wire so far.
+    pub(crate) fn wire_bytes(&self) -> WireBytes {
+        let (header_received, header_sent) = (self.header_received, self.header_sent);
+        let received = header_received + self.reader.as_ref().map_or(0, |reader| reader.bytes);
+        WireBytes { received, sent: header_sent + self.writer.bytes, header_received, header_sent }
     }
 
     pub(crate) fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), StreamError> {
         let request = request(head).ok_or(StreamError::internal(ErrorKind::Protocol))?;
         let (response, stream) = self.sender.send_request(request, end).map_err(|_| GONE)?;
+        self.header_sent += request_bytes(head);
         self.response = Some(response);
         if !end {
             self.writer.start(stream);
@@ -64,6 +88,7 @@ impl Stream {
 
     #[expect(clippy::unnecessary_wraps, reason = "the same shape as HTTP/1, whose framing can be wrong")]
     pub(crate) fn send_trailers(&mut self, trailers: &Headers) -> Result<(), StreamError> {
+        self.header_sent += header_bytes(trailers, &[]);
         self.writer.trailers(trailers);
         Ok(())
     }
@@ -99,6 +124,7 @@ impl Stream {
             headers: headers_from(&parts.headers),
         };
         let head_bytes = head.headers.byte_size();
+        self.header_received += header_bytes(&head.headers, &[(":status", 3)]);
         Poll::Ready(Ok(UpstreamHead { head, end, upgrade: None, head_bytes }))
     }
 

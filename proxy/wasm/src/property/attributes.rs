@@ -284,7 +284,10 @@ fn upstream(info: &StreamInfo, name: &str) -> Option<Property> {
         "transport_failure_reason" if info.upstream_remote.is_some() => text(&info.upstream_transport_failure_reason),
         "transport_failure_reason" => not_empty(&info.upstream_transport_failure_reason),
         "request_attempt_count" => Some(Property::Uint(u64::from(info.upstream_attempts))),
-        "cx_pool_ready_duration" => nanoseconds(info.timings.get(TimingPoint::UpstreamReady)?),
+        "cx_pool_ready_duration" => {
+            let ready = info.timings.get(TimingPoint::UpstreamReady)?;
+            nanoseconds(ready.saturating_sub(info.timings.get(TimingPoint::UpstreamAsked)?))
+        }
         name => of_tls(info.upstream_tls.as_deref()?, name),
     }
 }

@@ -11,7 +11,7 @@ use pb::envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector
 use pb::google::protobuf::Any;
 
 use super::access_log::message;
-use super::common::{name, number, variant};
+use super::common::{flag, name, number, variant};
 use super::http::inner_type;
 use crate::Diagnostics;
 
@@ -78,6 +78,8 @@ fn kind(config: &Any, d: &mut Diagnostics) -> Option<ListenerFilterKind> {
                     d,
                 ),
                 close_on_malformed: proto.close_connection_on_client_hello_parsing_errors,
+                ja3: flag(proto.enable_ja3_fingerprinting, false),
+                ja4: flag(proto.enable_ja4_fingerprinting, false),
             }))
         }
         name if is(name, type_url::HTTP_INSPECTOR) => Some(ListenerFilterKind::HttpInspector),

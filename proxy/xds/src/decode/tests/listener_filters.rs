@@ -48,7 +48,12 @@ fn the_filters_of_a_listener() {
         [
             &ListenerFilterKind::OriginalDst,
             &ListenerFilterKind::ProxyProtocol(ProxyProtocol { optional: true, version1: false, version2: true }),
-            &ListenerFilterKind::TlsInspector(TlsInspector { hello_bytes_max: 9000, close_on_malformed: false }),
+            &ListenerFilterKind::TlsInspector(TlsInspector {
+                hello_bytes_max: 9000,
+                close_on_malformed: false,
+                ja3: false,
+                ja4: false,
+            }),
             &ListenerFilterKind::HttpInspector,
         ]
     );

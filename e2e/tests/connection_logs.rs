@@ -1,0 +1,245 @@
+//! What access logs tell of connections: how they end, their TLS, the certificates and the hellos of their clients. Each
+//! table is one for both proxies, with real Envoy as the referee.
+#![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use outrigger_e2e::bootstrap::{HttpListener, cluster, route, tcp_listener, with};
+use outrigger_e2e::http1::Connection;
+use outrigger_e2e::ports::closed;
+use outrigger_e2e::talker::Talker;
+use outrigger_e2e::tls::{Authority, Client, downstream, upstream};
+use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::{Bootstrap, DataPlane, Origin, Peer, Request, eventually};
+use rcgen::SanType;
+use serde_json::{Value, json};
+
+/// A log of these operators, each a field.
+fn log(operators: &[&str]) -> Value {
+    let fields: Value = operators.iter().map(|operator| ((*operator).to_owned(), Value::from(*operator))).collect();
+    json!([{"name": "envoy.access_loggers.file", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "@DIR@/access.log",
+        "log_format": {"json_format": fields},
+    }}])
+}
+
+/// A number is told by its kind where its value is one of time or chance.
+fn shape(operator: &str, value: &Value) -> Value {
+    let by_chance = ["DURATION", "CONNECTION_ID", "V_START", "V_END"].iter().any(|part| operator.contains(part));
+    if by_chance && value.is_number() { "a number".into() } else { value.clone() }
+}
+
+fn records(plane: &DataPlane, count: usize) -> Vec<Value> {
+    let found = eventually(DEADLINE, || {
+        let records = plane.access_records();
+        if records.len() >= count { Ok(records) } else { Err(format!("{} of {count}", records.len())) }
+    });
+    let mut records = found.expect("all are told of");
+    for record in &mut records {
+        for (operator, value) in record.as_object_mut().expect("an object") {
+            *value = shape(operator, value);
+        }
+    }
+    records
+}
+
+fn check_alike(tell: impl Fn(Peer) -> Vec<Value>) {
+    let (ours, theirs) = (tell(Peer::Outrigger), tell(Peer::Envoy));
+    let mut differences = Vec::new();
+    for (row, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        for (operator, value) in theirs.as_object().expect("an object") {
+            if ours[operator] != *value {
+                differences.push(format!("{row} {operator}: {}, Envoy: {value}", ours[operator]));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert_eq!(ours.len(), theirs.len());
+}
+
+const OF_TCP: &[&str] = &[
+    "%DOWNSTREAM_DETECTED_CLOSE_TYPE%",
+    "%DOWNSTREAM_LOCAL_CLOSE_REASON%",
+    "%UPSTREAM_DETECTED_CLOSE_TYPE%",
+    "%UPSTREAM_LOCAL_CLOSE_REASON%",
+    "%DOWNSTREAM_WIRE_BYTES_RECEIVED%",
+    "%DOWNSTREAM_WIRE_BYTES_SENT%",
+    "%DOWNSTREAM_HEADER_BYTES_SENT%",
+    "%UPSTREAM_WIRE_BYTES_RECEIVED%",
+    "%UPSTREAM_WIRE_BYTES_SENT%",
+    "%UPSTREAM_CONNECTION_ID%",
+    "%COMMON_DURATION(DS_CX_BEG:DS_CX_END)%",
+    "%COMMON_DURATION(DS_CX_BEG:US_CX_END:us)%",
+    "%COMMON_DURATION(US_CX_BEG:US_CX_END:ns)%",
+    "%COMMON_DURATION(DS_RX_END:US_TX_BEG)%",
+    "%DOWNSTREAM_HANDSHAKE_DURATION%",
+];
+
+fn told_of_tcp(peer: Peer) -> Vec<Value> {
+    let talker = Talker::start("t").expect("a server");
+    let unused = closed().expect("a port");
+    let listener = |name: &str, cluster: &str, more: Value| {
+        let mut listener = tcp_listener(name, cluster);
+        let proxy = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        *proxy = with(with(proxy.clone(), more), json!({"access_log": log(OF_TCP)}));
+        listener
+    };
+    let bootstrap = Bootstrap::new()
+        .cluster(cluster("t", &[talker.address()]))
+        .cluster(cluster("unused", &[unused]))
+        .listener(listener("plain", "t", json!({})))
+        .listener(listener("idle", "t", json!({"idle_timeout": "0.3s"})))
+        .listener(listener("bounded", "t", json!({"max_downstream_connection_duration": "0.4s"})))
+        .listener(listener("refused", "unused", json!({})));
+    let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+    let open = |name: &str| {
+        let mut connection = Connection::open(plane.listener(name).expect("its listener")).expect("a connection");
+        connection.send("hello\n").expect("sent");
+        connection
+    };
+    // One after the other, so that the rows are.
+    let ways: [&dyn Fn(); 5] = [
+        &|| {
+            let mut connection = open("plain");
+            connection.read_raw(2).expect("an answer");
+            connection.half_close().expect("closed");
+            connection.wait_closed(DEADLINE).expect("closed by the other side as well");
+        },
+        &|| {
+            let mut connection = open("plain");
+            connection.read_raw(2).expect("an answer");
+            connection.reset().expect("reset");
+        },
+        &|| _ = open("idle").wait_closed(DEADLINE).expect("closed"),
+        &|| _ = open("bounded").wait_closed(DEADLINE).expect("closed"),
+        &|| _ = open("refused").wait_closed(DEADLINE).expect("closed"),
+    ];
+    for (row, go) in ways.iter().enumerate() {
+        go();
+        records(&plane, row + 1);
+    }
+    // The talker says who asks, by a port that is another each time.
+    let mut records = records(&plane, ways.len());
+    for record in &mut records {
+        for operator in ["%DOWNSTREAM_WIRE_BYTES_SENT%", "%UPSTREAM_WIRE_BYTES_RECEIVED%"] {
+            record[operator] = (record[operator].as_u64() > Some(0)).into();
+        }
+    }
+    records
+}
+
+#[test]
+fn ends_of_connections_are_told_alike() {
+    check_alike(told_of_tcp);
+}
+
+const OF_TLS: &[&str] = &[
+    "%DOWNSTREAM_TLS_GROUP%",
+    "%UPSTREAM_TLS_GROUP%",
+    "%UPSTREAM_SERVER_NAME%",
+    "%TLS_JA4_FINGERPRINT%",
+    "%DOWNSTREAM_PEER_FINGERPRINT_256%",
+    "%DOWNSTREAM_PEER_FINGERPRINT_1%",
+    "%DOWNSTREAM_PEER_SERIAL%",
+    "%DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256%",
+    "%DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1%",
+    "%DOWNSTREAM_PEER_CHAIN_SERIALS%",
+    "%DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256%",
+    "%DOWNSTREAM_PEER_ISSUER_SERIAL%",
+    "%DOWNSTREAM_PEER_OTHERNAME_SAN%",
+    "%DOWNSTREAM_LOCAL_OTHERNAME_SAN%",
+    "%DOWNSTREAM_HANDSHAKE_DURATION%",
+    "%DOWNSTREAM_WIRE_BYTES_RECEIVED%",
+    "%COMMON_DURATION(DS_HS_BEG:DS_HS_END:us)%",
+    "%COMMON_DURATION(DS_CX_BEG:DS_RX_BEG:us)%",
+    "%COMMON_DURATION(US_CX_BEG:US_HS_END:us)%",
+    "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%",
+];
+
+#[test]
+fn tls_is_told_alike() {
+    let authority = Authority::new("ours").expect("an authority");
+    let server = authority.issue("server.test", "spiffe://mesh/server").expect("a leaf");
+    let other_name = SanType::OtherName((vec![1, 3, 6, 1, 4, 1, 311, 20, 2, 3], "user@mesh".into()));
+    let client = authority
+        .issue_with("client.test", "spiffe://mesh/client", |params| params.subject_alt_names.push(other_name))
+        .expect("a leaf");
+    let trusted = json!({"trusted_ca": {"inline_string": authority.pem()}});
+    let curves = json!({"ecdh_curves": ["X25519"]});
+    let inspector = json!([{"name": "tls_inspector", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        "enable_ja3_fingerprinting": true, "enable_ja4_fingerprinting": true,
+    }}]);
+    let origin = Origin::start("o").expect("origin");
+    check_alike(|peer| {
+        let ends_tls = |name: &str, manager: HttpListener, asks: bool| {
+            let mut listener: Value = manager.into();
+            listener["filter_chains"][0]["transport_socket"] = downstream(&json!({
+                "require_client_certificate": asks,
+                "common_tls_context": {
+                    "tls_certificates": [server.config()], "validation_context": trusted, "tls_params": curves,
+                },
+            }));
+            listener["listener_filters"] = inspector.clone();
+            listener["name"] = name.into();
+            listener
+        };
+        let behind = HttpListener::new("behind", &json!([route("/", "o")]));
+        let front = HttpListener::new("front", &json!([route("/", "tls")])).manager(json!({"access_log": log(OF_TLS)}));
+        // The origin with TLS is another listener of a proxy of the same kind.
+        let second = DataPlane::start(
+            peer,
+            &Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(ends_tls("behind", behind, false)),
+        )
+        .expect("the origin's proxy starts");
+        let to = second.listener("behind").expect("its listener");
+        let mut secured = cluster("tls", &[to]);
+        secured["transport_socket"] =
+            upstream(&json!({"sni": "server.test", "common_tls_context": {"tls_params": curves}}));
+        let bootstrap = Bootstrap::new().cluster(secured).listener(ends_tls("front", front, true));
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let who = Client { alpn: vec!["http/1.1"], ..Client::named("server.test").with(&client) };
+        who.send(plane.listener("front").expect("its listener"), &Request::get("/")).expect("an answer");
+        records(&plane, 1)
+    });
+}
+
+/// The bytes of a hello, the same for both proxies.
+fn hello() -> Vec<u8> {
+    let client = Client { alpn: vec!["h2", "http/1.1"], ..Client::named("a.test") };
+    let name = "a.test".try_into().expect("a name");
+    let config = client.config().expect("a configuration").into();
+    let mut connection = rustls::ClientConnection::new(config, name).expect("a connection");
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).expect("a hello");
+    bytes
+}
+
+#[test]
+fn hellos_have_the_fingerprints_of_envoy() {
+    let hello = hello();
+    let talker = Talker::start("t").expect("a server");
+    check_alike(|peer| {
+        let mut listener = tcp_listener("tcp", "t");
+        listener["listener_filters"] = json!([{"name": "tls_inspector", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+            "enable_ja3_fingerprinting": true, "enable_ja4_fingerprinting": true,
+        }}]);
+        let operators = ["%TLS_JA3_FINGERPRINT%", "%TLS_JA4_FINGERPRINT%", "%REQUESTED_SERVER_NAME%"];
+        listener["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = log(&operators);
+        let plane =
+            DataPlane::start(peer, &Bootstrap::new().cluster(cluster("t", &[talker.address()])).listener(listener))
+                .expect("the proxy starts");
+        let address: SocketAddr = plane.listener("tcp").expect("its listener");
+        let mut socket = TcpStream::connect(address).expect("a connection");
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        socket.write_all(&hello).expect("sent");
+        _ = socket.read(&mut [0; 1]).expect("an answer");
+        drop(socket);
+        let records = records(&plane, 1);
+        assert!(records[0]["%TLS_JA3_FINGERPRINT%"].is_string(), "{peer:?}: {records:?}");
+        records
+    });
+}
