@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, tcp_listener, with};
@@ -95,26 +95,31 @@ fn told_of_tcp(peer: Peer) -> Vec<Value> {
         .listener(listener("refused", "unused", json!({})));
     let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
     let open = |name: &str| {
-        let mut connection = Connection::open(plane.listener(name).expect("its listener")).expect("a connection");
-        connection.send("hello\n").expect("sent");
-        connection
+        let mut socket = TcpStream::connect(plane.listener(name).expect("its listener")).expect("a connection");
+        socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        socket.write_all(b"hello\n").expect("sent");
+        socket
     };
+    // A close may be a reset, too.
+    let until_closed = |mut socket: TcpStream| _ = socket.read_to_end(&mut Vec::new());
     // One after the other, so that the rows are.
     let ways: [&dyn Fn(); 5] = [
         &|| {
-            let mut connection = open("plain");
-            connection.read_raw(2).expect("an answer");
-            connection.half_close().expect("closed");
-            connection.wait_closed(DEADLINE).expect("closed by the other side as well");
+            let mut socket = open("plain");
+            socket.read_exact(&mut [0; 2]).expect("an answer");
+            socket.shutdown(Shutdown::Write).expect("closed");
+            until_closed(socket);
         },
         &|| {
-            let mut connection = open("plain");
+            let mut connection =
+                Connection::open(plane.listener("plain").expect("its listener")).expect("a connection");
+            connection.send("hello\n").expect("sent");
             connection.read_raw(2).expect("an answer");
             connection.reset().expect("reset");
         },
-        &|| _ = open("idle").wait_closed(DEADLINE).expect("closed"),
-        &|| _ = open("bounded").wait_closed(DEADLINE).expect("closed"),
-        &|| _ = open("refused").wait_closed(DEADLINE).expect("closed"),
+        &|| until_closed(open("idle")),
+        &|| until_closed(open("bounded")),
+        &|| until_closed(open("refused")),
     ];
     for (row, go) in ways.iter().enumerate() {
         go();
@@ -167,7 +172,7 @@ fn tls_is_told_alike() {
         .issue_with("client.test", "spiffe://mesh/client", |params| params.subject_alt_names.push(other_name))
         .expect("a leaf");
     let trusted = json!({"trusted_ca": {"inline_string": authority.pem()}});
-    let curves = json!({"ecdh_curves": ["X25519"]});
+    let curves = json!({"ecdh_curves": ["X25519", "P-256"]});
     let inspector = json!([{"name": "tls_inspector", "typed_config": {
         "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
         "enable_ja3_fingerprinting": true, "enable_ja4_fingerprinting": true,
@@ -201,8 +206,52 @@ fn tls_is_told_alike() {
         let bootstrap = Bootstrap::new().cluster(secured).listener(ends_tls("front", front, true));
         let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
         let who = Client { alpn: vec!["http/1.1"], ..Client::named("server.test").with(&client) };
-        who.send(plane.listener("front").expect("its listener"), &Request::get("/")).expect("an answer");
+        let answer = who.send(plane.listener("front").expect("its listener"), &Request::get("/")).expect("an answer");
+        assert_eq!(answer.status, 200, "{peer:?}: {answer:?}");
         records(&plane, 1)
+    });
+}
+
+const OF_BYTES: &[&str] = &[
+    "%DOWNSTREAM_WIRE_BYTES_RECEIVED%",
+    "%DOWNSTREAM_WIRE_BYTES_SENT%",
+    "%DOWNSTREAM_HEADER_BYTES_RECEIVED%",
+    "%DOWNSTREAM_HEADER_BYTES_SENT%",
+    "%DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT%",
+    "%UPSTREAM_WIRE_BYTES_RECEIVED%",
+    "%UPSTREAM_WIRE_BYTES_SENT%",
+    "%UPSTREAM_HEADER_BYTES_RECEIVED%",
+    "%UPSTREAM_HEADER_BYTES_SENT%",
+];
+
+#[test]
+fn bytes_are_counted_alike() {
+    let origin = Origin::start("o").expect("origin");
+    let retried = json!({"retry_policy": {"retry_on": "5xx", "num_retries": 1}});
+    // What tells of time has more digits or fewer.
+    let quiet = |route: Value| with(route, json!({"response_headers_to_remove": ["x-envoy-upstream-service-time"]}));
+    let routes = json!([
+        {"match": {"prefix": "/found"}, "direct_response": {"status": 404, "body": {"inline_string": "nothing"}}},
+        quiet(with(route("/retried", "o"), json!({"route": retried}))),
+        quiet(route("/", "o")),
+    ]);
+    let requests = [
+        Request::get("/"),
+        Request::get("/found"),
+        Request::new("POST", "/").body("a body"),
+        Request::get("/").origin("status=204"),
+        Request::get("/retried").origin("status=503;flaky=1"),
+    ];
+    check_alike(|peer| {
+        let main = HttpListener::new("main", &routes).manager(json!({"access_log": log(OF_BYTES)}));
+        let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(main);
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let address = plane.listener("main").expect("its listener");
+        for (row, request) in requests.iter().enumerate() {
+            request.send(address).expect("an answer");
+            records(&plane, row + 1);
+        }
+        records(&plane, requests.len())
     });
 }
 

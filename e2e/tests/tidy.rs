@@ -34,6 +34,10 @@ fn crates_know_only_what_they_may() {
     let dependencies = dependencies();
     let rules: &[(&str, &[&str])] = &[
         ("outrigger-http", &["tokio", "prost", "tonic", "hyper", "wasmtime", "outrigger-proto"]),
+        (
+            "outrigger-attributes",
+            &["tokio", "prost", "tonic", "hyper", "wasmtime", "outrigger-proto", "outrigger-config"],
+        ),
         ("outrigger-stats", &["tokio", "prost", "tonic", "hyper", "outrigger-proto"]),
         ("outrigger-config", &["tokio", "prost", "tonic", "hyper", "wasmtime", "outrigger-proto"]),
         ("outrigger-wasm", &["tokio", "hyper", "tonic", "outrigger-proto", "outrigger-xds", "outrigger-config"]),
@@ -53,6 +57,7 @@ fn crates_know_only_what_they_may() {
 fn proxy_and_control_plane_share_only_the_protos() {
     let proxy = [
         "outrigger-http",
+        "outrigger-attributes",
         "outrigger-stats",
         "outrigger-config",
         "outrigger-xds",

@@ -168,6 +168,7 @@ async fn serve(options: Options, logging: Logging, message: Bytes, bootstrap: Bo
     let keys = CodeKeys::load(&options.wasm_code_key)?;
     let registry = Arc::new(Registry::default());
     let services = Services::new(Arc::clone(&registry), node::to_host(&bootstrap.node));
+    outrigger_wasm::set_node(node::to_host(&bootstrap.node));
     let (span_sink, span_queue) = span_queue();
     let workers = Workers::start(outrigger_dataplane::Options {
         concurrency,

@@ -8,6 +8,7 @@
 mod certificate;
 mod coalesce;
 mod duration;
+mod expression;
 mod facts;
 mod grpc;
 mod metadata;

@@ -15,6 +15,7 @@ mod cluster;
 mod dns;
 mod endpoint;
 pub mod explain;
+mod expression;
 mod filter;
 mod filter_chain;
 mod format;

@@ -297,9 +297,9 @@ impl<'a> Exchange<'a> {
         picked.cluster.stats.upstream_rq_time().record(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
     }
 
-    /// What an attempt has had on the wire, when it is over.
+    /// What the last attempt has had on the wire.
     fn count_bytes(&self, picked: &Picked) {
-        self.stream.borrow_mut().info.upstream_wire.add(picked.stream.wire_bytes());
+        self.stream.borrow_mut().info.upstream_wire = picked.stream.wire_bytes();
     }
 
     fn log(&mut self) {

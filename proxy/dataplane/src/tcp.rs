@@ -172,6 +172,7 @@ async fn run(
 ) -> Result<(), StreamError> {
     let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, Ends::of(&state.info)));
     state.info.cluster_name = cluster;
+    state.info.mark(TimingPoint::UpstreamAsked, std::time::Instant::now());
     let Connected { transport: mut up, remote, _guard, attempts } = connected.await?;
     describe_upstream(&mut state.info, &up, remote, attempts);
     let (idle, deadline) = times(chain);
@@ -191,7 +192,11 @@ async fn run_filtered(
     let guard = RefCell::new(None);
     let connect = || {
         let Connecting { cluster, connected } = connecting(cx, chain, ends);
-        state.borrow_mut().info.cluster_name = cluster;
+        {
+            let info = &mut state.borrow_mut().info;
+            info.cluster_name = cluster;
+            info.mark(TimingPoint::UpstreamAsked, std::time::Instant::now());
+        }
         let (state, guard) = (&state, &guard);
         async move {
             let Connected { transport, remote, _guard, attempts } = connected.await?;

@@ -136,6 +136,19 @@ impl Default for RequestHead {
 }
 
 impl RequestHead {
+    /// Calls `each` with every entry, pseudo headers first, in Envoy's order.
+    pub fn for_each_entry(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        if !self.authority.is_empty() {
+            each(b":authority", &self.authority);
+        }
+        if !self.path.is_empty() {
+            each(b":path", &self.path);
+        }
+        each(b":method", self.method.as_bytes());
+        each(b":scheme", self.scheme.as_str().as_bytes());
+        self.headers.iter().for_each(|(name, value)| each(name.as_bytes(), value));
+    }
+
     /// The path without the query.
     #[must_use]
     pub fn path_only(&self) -> &[u8] {
@@ -163,5 +176,11 @@ impl ResponseHead {
     #[must_use]
     pub const fn new(status: u16) -> ResponseHead {
         ResponseHead { status, version: Version::Http11, headers: Headers::new() }
+    }
+
+    /// Calls `each` with every entry, `:status` first.
+    pub fn for_each_entry(&self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        each(b":status", self.status.to_string().as_bytes());
+        self.headers.iter().for_each(|(name, value)| each(name.as_bytes(), value));
     }
 }

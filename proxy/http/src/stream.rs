@@ -119,16 +119,6 @@ pub struct WireBytes {
     pub header_sent: u64,
 }
 
-impl WireBytes {
-    /// Adds those of another attempt.
-    pub fn add(&mut self, other: WireBytes) {
-        self.received += other.received;
-        self.sent += other.sent;
-        self.header_received += other.header_received;
-        self.header_sent += other.header_sent;
-    }
-}
-
 /// What all streams of a connection to an endpoint share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpstreamConnection {

@@ -14,7 +14,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use outrigger_http::{HeaderName, ResponseHead, StreamState};
 use outrigger_stats::Registry;
-use outrigger_wasm::{Code, CompiledModule, Engine, Node, Plugin, RootId, Services, StartMode, Vm, WorkerHost, start};
+use outrigger_wasm::{
+    Code, CompiledModule, Engine, Node, Objects, Plugin, RootId, Services, StartMode, Vm, WorkerHost, start,
+};
 
 /// Sets a request header, adds a response header; all of a stream's callbacks are there.
 const MINIMAL: &str = r#"(module
@@ -46,6 +48,8 @@ const EMPTY: &str = r#"(module
   (func (export "proxy_on_delete") (param i32)))"#;
 
 struct AnyCluster;
+
+impl Objects for AnyCluster {}
 
 impl WorkerHost for AnyCluster {
     fn cluster_exists(&self, _: &str) -> bool {

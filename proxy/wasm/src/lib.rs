@@ -37,7 +37,8 @@ mod status;
 mod ticker;
 mod trap;
 mod vm;
-mod wire;
+
+pub use outrigger_attributes::{Node, Objects, Property, set_node};
 
 pub use action::{
     CallFailure, CallResponse, CloseType, ContextId, DataAction, Direction, Effect, GrpcEvent, GrpcOpen, HeadersAction,
@@ -49,9 +50,8 @@ pub use metrics::{VmEvent, VmWaits, count_vm_event};
 pub use module::{Abi, Callbacks, CompiledModule, LoadError};
 pub use plugin::{Backoff, FailurePolicy, Isolation, Limits, Plugin, VmConfig};
 pub use pool::MEMORY_BYTES_MAX as STREAM_MEMORY_BYTES_MAX;
-pub use property::Property;
 pub use queues::QueueEvents;
-pub use services::{Node, Services};
+pub use services::Services;
 pub use start::{StartError, StartMode, StartedVm, start, start_vm};
 pub use trap::{Trap, TrapKind};
 pub use vm::{ReadyVm, Vm, WorkerHost};

@@ -95,21 +95,9 @@ impl<'a> MapRef<'a> {
     /// Calls `each` with every entry, pseudo headers first, in Envoy's order.
     pub(crate) fn for_each(self, each: &mut dyn FnMut(&[u8], &[u8])) {
         match self {
-            MapRef::Request(head) => {
-                if !head.authority.is_empty() {
-                    each(b":authority", &head.authority);
-                }
-                if !head.path.is_empty() {
-                    each(b":path", &head.path);
-                }
-                each(b":method", head.method.as_bytes());
-                each(b":scheme", head.scheme.as_str().as_bytes());
-            }
-            MapRef::Response(head) => each(b":status", &digits(head.status)),
-            MapRef::Fields(_) => {}
-        }
-        for (name, value) in self.fields() {
-            each(name.as_bytes(), value);
+            MapRef::Request(head) => head.for_each_entry(each),
+            MapRef::Response(head) => head.for_each_entry(each),
+            MapRef::Fields(fields) => fields.iter().for_each(|(name, value)| each(name.as_bytes(), value)),
         }
     }
 

@@ -3,28 +3,13 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use bytes::Bytes;
+use outrigger_attributes::Node;
 use outrigger_stats::{Gauge, Name, Registry};
 
 use crate::labels::LabelSet;
 use crate::metrics::RuntimeStats;
-use crate::property::Property;
 use crate::queues::Queues;
 use crate::shared::SharedVm;
-
-/// The node that `xds.node` shows.
-#[derive(Debug, Clone, Default)]
-pub struct Node {
-    pub id: String,
-    pub cluster: String,
-    pub metadata: Property,
-    pub user_agent_name: String,
-    pub user_agent_version: String,
-    /// Region, zone, sub-zone.
-    pub locality: [String; 3],
-    /// The serialized `envoy.config.core.v3.Node`: what a read of the whole `xds.node` answers.
-    pub encoded: Bytes,
-}
 
 /// Process-wide state behind the hostcalls.
 #[derive(Debug)]

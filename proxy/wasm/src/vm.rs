@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use outrigger_http::{Headers, Metadata, StreamState};
+use outrigger_attributes::Objects;
+use outrigger_http::{Headers, StreamState};
 use wasmtime::Store;
 
 pub(crate) use self::ready::Guest;
@@ -28,27 +29,9 @@ use crate::plugin::{Plugin, VmConfig};
 use crate::trap::{HostTrap, Trap};
 
 /// What the host asks of the worker while a guest runs.
-pub trait WorkerHost {
+pub trait WorkerHost: Objects {
     /// Whether `proxy_http_call` may name this cluster.
     fn cluster_exists(&self, name: &str) -> bool;
-
-    /// `xds.cluster_metadata`: few ask, so no stream carries it.
-    fn cluster_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
-        _ = name;
-        None
-    }
-
-    /// `upstream.num_endpoints`.
-    fn cluster_endpoints(&self, name: &str) -> Option<usize> {
-        _ = name;
-        None
-    }
-
-    /// `xds.listener_metadata`.
-    fn listener_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
-        _ = name;
-        None
-    }
 }
 
 /// A VM on its worker.

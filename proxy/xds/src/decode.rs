@@ -9,6 +9,7 @@ mod common;
 mod discovered;
 mod dns;
 mod endpoint;
+mod expression;
 mod filter_chain;
 mod forward;
 mod health_check;

@@ -1,7 +1,9 @@
 //! Which streams an access log tells of (`envoy.config.accesslog.v3.AccessLogFilter`).
 
+use outrigger_attributes::Expression;
 use outrigger_http::{HeaderName, LogType, ResponseFlags, StreamState, TimingPoint};
 
+use crate::expression::holds;
 use crate::format::grpc_code;
 use crate::{Fraction, HeaderMatcher, MetadataMatcher};
 
@@ -36,6 +38,8 @@ pub enum LogFilter {
         /// What holds for streams without a value.
         missing: bool,
     },
+    /// `envoy.access_loggers.extension_filters.cel`.
+    Expression(Expression),
     LogType {
         types: Vec<LogType>,
         exclude: bool,
@@ -103,6 +107,7 @@ impl LogFilter {
             LogFilter::Metadata { matcher, missing } => {
                 matcher.as_ref().and_then(|matcher| matcher.holds(info.metadata.as_deref())).unwrap_or(*missing)
             }
+            LogFilter::Expression(expression) => holds(expression, state),
             LogFilter::LogType { types, exclude } => types.contains(&info.log_type) != *exclude,
         }
     }

@@ -8,6 +8,7 @@ use outrigger_http::{EndpointAddress, HeaderName, Headers, StreamInfo, StreamSta
 use super::FormatError;
 use super::coalesce::Coalesce;
 use super::duration::DurationOperator;
+use super::expression::ExpressionOperator;
 use super::facts::{FACTS, Fact, host};
 use super::grpc::{GrpcForm, grpc_status};
 use super::metadata::MetadataOperator;
@@ -48,6 +49,7 @@ pub(crate) enum Operator {
     Tls(TlsOperator),
     Duration(DurationOperator),
     Coalesce(Coalesce),
+    Expression(ExpressionOperator),
     Metadata(MetadataOperator),
     Query(QueryOperator),
     ServerName(ServerName),
@@ -197,6 +199,9 @@ impl Operator {
         if let Some(operator) = DurationOperator::parse(name, argument) {
             return operator.map(Operator::Duration).map_err(problem);
         }
+        if let Some(operator) = ExpressionOperator::parse(name, argument) {
+            return operator.map(Operator::Expression).map_err(|text| problem(&text));
+        }
         if let Some(operator) = MetadataOperator::parse(name, argument) {
             return operator.map(Operator::Metadata).map_err(problem);
         }
@@ -206,23 +211,7 @@ impl Operator {
         if let Some(operator) = masked(name, argument) {
             return operator.map_err(problem);
         }
-        let operator = FACTS
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, fact)| Operator::Fact(*fact))
-            .or_else(|| {
-                let (_, of, part) = ADDRESSES.iter().find(|(known, ..)| *known == name)?;
-                Some(Operator::Address { of: *of, part: *part })
-            })
-            .or_else(|| {
-                let (_, names, port) = ATTEMPTED.iter().find(|(known, ..)| *known == name)?;
-                Some(Operator::Attempted { names: *names, port: *port })
-            })
-            .or_else(|| (name == "GRPC_STATUS_NUMBER").then_some(Operator::GrpcStatus(GrpcForm::Number)))
-            .or_else(|| EMPTY.contains(&name).then_some(Operator::Empty))
-            .or_else(|| (name == "UPSTREAM_CONNECTION_IDS_ATTEMPTED").then_some(Operator::ConnectionsAttempted))
-            .or_else(|| NOTHING.contains(&name).then_some(Operator::Nothing))
-            .ok_or_else(|| FormatError::UnknownOperator(name.to_owned()))?;
+        let operator = without_argument(name).ok_or_else(|| FormatError::UnknownOperator(name.to_owned()))?;
         if argument.is_some_and(|argument| !argument.is_empty()) {
             return Err(problem("takes no argument"));
         }
@@ -262,6 +251,7 @@ impl Operator {
             Operator::Tls(operator) => operator.value(info),
             Operator::Duration(operator) => operator.value(info),
             Operator::Coalesce(operators) => operators.value(state),
+            Operator::Expression(expression) => expression.value(state),
             Operator::Metadata(operator) => operator.value(info),
             Operator::Query(operator) => operator.value(state),
             Operator::ServerName(name) => name.value(state),
@@ -272,6 +262,26 @@ impl Operator {
             Operator::Nothing => Value::Absent,
         }
     }
+}
+
+/// An operator that is a name alone.
+fn without_argument(name: &str) -> Option<Operator> {
+    FACTS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, fact)| Operator::Fact(*fact))
+        .or_else(|| {
+            let (_, of, part) = ADDRESSES.iter().find(|(known, ..)| *known == name)?;
+            Some(Operator::Address { of: *of, part: *part })
+        })
+        .or_else(|| {
+            let (_, names, port) = ATTEMPTED.iter().find(|(known, ..)| *known == name)?;
+            Some(Operator::Attempted { names: *names, port: *port })
+        })
+        .or_else(|| (name == "GRPC_STATUS_NUMBER").then_some(Operator::GrpcStatus(GrpcForm::Number)))
+        .or_else(|| EMPTY.contains(&name).then_some(Operator::Empty))
+        .or_else(|| (name == "UPSTREAM_CONNECTION_IDS_ATTEMPTED").then_some(Operator::ConnectionsAttempted))
+        .or_else(|| NOTHING.contains(&name).then_some(Operator::Nothing))
 }
 
 pub(super) fn either<'a>(

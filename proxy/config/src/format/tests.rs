@@ -148,3 +148,47 @@ fn literals_are_known_as_such() {
     assert_eq!(Format::parse("%PROTOCOL%").unwrap().as_literal(), None);
     assert_eq!(Format::literal(Bytes::from_static(b"%")).as_literal(), Some(&Bytes::from_static(b"%")));
 }
+
+#[test]
+fn spans_between_points() {
+    let mut state = stream();
+    let start = state.info.start;
+    state.info.connection_start = start.checked_sub(Duration::from_millis(3));
+    let check = |state: &StreamState, format: &str, expected: &str| {
+        let mut out = Vec::new();
+        Format::parse(format).unwrap().write(state, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), expected, "{format}");
+    };
+    check(&state, "%COMMON_DURATION(DS_CX_BEG:DS_RX_BEG)%", "3");
+    check(&state, "%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:us)%", "5900");
+    check(&state, "%COMMON_DURATION(US_RX_BEG:DS_TX_END:ns)%", "2100000");
+    check(&state, "%COMMON_DURATION(DS_TX_END:US_RX_BEG)% %COMMON_DURATION(DS_RX_BEG:US_TX_END)%", "- -");
+    check(&state, "%COMMON_DURATION(DS_RX_BEG:of_a_filter)%", "-");
+    state.info.timings.forget_attempt();
+    check(&state, "%COMMON_DURATION(DS_RX_BEG:US_RX_BEG)% %COMMON_DURATION(DS_RX_BEG:DS_TX_END)%", "- 8");
+    for bad in ["%COMMON_DURATION%", "%COMMON_DURATION(DS_RX_BEG)%", "%COMMON_DURATION(DS_RX_BEG:DS_TX_END:h)%"] {
+        assert!(Format::parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_first_that_has_a_value() {
+    let state = stream();
+    let check = |operators: &str, expected: &str| {
+        let mut out = Vec::new();
+        let format = format!("%COALESCE({{\"operators\": [{operators}]}})%");
+        Format::parse(&format).unwrap().write(&state, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), expected, "{operators}");
+    };
+    check(r#""ROUTE_NAME", "CUSTOM_FLAGS", {"command": "REQ", "param": ":authority"}"#, "a.test");
+    check(r#"{"command": "REQ", "param": ":authority", "max_length": 3}"#, "a.t");
+    check(r#""ROUTE_NAME""#, "-");
+    check(r#"{"command": "COALESCE", "param": "{\"operators\": [\"RESPONSE_CODE\"]}"}"#, "503");
+    let bad = |argument: &str| assert!(Format::parse(&format!("%COALESCE({argument})%")).is_err(), "{argument}");
+    bad("");
+    bad("[]");
+    bad(r#"{"operators": []}"#);
+    bad(r#"{"operators": ["NOTHING"]}"#);
+    bad(r#"{"operators": [{"command": "REQ", "param": 1}]}"#);
+    bad(r#"{"operators": [{"command": "REQ", "param": "a", "max_length": 0}]}"#);
+}

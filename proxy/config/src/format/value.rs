@@ -24,6 +24,11 @@ pub(crate) enum Value<'a> {
     Time(&'a TimeFormat, SystemTime),
     /// As [`Value::Bytes`], put together.
     Owned(Vec<u8>),
+    /// What is no text, as JSON and among text.
+    Typed {
+        json: Vec<u8>,
+        text: Vec<u8>,
+    },
     Metadata(&'a MetadataValue),
     Struct(&'a MetadataStruct),
 }
@@ -48,6 +53,7 @@ impl<'a> Value<'a> {
             Value::Metadata(MetadataValue::String(_) | MetadataValue::Null) => return None,
             Value::Metadata(value) => json::write_value(value, &mut out),
             Value::Struct(fields) => json::write_struct(fields, &mut out),
+            Value::Typed { json, .. } => out.extend_from_slice(json),
             _ => return None,
         }
         Some(out)
@@ -97,7 +103,7 @@ impl<'a> Value<'a> {
             Value::Metadata(value) => json::write_value(value, out),
             Value::Struct(fields) => json::write_struct(fields, out),
             Value::Time(format, time) => format.write(*time, out),
-            Value::Owned(bytes) => out.extend_from_slice(cut(bytes, max)),
+            Value::Owned(bytes) | Value::Typed { text: bytes, .. } => out.extend_from_slice(cut(bytes, max)),
         }
         if let Some(max) = max {
             out.truncate(start.saturating_add(max).min(out.len()));

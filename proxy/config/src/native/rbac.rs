@@ -4,8 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrigger_attributes::Expression;
 use outrigger_http::{StreamInfo, StreamState};
 
+use crate::expression::holds;
 use crate::{Cidr, HeaderMatcher, MetadataMatcher, StringMatcher, UriTemplate};
 
 /// The filter: enforced rules, and rules that are only watched.
@@ -53,6 +55,8 @@ pub struct RbacPolicy {
     pub name: Arc<str>,
     pub permissions: Vec<Permission>,
     pub principals: Vec<Principal>,
+    /// Must hold as well.
+    pub condition: Option<Expression>,
 }
 
 /// What is done.
@@ -125,6 +129,7 @@ impl RbacRules {
         self.policies.iter().any(|policy| {
             policy.permissions.iter().any(Permission::reads_metadata)
                 || policy.principals.iter().any(Principal::reads_metadata)
+                || policy.condition.as_ref().is_some_and(|condition| condition.reads("metadata"))
         })
     }
 
@@ -133,6 +138,7 @@ impl RbacRules {
         let matches = |policy: &&RbacPolicy| {
             policy.permissions.iter().any(|permission| permission.matches(state))
                 && policy.principals.iter().any(|principal| principal.matches(state))
+                && policy.condition.as_ref().is_none_or(|condition| holds(condition, state))
         };
         let policy = self.policies.iter().find(matches).map(|policy| &policy.name);
         let allowed = match self.action {

@@ -68,7 +68,6 @@ impl Exchange<'_> {
         if self.may_repeat(error) && !self.would_retry(error) {
             self.repeated = true;
             let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Done) else { return Ok(()) };
-            self.count_bytes(&picked);
             self.origin = Origin::Connecting(self.checkout(&picked.cluster, true));
             return Ok(());
         }
@@ -295,7 +294,6 @@ impl Exchange<'_> {
             if !was_answered {
                 picked.count_failure(status);
             }
-            self.count_bytes(picked);
             let state = self.stream.borrow();
             picked.record(504, state.info.flags);
         }

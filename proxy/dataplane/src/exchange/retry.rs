@@ -300,7 +300,6 @@ impl Exchange<'_> {
         let random = self.cx.random().next_u64();
         let Some(retry) = &mut self.retry else { return };
         if let Origin::Connected(picked) = std::mem::replace(&mut self.origin, Origin::Waiting) {
-            self.stream.borrow_mut().info.upstream_wire.add(picked.stream.wire_bytes());
             match answer {
                 Some(answer) => picked.count_retried(answer.status),
                 None => picked.outcome(Outcome::Broken, true),

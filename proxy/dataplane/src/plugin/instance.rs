@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use outrigger_http::Metadata;
 use outrigger_wasm::{
-    CallResponse, ContextId, Direction, Effect, FailurePolicy, GrpcEvent, GrpcOpen, HttpCall, Plugin, ReadyVm, RootId,
-    StartError, Trap, Vm, WorkerHost,
+    CallResponse, ContextId, Direction, Effect, FailurePolicy, GrpcEvent, GrpcOpen, HttpCall, Objects, Plugin, ReadyVm,
+    RootId, StartError, Trap, Vm, WorkerHost,
 };
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -63,7 +63,9 @@ impl WorkerHost for Host {
     fn cluster_exists(&self, name: &str) -> bool {
         self.0.upgrade().is_some_and(|cx| cx.live().cluster_exists(name))
     }
+}
 
+impl Objects for Host {
     fn cluster_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
         self.0.upgrade()?.live().snapshot().clusters.get(name)?.cluster.metadata.clone()
     }

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use outrigger_http::{HeaderName, ResponseHead, StreamState};
 use outrigger_stats::Registry;
 use outrigger_wasm::{
-    Code, CompiledModule, Engine, Limits, Node, Plugin, Services, StartMode, Vm, VmConfig, WorkerHost, fuzzing, start,
+    Code, CompiledModule, Engine, Limits, Node, Objects, Plugin, Services, StartMode, Vm, VmConfig, WorkerHost,
+    fuzzing, start,
 };
 
 use crate::{Run, Target, fingerprint};
@@ -216,6 +217,8 @@ fn programs() -> Vec<Vec<u8>> {
 }
 
 struct AnyCluster;
+
+impl Objects for AnyCluster {}
 
 impl WorkerHost for AnyCluster {
     fn cluster_exists(&self, _: &str) -> bool {

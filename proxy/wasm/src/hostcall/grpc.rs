@@ -11,7 +11,7 @@ use crate::host::{CallKind, Host};
 use crate::maps::plain_fields;
 use crate::pairs;
 use crate::status::Status;
-use crate::wire::Fields;
+use outrigger_attributes::wire::Fields;
 
 const NAME_BYTES_MAX: usize = 1024;
 

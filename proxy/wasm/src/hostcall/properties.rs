@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
+use outrigger_attributes::Lookup;
 use outrigger_http::StreamState;
 
 use super::{Answer, Cx, HostcallTable, hostcalls, piece};
 use crate::host::open;
-use crate::property::{self, Lookup};
+use crate::property;
 use crate::status::Status;
 
 /// What filters may store with one stream.
@@ -33,7 +34,7 @@ fn segments(path: &[u8]) -> Option<Vec<&str>> {
 fn get(cx: &mut Cx<'_>, path: u32, path_len: u32, ptr_out: u32, len_out: u32) -> Answer {
     let path = segments(cx.bytes(path, path_len)?).ok_or(Status::NotFound)?;
     let value = match property::lookup(cx.host(), &path) {
-        Lookup::Found(value) => value.encode().ok_or(Status::SerializationFailure)?,
+        Lookup::Found(value) => property::encode(&value).ok_or(Status::SerializationFailure)?,
         Lookup::Absent => return Err(Status::NotFound.into()),
         Lookup::NotAValue => return Err(Status::SerializationFailure.into()),
     };

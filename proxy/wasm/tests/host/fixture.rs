@@ -9,8 +9,8 @@ use bytes::Bytes;
 use outrigger_http::{HeaderName, ResponseHead, StreamState};
 use outrigger_stats::{Name, Registry, Value};
 use outrigger_wasm::{
-    Code, CompiledModule, ContextId, Effect, Engine, LoadError, Node, Plugin, Property, RootId, Services, StartError,
-    StartMode, Trap, Vm, VmConfig, WorkerHost, start,
+    Code, CompiledModule, ContextId, Effect, Engine, LoadError, Node, Objects, Plugin, Property, RootId, Services,
+    StartError, StartMode, Trap, Vm, VmConfig, WorkerHost, start,
 };
 
 /// Where hostcalls put their pointer and length in these guests.
@@ -148,6 +148,8 @@ pub(crate) fn load(wasm: &[u8]) -> Result<CompiledModule, LoadError> {
 }
 
 pub(crate) struct Clusters;
+
+impl Objects for Clusters {}
 
 impl WorkerHost for Clusters {
     fn cluster_exists(&self, name: &str) -> bool {

@@ -103,6 +103,7 @@ fn actions() {
             name: "p".into(),
             permissions: vec![Permission::DestinationPort(port)],
             principals: vec![Principal::Any],
+            condition: None,
         }],
     };
     let check = |action, port, allowed, matched: bool| {

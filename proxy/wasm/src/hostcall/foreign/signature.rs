@@ -9,7 +9,7 @@ use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 use super::Arguments;
 use crate::hostcall::{Cx, Stop};
 use crate::status::Status;
-use crate::wire::{Fields, put_bytes, put_number};
+use outrigger_attributes::wire::{Fields, put_bytes, put_number};
 
 /// The largest RSA modulus that is signed with: an operation beyond that takes milliseconds.
 const RSA_SIGNING_BYTES_MAX: usize = 512;

@@ -8,7 +8,7 @@ use crate::hostcall::properties::store;
 use crate::hostcall::{Cx, Stop};
 use crate::property::Declared;
 use crate::status::Status;
-use crate::wire::Fields;
+use outrigger_attributes::wire::Fields;
 
 /// Keys that something in the proxy reads: Envoy's object factories. Any other is `NotFound`.
 const KNOWN_KEYS: [&str; 8] = [

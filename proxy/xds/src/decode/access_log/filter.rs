@@ -6,10 +6,12 @@ use outrigger_proto::pb;
 use pb::envoy::config::accesslog::v3 as proto;
 use pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use pb::envoy::data::accesslog::v3::AccessLogType;
+use pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 
 use super::super::common::{flag, variant};
+use super::super::expression::text;
 use super::super::forward::fraction;
-use super::super::matcher::{header, metadata};
+use super::super::matcher::{extension, header, metadata};
 use crate::Diagnostics;
 
 /// Filters within filters.
@@ -44,15 +46,21 @@ pub(super) fn filter(filter: &proto::AccessLogFilter, depth: usize, d: &mut Diag
         Some(FilterSpecifier::GrpcStatusFilter(filter)) => d.at("grpc_status_filter", |d| grpc_status(filter, d)),
         Some(FilterSpecifier::MetadataFilter(filter)) => d.at("metadata_filter", |d| of_metadata(filter, d)),
         Some(FilterSpecifier::LogTypeFilter(filter)) => d.at("log_type_filter", |d| log_type(filter, d)),
-        Some(FilterSpecifier::ExtensionFilter(_)) => {
-            d.at("extension_filter", |d| d.error("is not supported"));
-            None
-        }
+        Some(FilterSpecifier::ExtensionFilter(filter)) => d.at("extension_filter", |d| of_extension(filter, d)),
         None => {
             d.error("has no filter");
             None
         }
     }
+}
+
+fn of_extension(proto: &proto::ExtensionFilter, d: &mut Diagnostics) -> Option<LogFilter> {
+    use proto::extension_filter::ConfigType;
+    let config = proto.config_type.as_ref().map(|ConfigType::TypedConfig(config)| config);
+    d.at("typed_config", |d| {
+        let config: ExpressionFilter = extension(config, d)?;
+        d.at("expression", |d| text(&config.expression, d)).map(LogFilter::Expression)
+    })
 }
 
 fn required<T>(field: &'static str, d: &mut Diagnostics) -> Option<T> {

@@ -18,6 +18,7 @@ use pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConf
 use pb::envoy::r#type::matcher::v3 as matcher;
 
 use super::super::common::{cidr, duration, list, name, variant};
+use super::super::expression::expression;
 use super::super::matcher::{extension, header, metadata, string};
 use crate::Diagnostics;
 
@@ -117,7 +118,11 @@ fn rules(proto: &rbac::Rbac, http: bool, d: &mut Diagnostics) -> Option<RbacRule
 fn policy(name: &str, proto: &rbac::Policy, place: Place, d: &mut Diagnostics) -> Option<RbacPolicy> {
     let permissions = list(&proto.permissions, "permissions", d, |proto, d| permission(proto, place, d));
     let principals = list(&proto.principals, "principals", d, |proto, d| principal(proto, place, d));
-    Some(RbacPolicy { name: Arc::from(name), permissions: permissions?, principals: principals? })
+    let condition = match &proto.condition {
+        Some(condition) => Some(d.at("condition", |d| expression(condition, d))?),
+        None => None,
+    };
+    Some(RbacPolicy { name: Arc::from(name), permissions: permissions?, principals: principals?, condition })
 }
 
 fn too_deep<T>(d: &mut Diagnostics) -> Option<T> {

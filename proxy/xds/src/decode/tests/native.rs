@@ -72,9 +72,22 @@ fn rules_are_whole_or_rejected() {
         "{any: true}",
         &at("permissions[0].url_path.path.safe_regex.regex", "is no regular expression: unclosed group"),
     );
-    let condition = "rules: {policies: {p: {permissions: [{any: true}], principals: [{any: true}], condition: \
-                     {const_expr: {bool_value: true}}}}}";
-    assert!(bad_filter("rbac.v3.RBAC", condition).contains("condition: is not supported"));
+    let with = |condition: &str| {
+        format!(
+            "rules: {{policies: {{p: {{permissions: [{{any: true}}], principals: [{{any: true}}], {condition}}}}}}}"
+        )
+    };
+    let bad_condition = |condition: &str, expected: &str| {
+        let reason = bad_filter("rbac.v3.RBAC", &with(condition));
+        assert!(reason.contains(expected), "{reason}");
+    };
+    bad_condition("condition: {}", "condition: has an empty or unknown part");
+    bad_condition(
+        "condition: {call_expr: {function: 'matches', args: [{ident_expr: {name: a}}]}}",
+        "condition: matches a",
+    );
+    bad_condition("condition: {comprehension_expr: {}}", "condition: has an empty or unknown part");
+    bad_condition("checked_condition: {}", "checked_condition: is not supported");
     assert!(bad_filter("rbac.v3.RBAC", "matcher: {}").contains("matcher: is not supported"));
     let OverrideConfig::Rbac(None) = over("rbac.v3.RBACPerRoute", "") else { panic!() };
     let nested = by_route("rbac.v3.RBACPerRoute", "rbac: {rules: {policies: {p: {permissions: [{any: true}]}}}}");

@@ -10,15 +10,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use outrigger_http::{
-    CertificateInfo, HeaderName, Headers, Metadata, StreamInfo, StreamMetadata, StreamState, TimingPoint, TlsInfo,
-    grpc_status_of_http,
+    CertificateInfo, HeaderName, Headers, Metadata, RequestHead, ResponseHead, StreamInfo, StreamMetadata, StreamState,
+    TimingPoint, TlsInfo, grpc_status_of_http,
 };
 
-use super::names::XDS_METADATA;
-use super::{Lookup, Property, messages};
-use crate::host::Host;
-use crate::maps::MapRef;
-use crate::vm::WorkerHost;
+use crate::messages;
+use crate::names::XDS_METADATA;
+use crate::value::{Lookup, Property};
 
 fn found(value: Option<Property>) -> Lookup {
     value.map_or(Lookup::Absent, Lookup::Found)
@@ -40,25 +38,9 @@ fn header(headers: &Headers, name: &HeaderName) -> Option<Property> {
     headers.get(name).cloned().map(Property::Bytes)
 }
 
-/// The value of a path, as the effective context sees it.
-pub(crate) fn lookup(host: &Host, path: &[&str]) -> Lookup {
-    match path {
-        [] | [""] | ["request" | "response" | "xds"] => Lookup::NotAValue,
-        ["plugin_name"] => found(text(&host.plugin.name)),
-        ["plugin_root_id"] => found(text(&host.plugin.root_id)),
-        ["plugin_vm_id"] => found(text(&host.plugin.vm.vm_id)),
-        ["xds", "node", rest @ ..] | ["node", rest @ ..] => node(host, rest),
-        _ => {
-            let Some((_, stream)) = host.stream() else { return Lookup::Absent };
-            let Ok(state) = stream.state.try_borrow() else { return Lookup::Absent };
-            let objects = host.worker.as_ref().map(|worker| &*worker.0);
-            if stream.is_connection() { of_connection(&state, objects, path) } else { of_stream(&state, objects, path) }
-        }
-    }
-}
-
 /// A connection is no request and has no fields, but has begun, has a duration and sizes.
-fn of_connection(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup {
+#[must_use]
+pub fn of_connection(state: &StreamState, objects: Option<&dyn Objects>, path: &[&str]) -> Lookup {
     match path {
         ["request" | "response", "headers"] | ["response", "trailers"] => fields(None, &[]),
         ["request" | "response", "headers_bytes"] => found(int(0)),
@@ -72,31 +54,37 @@ fn of_connection(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lo
     }
 }
 
-fn node(host: &Host, path: &[&str]) -> Lookup {
-    let node = &host.services.node;
-    match path {
-        [] => found(Some(Property::Bytes(node.encoded.clone()))),
-        ["id"] => found(text(&node.id)),
-        ["cluster"] => found(text(&node.cluster)),
-        ["metadata", rest @ ..] => node.metadata.walk(rest),
-        ["locality", rest @ ..] => messages::locality(&node.locality, rest),
-        ["user_agent_name"] => found(text(&node.user_agent_name)),
-        ["user_agent_version"] => found(text(&node.user_agent_version)),
-        _ => Lookup::Absent,
+/// Where facts of objects are found that streams only know by their names.
+pub trait Objects {
+    /// `xds.cluster_metadata`.
+    fn cluster_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
+        _ = name;
+        None
+    }
+
+    /// `upstream.num_endpoints`.
+    fn cluster_endpoints(&self, name: &str) -> Option<usize> {
+        _ = name;
+        None
+    }
+
+    /// `xds.listener_metadata`.
+    fn listener_metadata(&self, name: &str) -> Option<Arc<Metadata>> {
+        _ = name;
+        None
     }
 }
 
-/// Where metadata of objects is found that streams only know by their names; nowhere before a VM is on its worker.
-type Objects<'a> = Option<&'a dyn WorkerHost>;
-
-fn of_stream(state: &StreamState, objects: Objects<'_>, path: &[&str]) -> Lookup {
+/// What a path leads to in a stream.
+#[must_use]
+pub fn of_stream(state: &StreamState, objects: Option<&dyn Objects>, path: &[&str]) -> Lookup {
     let info = &state.info;
     match path {
         ["connection" | "source" | "destination" | "upstream" | "filter_state"] => Lookup::NotAValue,
-        ["request", "headers", rest @ ..] => fields(Some(MapRef::Request(&state.request)), rest),
-        ["response", "headers", rest @ ..] => fields(state.response.as_ref().map(MapRef::Response), rest),
-        ["request", "trailers", rest @ ..] => fields(state.request_trailers.as_ref().map(MapRef::Fields), rest),
-        ["response", "trailers", rest @ ..] => fields(state.response_trailers.as_ref().map(MapRef::Fields), rest),
+        ["request", "headers", rest @ ..] => fields(Some(Message::Request(&state.request)), rest),
+        ["response", "headers", rest @ ..] => fields(state.response.as_ref().map(Message::Response), rest),
+        ["request", "trailers", rest @ ..] => fields(state.request_trailers.as_ref().map(Message::Fields), rest),
+        ["response", "trailers", rest @ ..] => fields(state.response_trailers.as_ref().map(Message::Fields), rest),
         ["request", name] => found(request(state, name)),
         ["response", name] => found(response(state, name)),
         ["source", name] => found(address(info.remote(), name)),
@@ -138,7 +126,7 @@ fn filter_state(info: &StreamInfo, key: &str) -> Option<Property> {
 }
 
 /// An object's metadata. The metadata of what has none is an empty message, but for endpoints, which have no message then.
-fn xds_metadata(info: &StreamInfo, objects: Objects<'_>, name: &str, path: &[&str]) -> Lookup {
+fn xds_metadata(info: &StreamInfo, objects: Option<&dyn Objects>, name: &str, path: &[&str]) -> Lookup {
     let endpoint = |pick: fn(&StreamMetadata) -> &Option<Arc<Metadata>>| {
         let found = info.metadata.as_deref().and_then(|all| pick(all).as_deref());
         match found {
@@ -156,12 +144,12 @@ fn xds_metadata(info: &StreamInfo, objects: Objects<'_>, name: &str, path: &[&st
         "route_metadata" => shown(info.virtual_host_name.is_some(), info.route_metadata.as_ref()),
         "listener_metadata" => {
             let found = objects.and_then(|objects| objects.listener_metadata(&info.listener_name));
-            shown(true, found.as_ref())
+            shown(true, found.as_ref().or(info.listener_metadata.as_ref()))
         }
         "cluster_metadata" => {
             let cluster = info.cluster_name.as_ref();
             let found = cluster.zip(objects).and_then(|(name, objects)| objects.cluster_metadata(name));
-            shown(cluster.is_some(), found.as_ref())
+            shown(cluster.is_some(), found.as_ref().or(info.cluster_metadata.as_ref()))
         }
         "upstream_host_metadata" => endpoint(|all| &all.upstream_host),
         "upstream_host_locality_metadata" => endpoint(|all| &all.upstream_locality),
@@ -185,21 +173,21 @@ fn request(state: &StreamState, name: &str) -> Option<Property> {
         "time" => nanoseconds(info.start_time.duration_since(UNIX_EPOCH).unwrap_or_default()),
         "duration" => nanoseconds(info.timings.get(TimingPoint::ResponseComplete)?),
         "size" => int(content_length(&head.headers).unwrap_or(info.request_body_bytes)),
-        "total_size" => int(bytes_of(MapRef::Request(head)).saturating_add(info.request_body_bytes)),
-        "headers_bytes" => int(bytes_of(MapRef::Request(head))),
+        "total_size" => int(bytes_of(Message::Request(head)).saturating_add(info.request_body_bytes)),
+        "headers_bytes" => int(bytes_of(Message::Request(head))),
         _ => None,
     }
 }
 
 /// Names and values, as they are now.
-fn bytes_of(map: MapRef<'_>) -> u64 {
+fn bytes_of(map: Message<'_>) -> u64 {
     let mut bytes = 0;
     map.for_each(&mut |name, value| bytes += name.len() + value.len());
     bytes as u64
 }
 
 fn response_bytes(state: &StreamState) -> u64 {
-    state.response.as_ref().map_or(0, |head| bytes_of(MapRef::Response(head)))
+    state.response.as_ref().map_or(0, |head| bytes_of(Message::Response(head)))
 }
 
 fn content_length(headers: &Headers) -> Option<u64> {
@@ -304,8 +292,26 @@ fn xds(info: &StreamInfo, name: &str) -> Option<Property> {
     }
 }
 
+/// A head with its pseudo headers, or trailers.
+#[derive(Clone, Copy)]
+enum Message<'a> {
+    Request(&'a RequestHead),
+    Response(&'a ResponseHead),
+    Fields(&'a Headers),
+}
+
+impl Message<'_> {
+    fn for_each(self, each: &mut dyn FnMut(&[u8], &[u8])) {
+        match self {
+            Message::Request(head) => head.for_each_entry(each),
+            Message::Response(head) => head.for_each_entry(each),
+            Message::Fields(fields) => fields.iter().for_each(|(name, value)| each(name.as_bytes(), value)),
+        }
+    }
+}
+
 /// A header map, whole (repeated fields joined by commas) or one name of it. One that isn't there is empty.
-fn fields(map: Option<MapRef<'_>>, path: &[&str]) -> Lookup {
+fn fields(map: Option<Message<'_>>, path: &[&str]) -> Lookup {
     let Some(map) = map else {
         return if path.is_empty() { Lookup::Found(Property::Map(BTreeMap::new())) } else { Lookup::Absent };
     };
@@ -354,39 +360,39 @@ mod tests {
         state.request.headers.append(HeaderName::COOKIE, Bytes::from_static(b"b"));
         state.info.downstream_remote = Some(SocketAddr::from(([127, 0, 0, 1], 4321)));
         state.info.filter_state.insert("wasm.own.key".to_owned(), Bytes::from_static(b"v"));
-        let check = |path: &str, expected: Option<&[u8]>| {
+        let check = |path: &str, expected: Option<Property>| {
             let path: Vec<&str> = path.split('/').collect();
-            let encoded = match of_stream(&state, None, &path) {
-                Lookup::Found(value) => value.encode(),
+            let found = match of_stream(&state, None, &path) {
+                Lookup::Found(value) => Some(value),
                 Lookup::Absent | Lookup::NotAValue => None,
             };
-            assert_eq!(encoded.as_deref(), expected, "{path:?}");
+            assert_eq!(found, expected, "{path:?}");
         };
-        check("request/path", Some(b"/a?b=c"));
-        check("request/url_path", Some(b"/a"));
-        check("request/query", Some(b"b=c"));
-        check("request/method", Some(b"GET"));
-        check("request/protocol", Some(b"HTTP/1.1"));
-        check("request/headers/cookie", Some(b"a,b"));
-        check("request/headers/:path", Some(b"/a?b=c"));
+        check("request/path", text("/a?b=c"));
+        check("request/url_path", text("/a"));
+        check("request/query", text("b=c"));
+        check("request/method", text("GET"));
+        check("request/protocol", text("HTTP/1.1"));
+        check("request/headers/cookie", text("a,b"));
+        check("request/headers/:path", text("/a?b=c"));
         check("request/headers/missing", None);
         check("request/nothing", None);
         check("response/code", None);
-        check("response/headers", Some(&[0; 4]));
+        check("response/headers", Some(Property::Map(BTreeMap::new())));
         check("response/headers/x", None);
-        check("response/flags", Some(&[0; 8]));
-        check("source/address", Some(b"127.0.0.1:4321"));
-        check("source/port", Some(&4321i64.to_le_bytes()));
+        check("response/flags", Some(Property::Int(0)));
+        check("source/address", text("127.0.0.1:4321"));
+        check("source/port", Some(Property::Int(4321)));
         check("destination/address", None);
-        check("xds/listener_direction", Some(&[0; 8]));
-        check("own/key", Some(b"v"));
-        check("filter_state/wasm.own/key", Some(b"v"));
+        check("xds/listener_direction", Some(Property::Int(0)));
+        check("own/key", text("v"));
+        check("filter_state/wasm.own/key", text("v"));
         check("cluster_name", None);
-        check("connection/mtls", Some(&[0]));
+        check("connection/mtls", Some(Property::Bool(false)));
         check("connection/tls_version", None);
-        check("metadata", Some(b""));
+        check("metadata", text(""));
         check("xds/route_metadata", None);
-        check("xds/listener_metadata", Some(b""));
+        check("xds/listener_metadata", text(""));
         check("upstream/locality", None);
         check("upstream_filter_state/x", None);
     }
@@ -413,26 +419,26 @@ mod tests {
         let route = Metadata::new([("ns".into(), flag)].into());
         state.info.virtual_host_name = Some(Arc::from("host"));
         state.info.route_metadata = Some(Arc::new(route));
-        let check = |path: &str, expected: Option<&[u8]>| {
+        let check = |path: &str, expected: Option<Property>| {
             let path: Vec<&str> = path.split('/').collect();
-            let encoded = match of_stream(&state, None, &path) {
-                Lookup::Found(value) => value.encode(),
+            let found = match of_stream(&state, None, &path) {
+                Lookup::Found(value) => Some(value),
                 Lookup::Absent | Lookup::NotAValue => None,
             };
-            assert_eq!(encoded.as_deref(), expected, "{path:?}");
+            assert_eq!(found, expected, "{path:?}");
         };
-        check("connection/mtls", Some(&[1]));
-        check("connection/requested_server_name", Some(b"sni"));
+        check("connection/mtls", Some(Property::Bool(true)));
+        check("connection/requested_server_name", text("sni"));
         for side in ["connection", "upstream"] {
-            check(&format!("{side}/tls_version"), Some(b"TLSv1.3"));
-            check(&format!("{side}/subject_peer_certificate"), Some(b"CN=peer"));
-            check(&format!("{side}/dns_san_peer_certificate"), Some(b"a"));
+            check(&format!("{side}/tls_version"), text("TLSv1.3"));
+            check(&format!("{side}/subject_peer_certificate"), text("CN=peer"));
+            check(&format!("{side}/dns_san_peer_certificate"), text("a"));
             check(&format!("{side}/uri_san_peer_certificate"), None);
             check(&format!("{side}/subject_local_certificate"), None);
-            check(&format!("{side}/sha256_peer_certificate_digest"), Some(b"00ff"));
+            check(&format!("{side}/sha256_peer_certificate_digest"), text("00ff"));
         }
-        check("upstream/locality/zone", Some(b"z"));
-        check("xds/route_metadata/filter_metadata/ns/flag", Some(&[1]));
-        check("route_metadata/filter_metadata/ns/flag", Some(&[1]));
+        check("upstream/locality/zone", text("z"));
+        check("xds/route_metadata/filter_metadata/ns/flag", Some(Property::Bool(true)));
+        check("route_metadata/filter_metadata/ns/flag", Some(Property::Bool(true)));
     }
 }

@@ -4,25 +4,25 @@
 
 /// A field's value. Fixed-width fields are skipped: no message here has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Value<'a> {
+pub enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Skipped,
 }
 
 impl<'a> Value<'a> {
-    pub(crate) const fn bytes(self) -> Option<&'a [u8]> {
+    pub const fn bytes(self) -> Option<&'a [u8]> {
         match self {
             Value::Bytes(bytes) => Some(bytes),
             Value::Number(_) | Value::Skipped => None,
         }
     }
 
-    pub(crate) fn text(self) -> Option<&'a str> {
+    pub fn text(self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
-    pub(crate) const fn number(self) -> Option<u64> {
+    pub const fn number(self) -> Option<u64> {
         match self {
             Value::Number(number) => Some(number),
             Value::Bytes(_) | Value::Skipped => None,
@@ -32,16 +32,16 @@ impl<'a> Value<'a> {
 
 /// Walks over a message's fields: `(number, value)`. `None` in the middle: not a message.
 #[derive(Debug, Clone)]
-pub(crate) struct Fields<'a> {
+pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
 /// Not a protobuf message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 impl<'a> Fields<'a> {
-    pub(crate) const fn new(message: &'a [u8]) -> Fields<'a> {
+    pub const fn new(message: &'a [u8]) -> Fields<'a> {
         Fields { rest: message }
     }
 
@@ -96,7 +96,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// Appends a number; nothing for its default, as proto3 has it.
-pub(crate) fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
+pub fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
     if number != 0 {
         put_varint(out, u64::from(field) << 3);
         put_varint(out, number);
@@ -104,14 +104,14 @@ pub(crate) fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
 }
 
 /// Appends bytes or a string; nothing for an empty one.
-pub(crate) fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_message(out, field, bytes);
     }
 }
 
 /// Appends a message, an empty one too.
-pub(crate) fn put_message(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
+pub fn put_message(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_varint(out, u64::from(field) << 3 | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);

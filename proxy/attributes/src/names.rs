@@ -1,7 +1,7 @@
 //! The names of attributes, as far as somebody has to know them beforehand: an expression sees groups and messages whole.
 
 /// Attributes of the group `xds` that are metadata of an object.
-pub(super) const XDS_METADATA: [&str; 6] = [
+pub(crate) const XDS_METADATA: [&str; 6] = [
     "listener_metadata",
     "virtual_host_metadata",
     "route_metadata",
@@ -11,7 +11,7 @@ pub(super) const XDS_METADATA: [&str; 6] = [
 ];
 
 /// The groups of attributes with their members: what an expression can name.
-pub(crate) const ROOTS: &[(&str, &[&str])] = &[
+pub const ROOTS: &[(&str, &[&str])] = &[
     (
         "request",
         &[
@@ -111,7 +111,8 @@ pub(crate) const ROOTS: &[(&str, &[&str])] = &[
 ];
 
 /// The fields that an expression can name of a property that is a message.
-pub(crate) fn fields_of(path: &[&str]) -> Option<&'static [&'static str]> {
+#[must_use]
+pub fn fields_of(path: &[&str]) -> Option<&'static [&'static str]> {
     match path {
         ["node"] | ["xds", "node"] => {
             Some(&["id", "cluster", "metadata", "locality", "user_agent_name", "user_agent_version"])

@@ -2,14 +2,14 @@
 
 use outrigger_http::{Metadata, MetadataStruct, MetadataValue};
 
-use super::{Lookup, Property};
+use crate::value::{Lookup, Property};
 use crate::wire::{put_bytes, put_message, put_number};
 
 /// Structs are not deeper than this.
 const DEPTH_MAX: usize = 32;
 
 /// `envoy.config.core.v3.Metadata`: whole, or a value under `filter_metadata`.
-pub(super) fn metadata(metadata: Option<&Metadata>, path: &[&str]) -> Lookup {
+pub(crate) fn metadata(metadata: Option<&Metadata>, path: &[&str]) -> Lookup {
     let empty = Metadata::default();
     let metadata = metadata.unwrap_or(&empty);
     match path {
@@ -32,7 +32,7 @@ pub(super) fn metadata(metadata: Option<&Metadata>, path: &[&str]) -> Lookup {
 }
 
 /// `envoy.config.core.v3.Locality`.
-pub(super) fn locality(parts: &[String; 3], path: &[&str]) -> Lookup {
+pub(crate) fn locality(parts: &[String; 3], path: &[&str]) -> Lookup {
     let [region, zone, sub_zone] = parts;
     let text = |text: &str| Lookup::Found(Property::string(text));
     match path {
@@ -116,21 +116,22 @@ mod tests {
         let list = MetadataValue::List([MetadataValue::Bool(false), MetadataValue::Null].into());
         let found =
             Metadata::new([("ns".into(), MetadataStruct::from([("k".into(), text), ("l".into(), list)]))].into());
-        let check = |path: &[&str], expected: Option<&[u8]>| {
+        let bytes = |bytes: &'static [u8]| Some(Property::Bytes(bytes::Bytes::from_static(bytes)));
+        let check = |path: &[&str], expected: Option<Property>| {
             let value = match metadata(Some(&found), path) {
-                Lookup::Found(value) => value.encode(),
+                Lookup::Found(value) => Some(value),
                 Lookup::Absent | Lookup::NotAValue => None,
             };
-            assert_eq!(value.as_deref(), expected, "{path:?}");
+            assert_eq!(value, expected, "{path:?}");
         };
-        check(&["filter_metadata", "ns", "k"], Some(b"v"));
-        check(&["filter_metadata", "ns", "l", "0"], Some(&[0]));
+        check(&["filter_metadata", "ns", "k"], bytes(b"v"));
+        check(&["filter_metadata", "ns", "l", "0"], Some(Property::Bool(false)));
         check(&["filter_metadata", "other"], None);
-        check(&["typed_filter_metadata"], Some(&[0; 4]));
+        check(&["typed_filter_metadata"], Some(Property::Map([].into())));
         check(&["nothing"], None);
         check(
             &[],
-            Some(
+            bytes(
                 b"\x0a\x21\x0a\x02ns\x12\x1b\x0a\x08\x0a\x01k\x12\x03\x1a\x01v\x0a\x0f\x0a\x01l\x12\x0a\x32\x08\x0a\x02\x20\x00\x0a\x02\x08\x00",
             ),
         );
