@@ -1,5 +1,7 @@
 //! Foreign functions.
 
+use std::time::Duration;
+
 use outrigger_wasm::Limits;
 
 use crate::fixture::{Fixture, guest, on, plugin, stream, with_limits};
@@ -79,10 +81,15 @@ fn expressions_are_evaluated() {
     ]
     .map(|(expression, letter)| evaluate(expression, letter))
     .concat();
-    let mut vm = fixture.vm(&[
-        on(
-            "configure",
-            r#"(call $s %a (call $foreign @"expr_create" @"1 +" #32 #36))
+    // Built for debugging, a parser takes its time.
+    let plugin = with_limits(Limits { callback_timeout: Duration::from_secs(5), ..Limits::default() });
+    let mut vm = fixture
+        .start(
+            &guest(
+                &[
+                    on(
+                        "configure",
+                        r#"(call $s %a (call $foreign @"expr_create" @"1 +" #32 #36))
                (call $s %b (call $foreign @"expr_evaluate" @"\ff\ff\00\00" #32 #36))
                (call $s %c (call $foreign @"expr_evaluate" @"\00" #32 #36))
                (call $s %d (call $foreign @"expr_create" @"request.path" #32 #36))
@@ -91,10 +98,14 @@ fn expressions_are_evaluated() {
                (call $s %f (call $foreign @"expr_delete" #48 #4 #0 #0))
                (call $s %g (call $foreign @"expr_evaluate" #48 #4 #32 #36))
                (call $s %h (call $foreign @"expr_delete" #48 #3 #0 #0))"#,
-        ),
-        on("request_headers", &body),
-    ]
-    .concat());
+                    ),
+                    on("request_headers", &body),
+                ]
+                .concat(),
+            ),
+            &plugin,
+        )
+        .expect("starts");
     assert_eq!(fixture.statuses(), "a2 b1 c2 d0 e10 f0 g1 h2");
     let stream = stream(&mut vm);
     stream.state.borrow_mut().info.cluster_name = Some("cluster".into());
