@@ -1,4 +1,4 @@
-//! RBAC of connections: one table for Envoy and ours.
+//! RBAC of connections, and what of it needs a route: one table for Envoy and ours.
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 use std::io::Read;
@@ -289,4 +289,44 @@ fn a_refused_client_does_not_hear_the_server() {
         assert!(heard.is_empty(), "{heard:?}");
     }
     assert_eq!(talker.connections(), 0);
+}
+
+#[test]
+fn rules_look_at_the_metadata_of_routes() {
+    let matcher = |invert: bool| json!({"filter": "ns", "path": [{"key": "open"}], "value": {"bool_match": true}, "invert": invert});
+    let sourced =
+        |invert| json!({"sourced_metadata": {"metadata_source": "ROUTE", "metadata_matcher": matcher(invert)}});
+    let http = |rules: Value| {
+        json!({"name": "rbac", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC", "rules": rules,
+        }})
+    };
+    let filters = [
+        ("permission", http(json!({"policies": {"p": policy(&sourced(false), &any())}}))),
+        ("inverted", http(json!({"policies": {"p": policy(&sourced(true), &any())}}))),
+        ("principal", http(json!({"action": "DENY", "policies": {"p": policy(&any(), &sourced(false))}}))),
+    ];
+    let answer = |prefix: &str, fields: Value| json!({"match": {"prefix": prefix}, "direct_response": {"status": 200}, "metadata": {"filter_metadata": fields}});
+    let routes = json!([
+        answer("/open", json!({"ns": {"open": true}})),
+        answer("/shut", json!({"ns": {"open": false}})),
+        answer("/other", json!({"other": {"open": true}})),
+        {"match": {"prefix": "/none"}, "direct_response": {"status": 200}},
+    ]);
+    let statuses = |peer: Peer| -> Vec<(String, u16)> {
+        let listeners = filters.iter().map(|(name, filter)| HttpListener::new(name, &routes).filter(filter.clone()));
+        let bootstrap = listeners.fold(Bootstrap::new(), Bootstrap::listener);
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let mut found = Vec::new();
+        for (name, _) in &filters {
+            for path in ["/open", "/shut", "/other", "/none"] {
+                let address = plane.listener(name).expect("its listener");
+                found.push((format!("{name} {path}"), Request::get(path).send(address).expect("an answer").status));
+            }
+        }
+        found
+    };
+    let theirs = statuses(Peer::Envoy);
+    assert_eq!(statuses(Peer::Outrigger), theirs);
+    assert!(theirs.iter().any(|(_, status)| *status == 403) && theirs.iter().any(|(_, status)| *status == 200));
 }

@@ -1,6 +1,6 @@
-//! `envoy.type.matcher.v3.MetadataMatcher`: what filters have noted about a stream.
+//! `envoy.type.matcher.v3.MetadataMatcher`: what filters have noted about a stream, or what its route has.
 
-use outrigger_http::{MetadataValue, StreamMetadata};
+use outrigger_http::{Metadata, MetadataValue, StreamMetadata};
 
 use super::StringMatcher;
 
@@ -36,15 +36,25 @@ impl MetadataMatcher {
         self.value.matches(self.find(metadata)) != self.invert
     }
 
+    /// The same in metadata that isn't a stream's own.
+    #[must_use]
+    pub fn matches_in(&self, metadata: Option<&Metadata>) -> bool {
+        self.value.matches(metadata.and_then(|metadata| self.find_in(metadata))) != self.invert
+    }
+
     /// The same without the inversion; `None`: there is no value.
     pub(crate) fn holds(&self, metadata: Option<&StreamMetadata>) -> Option<bool> {
         self.find(metadata).map(|value| self.value.matches(Some(value)))
     }
 
     fn find<'m>(&self, metadata: Option<&'m StreamMetadata>) -> Option<&'m MetadataValue> {
+        self.find_in(&metadata?.dynamic)
+    }
+
+    fn find_in<'m>(&self, metadata: &'m Metadata) -> Option<&'m MetadataValue> {
         let (first, rest) = self.path.split_first()?;
         let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-        metadata?.dynamic.get(&self.namespace, first)?.walk(&rest)
+        metadata.get(&self.namespace, first)?.walk(&rest)
     }
 }
 
@@ -73,8 +83,6 @@ impl ValueMatcher {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_http::Metadata;
-
     use super::*;
     use crate::StringMatch;
 

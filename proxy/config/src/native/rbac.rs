@@ -75,6 +75,7 @@ pub enum Permission {
     DestinationPorts(u32, u32),
     ServerName(StringMatcher),
     Metadata(MetadataMatcher),
+    RouteMetadata(MetadataMatcher),
 }
 
 /// Who does it.
@@ -95,6 +96,7 @@ pub enum Principal {
     Header(HeaderMatcher),
     UrlPath(StringMatcher),
     Metadata(MetadataMatcher),
+    RouteMetadata(MetadataMatcher),
 }
 
 /// What rules say of a request.
@@ -170,6 +172,7 @@ impl Permission {
                 matcher.matches(state.info.requested_server_name().unwrap_or_default().as_bytes())
             }
             Permission::Metadata(matcher) => matcher.matches(state.info.metadata.as_deref()),
+            Permission::RouteMetadata(matcher) => of_route(matcher, &state.info),
         }
     }
 
@@ -199,6 +202,7 @@ impl Principal {
             Principal::Header(matcher) => matcher.matches(&state.request),
             Principal::UrlPath(matcher) => matcher.matches(url_path(state)),
             Principal::Metadata(matcher) => matcher.matches(info.metadata.as_deref()),
+            Principal::RouteMetadata(matcher) => of_route(matcher, info),
         }
     }
 
@@ -213,6 +217,11 @@ impl Principal {
 
 fn remote(info: &StreamInfo) -> Option<IpAddr> {
     info.downstream_remote.map(|address| address.ip())
+}
+
+/// Where no virtual host has a request there is no route either, and nothing matches, inverted or not.
+fn of_route(matcher: &MetadataMatcher, info: &StreamInfo) -> bool {
+    info.virtual_host_name.is_some() && matcher.matches_in(info.route_metadata.as_deref())
 }
 
 /// The path without query and fragment.

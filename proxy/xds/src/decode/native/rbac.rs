@@ -172,7 +172,13 @@ fn permission(proto: &rbac::Permission, place: Place, d: &mut Diagnostics) -> Op
             d.at("requested_server_name", |d| string(name, d)).map(Permission::ServerName)
         }
         Some(Rule::Metadata(proto)) => d.at("metadata", |d| metadata(proto, d)).map(Permission::Metadata),
-        Some(Rule::SourcedMetadata(proto)) => d.at("sourced_metadata", |d| sourced(proto, d)).map(Permission::Metadata),
+        Some(Rule::SourcedMetadata(proto)) => {
+            let (source, matcher) = d.at("sourced_metadata", |d| sourced(proto, place, d))?;
+            Some(match source {
+                rbac::MetadataSource::Dynamic => Permission::Metadata(matcher),
+                rbac::MetadataSource::Route => Permission::RouteMetadata(matcher),
+            })
+        }
         Some(Rule::Header(_) | Rule::UrlPath(_) | Rule::UriTemplate(_)) => None,
         Some(Rule::Any(false) | Rule::Matcher(_)) | None => {
             d.error("is no rule that is supported");
@@ -217,7 +223,11 @@ fn principal(proto: &rbac::Principal, place: Place, d: &mut Diagnostics) -> Opti
         }
         Some(Identifier::Metadata(proto)) => d.at("metadata", |d| metadata(proto, d)).map(Principal::Metadata),
         Some(Identifier::SourcedMetadata(proto)) => {
-            d.at("sourced_metadata", |d| sourced(proto, d)).map(Principal::Metadata)
+            let (source, matcher) = d.at("sourced_metadata", |d| sourced(proto, place, d))?;
+            Some(match source {
+                rbac::MetadataSource::Dynamic => Principal::Metadata(matcher),
+                rbac::MetadataSource::Route => Principal::RouteMetadata(matcher),
+            })
         }
         Some(Identifier::Header(_) | Identifier::UrlPath(_)) => None,
         Some(Identifier::Any(false) | Identifier::FilterState(_) | Identifier::Custom(_)) | None => {
@@ -244,16 +254,20 @@ fn template(policy: &core::TypedExtensionConfig, d: &mut Diagnostics) -> Option<
     })
 }
 
-fn sourced(proto: &rbac::SourcedMetadata, d: &mut Diagnostics) -> Option<MetadataMatcher> {
-    if proto.metadata_source != rbac::MetadataSource::Dynamic as i32 {
-        d.at("metadata_source", |d| d.error("is not supported, only DYNAMIC"));
+fn sourced(
+    proto: &rbac::SourcedMetadata,
+    place: Place,
+    d: &mut Diagnostics,
+) -> Option<(rbac::MetadataSource, MetadataMatcher)> {
+    let source = variant::<rbac::MetadataSource>(proto.metadata_source, "metadata_source", d)?;
+    if source == rbac::MetadataSource::Route && !place.has_request("metadata_source", d) {
         return None;
     }
     let Some(matcher) = &proto.metadata_matcher else {
         d.at("metadata_matcher", |d| d.error("is required"));
         return None;
     };
-    d.at("metadata_matcher", |d| metadata(matcher, d))
+    Some((source, d.at("metadata_matcher", |d| metadata(matcher, d))?))
 }
 
 /// A text that goes into a header.

@@ -87,6 +87,10 @@ fn rules_are_whole_or_rejected() {
         "condition: matches a",
     );
     bad_condition("condition: {comprehension_expr: {}}", "condition: has an empty or unknown part");
+    let sourced = "permissions: [{sourced_metadata: {metadata_source: ROUTE}}]";
+    let reason =
+        bad_filter("rbac.v3.RBAC", &format!("rules: {{policies: {{p: {{{sourced}, principals: [{{any: true}}]}}}}}}"));
+    assert!(reason.contains("sourced_metadata.metadata_matcher: is required"), "{reason}");
     bad_condition("checked_condition: {}", "checked_condition: is not supported");
     assert!(bad_filter("rbac.v3.RBAC", "matcher: {}").contains("matcher: is not supported"));
     let OverrideConfig::Rbac(None) = over("rbac.v3.RBACPerRoute", "") else { panic!() };
