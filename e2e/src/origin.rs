@@ -133,7 +133,7 @@ pub(crate) struct State {
     scripts: Mutex<HashMap<String, Vec<u8>>>,
     seen: Mutex<Vec<Seen>>,
     keep: bool,
-    /// gRPC health checks are told that it doesn't serve.
+    /// Health checks, of gRPC or at `/healthz`, are told that it doesn't serve.
     pub(crate) sick: AtomicBool,
     fixed: Option<Vec<u8>>,
     /// Requests by their `x-test`, where the directive is for the first ones only.
@@ -142,8 +142,11 @@ pub(crate) struct State {
 
 impl State {
     /// What a request asks for.
-    pub(crate) fn directive(&self, headers: &Headers) -> Directive {
-        let directive = Directive::parse(headers);
+    pub(crate) fn directive(&self, path: &str, headers: &Headers) -> Directive {
+        let mut directive = Directive::parse(headers);
+        if path == "/healthz" && self.sick.load(Ordering::Relaxed) {
+            directive.status = Some(503);
+        }
         let Some(first) = directive.flaky else { return directive };
         let mut counts = lock(&self.counts);
         let count = counts.entry(header(headers, "x-test").unwrap_or_default().to_owned()).or_default();
@@ -267,7 +270,7 @@ impl Origin {
         self.address
     }
 
-    /// Has gRPC health checks told that the origin doesn't serve, or serves again.
+    /// Has health checks, of gRPC or at `/healthz`, told that the origin doesn't serve, or serves again.
     pub fn call_in_sick(&self, sick: bool) {
         self.state.sick.store(sick, Ordering::Relaxed);
     }

@@ -51,6 +51,11 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// What it signs with.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// A leaf for both roles with a DNS and a URI name.
     pub fn issue(&self, dns: &str, uri: &str) -> Result<Leaf> {
         self.issue_with(dns, uri, |_| {})

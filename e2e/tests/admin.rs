@@ -4,7 +4,7 @@
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
 use outrigger_e2e::h2raw::{INITIAL_WINDOW_SIZE, RawH2, kind};
-use outrigger_e2e::wait::DEADLINE;
+use outrigger_e2e::wait::{DEADLINE, until};
 use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
 use serde_json::json;
 
@@ -46,9 +46,45 @@ fn small_pages_have_envoys_form() {
         let origin = Origin::start("o").expect("an origin");
         let plane = start(peer, &origin, listener());
         let runtime = plane.admin.json("/runtime").expect("a page");
-        assert!(runtime["layers"].is_array() && runtime["entries"].is_object(), "{}: {runtime}", peer.name());
+        assert_eq!(runtime, json!({"layers": [], "entries": {}}), "{}", peer.name());
         let version = plane.admin.get("/hot_restart_version").expect("a page");
         assert_eq!((version.status, version.text().trim().is_empty()), (200, false), "{}", peer.name());
+    }
+}
+
+#[test]
+fn layers_of_the_runtime_are_shown() {
+    let layers = json!({"layers": [
+        {"name": "base", "static_layer": {"a": 1, "b": "text", "deep": {"er": true, "f": 0.5}, "empty": ""}},
+        {"name": "top", "static_layer": {"a": 2, "c": {"d": 7}}},
+        {"name": "admin", "admin_layer": {}},
+    ]});
+    let entry = |values: [&str; 3], last: &str| json!({"layer_values": values, "final_value": last});
+    let expected = json!({"layers": ["base", "top", "admin"], "entries": {
+        "a": entry(["1", "2", ""], "2"), "b": entry(["text", "", ""], "text"), "c.d": entry(["", "7", ""], "7"),
+        "deep.er": entry(["true", "", ""], "true"), "deep.f": entry(["0.5", "", ""], "0.5"), "empty": entry(["", "", ""], ""),
+    }});
+    for peer in Peer::all() {
+        let plane =
+            DataPlane::start(peer, &Bootstrap::new().set("layered_runtime", layers.clone())).expect("it starts");
+        assert_eq!(plane.admin.json("/runtime").expect("a page"), expected, "{}", peer.name());
+    }
+}
+
+#[test]
+fn a_drain_that_neither_drains_nor_stops_is_none() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("an origin");
+        let plane = start(peer, &origin, listener());
+        let address = plane.listener("main").expect("its listener");
+        assert_eq!(Request::get("/").send(address).expect("an answer").status, 200, "{}", peer.name());
+        let answer = plane.admin.post("/drain_listeners?skip_exit").expect("an answer");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "OK\n"), "{}", peer.name());
+        assert_eq!(Request::get("/").send(address).expect("an answer").status, 200, "{}", peer.name());
+        assert_eq!(plane.admin.post("/drain_listeners").expect("an answer").status, 200, "{}", peer.name());
+        let refused = || std::net::TcpStream::connect(address).is_err();
+        let ended = until(DEADLINE, "nobody listens any more", refused);
+        assert!(ended.is_ok(), "{}: {ended:?}", peer.name());
     }
 }
 

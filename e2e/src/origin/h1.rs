@@ -68,7 +68,7 @@ async fn exchange(connection: &mut Connection, head: Head, state: &State, number
         whole: true,
         ..Seen::default()
     };
-    let directive = state.directive(&seen.headers);
+    let directive = state.directive(&seen.path, &seen.headers);
     if header(&seen.headers, "upgrade").is_some() && directive.status.is_none() {
         state.record(&seen);
         return upgrade(connection, &seen).await.map(|()| false);

@@ -44,7 +44,7 @@ async fn exchange(
     let method = parts.method.to_string();
     let mut seen =
         Seen { method, path, version: "HTTP/2", headers, connection: number, whole: true, ..Seen::default() };
-    let directive = state.directive(&seen.headers);
+    let directive = state.directive(&seen.path, &seen.headers);
     if !directive.early {
         seen.whole = read_body(&mut body, &mut seen).await.is_ok();
     }

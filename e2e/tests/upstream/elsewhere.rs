@@ -1,10 +1,13 @@
 //! What endpoints say of their health checks.
 
+use std::io::{BufReader, Read, Write};
 use std::net::SocketAddr;
 
-use outrigger_e2e::Origin;
-use outrigger_e2e::bootstrap::with;
-use outrigger_e2e::data_plane::Peer;
+use outrigger_e2e::bootstrap::{HttpListener, route, tcp_listener, with};
+use outrigger_e2e::data_plane::{DataPlane, Peer};
+use outrigger_e2e::talker::{self, Talker};
+use outrigger_e2e::wait::{DEADLINE, eventually};
+use outrigger_e2e::{Bootstrap, Origin};
 use serde_json::{Value, json};
 
 use super::{becomes, endpoint, of, settles, start};
@@ -45,5 +48,91 @@ fn checks_have_hosts_of_their_own() {
         let seen = origin.seen_at("/healthz").first().cloned().expect("a check");
         let host = seen.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
         assert_eq!(host.map(|(_, value)| value.as_str()), Some("checked.test"), "{peer:?}");
+    }
+}
+
+#[test]
+fn checks_have_ports_of_their_own() {
+    for peer in Peer::all() {
+        for at_endpoint in [true, false] {
+            // Envoy does not know the port of the checks themselves, whatever its API says.
+            if peer == Peer::Envoy && !at_endpoint {
+                continue;
+            }
+            let (origin, checker) = (Origin::start("a").expect("an origin"), Origin::start("b").expect("another"));
+            let port = checker.address().port();
+            let cluster = match at_endpoint {
+                true => checked(config(origin.address(), json!({"port_value": port})), json!({})),
+                false => checked(endpoint(origin.address(), json!({})), json!({"alt_port": port})),
+            };
+            let (plane, main) = start(peer, cluster);
+            becomes(&plane, origin.address(), "healthy");
+            settles(main, &["a"]);
+            checker.call_in_sick(true);
+            becomes(&plane, origin.address(), "/failed_active_hc");
+            assert!(origin.seen_at("/healthz").is_empty() && !checker.seen_at("/healthz").is_empty(), "{peer:?}");
+        }
+    }
+}
+
+#[test]
+fn some_answers_may_get_better() {
+    // Who is ill isn't asked again: the failures that there are have made it ill.
+    let rare = json!({"unhealthy_interval": "3600s", "unhealthy_edge_interval": "0.05s", "unhealthy_threshold": 3});
+    let ranges = |start: u32| json!({"http_health_check": {"path": "/healthz", "retriable_statuses": [{"start": start, "end": start + 1}]}});
+    for peer in Peer::all() {
+        for (retriable, failures) in [(503, 3), (500, 1)] {
+            let origin = Origin::start("a").expect("an origin");
+            let (plane, main) =
+                start(peer, checked(endpoint(origin.address(), json!({})), with(rare.clone(), ranges(retriable))));
+            settles(main, &["a"]);
+            origin.call_in_sick(true);
+            becomes(&plane, origin.address(), "/failed_active_hc");
+            let failed = plane.admin.stat("cluster.c.health_check.failure").expect("stats");
+            assert_eq!(failed, failures, "{peer:?} {retriable}");
+        }
+    }
+}
+
+#[test]
+fn connections_end_with_the_health_of_their_endpoint() {
+    for peer in Peer::all() {
+        for closes in [false, true] {
+            let (checker, server) = (Origin::start("h").expect("an origin"), Talker::start("a").expect("a server"));
+            let origin = Origin::start("b").expect("an origin");
+            let port = json!({"port_value": checker.address().port()});
+            let more = json!({"close_connections_on_host_health_failure": closes});
+            let tunnels = with(checked(config(server.address(), port.clone()), json!({})), more.clone());
+            let requests = with(checked(config(origin.address(), port), json!({})), more);
+            let requests = with(requests, json!({"name": "r", "load_assignment": {"cluster_name": "r"}}));
+            let bootstrap = Bootstrap::new()
+                .cluster(tunnels)
+                .cluster(requests)
+                .listener(tcp_listener("tcp", "c"))
+                .listener(HttpListener::new("main", &json!([route("/", "r")])));
+            let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+            becomes(&plane, server.address(), "healthy");
+            let mut tunnel = talker::connect(plane.listener("tcp").expect("its listener")).expect("a tunnel");
+            tunnel.write_all(b"hello\n").expect("sends");
+            let mut tunnel = BufReader::new(tunnel);
+            assert_eq!(talker::name(&talker::line(&mut tunnel).expect("an answer")), "a", "{peer:?}");
+            assert_eq!(talker::line(&mut tunnel).expect("an echo"), "hello", "{peer:?}");
+            settles(plane.listener("main").expect("its listener"), &["b"]);
+            checker.call_in_sick(true);
+            becomes(&plane, server.address(), "/failed_active_hc");
+            // Idle connections go in any case, tunnels where that is wanted.
+            let gone = eventually(DEADLINE, || match plane.admin.stat("cluster.r.upstream_cx_active") {
+                Ok(0) => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+            gone.unwrap_or_else(|error| panic!("{peer:?} {closes}: {error:#}"));
+            if closes {
+                let mut rest = Vec::new();
+                assert_eq!(tunnel.read_to_end(&mut rest).expect("it ends"), 0, "{peer:?}");
+            } else {
+                tunnel.get_mut().write_all(b"again\n").expect("sends");
+                assert_eq!(talker::line(&mut tunnel).expect("an echo"), "again", "{peer:?}");
+            }
+        }
     }
 }

@@ -12,6 +12,7 @@ mod limits;
 mod protocols;
 mod redirects;
 mod retries;
+mod slow_start;
 mod zones;
 
 use std::collections::BTreeMap;

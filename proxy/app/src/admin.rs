@@ -9,6 +9,7 @@ mod explain;
 mod pages;
 mod reply;
 mod request;
+mod runtime;
 mod server_info;
 mod stats;
 

@@ -51,6 +51,7 @@ fn of_secret(name: &Arc<str>, content: &SecretContent) -> Shown {
         SecretContent::Validation(validation) => {
             Shown { name, certificate: None, validation: Some(Arc::clone(validation)) }
         }
+        SecretContent::TicketKeys(_) => Shown { name, certificate: None, validation: None },
     }
 }
 

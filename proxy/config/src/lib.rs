@@ -113,9 +113,9 @@ pub use snapshot::{ClusterEntry, FilterConfig, Needed, Snapshot, Warming};
 pub use socket::{Address, ListenAddress, SocketOption, TcpKeepalive};
 pub use tls::{
     Bundle, CertificateSource, CipherSuite, ClientCertDetails, Curve, DownstreamTls, DownstreamTransport,
-    ForwardClientCert, HANDSHAKE_TIMEOUT, PrivateKey, ResolvedTls, SanKind, SanMatcher, Secret, SecretContent,
-    SecretRef, TlsCertificate, TlsContext, TlsParams, TlsVersions, Trust, TrustDomain, Unresolved, UpstreamTls,
-    UpstreamTransport, ValidationContext,
+    ForwardClientCert, HANDSHAKE_TIMEOUT, KeyLog, PrivateKey, ResolvedTls, SanKind, SanMatcher, Secret, SecretContent,
+    SecretRef, Staple, StaplePolicy, TicketKey, TicketKeySource, TicketKeys, TlsCertificate, TlsContext, TlsParams,
+    TlsVersions, Trust, TrustDomain, Unresolved, UpstreamTls, UpstreamTransport, ValidationContext,
 };
 pub use tracing::{CustomTag, OtlpTransport, Share, TagValue, Tracer, Tracing};
 pub use upstream_proxy_protocol::{ProxyProtocolVersion, UpstreamProxyProtocol};

@@ -64,6 +64,8 @@ pub(crate) fn tls_cluster(name: &str, service: &str, secret: &str, version: u32)
         validation: None,
         validation_secret: Some(crate::SecretRef::new(dependency)),
         alpn: Vec::new(),
+        ticket_keys: None,
+        key_log: None,
     };
     let tls = crate::UpstreamTls {
         context,

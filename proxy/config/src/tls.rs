@@ -2,6 +2,8 @@
 //!
 //! Certificates are DER, checked where they were decoded. A private key is never shown: not by `Debug`, not in an error.
 
+mod tickets;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
-use crate::{Dependency, Origin, Source, StringMatcher, UpstreamProxyProtocol};
+use crate::{Cidr, Dependency, Origin, Source, StringMatcher, UpstreamProxyProtocol};
+
+pub use tickets::{TicketKey, TicketKeySource, TicketKeys};
 
 /// How a chain's connections come from clients.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,6 +47,20 @@ pub struct DownstreamTls {
     pub stateful_resumption: bool,
     /// `prefer_client_ciphers`: the client's order of cipher suites counts.
     pub prefer_client_ciphers: bool,
+    pub staple_policy: StaplePolicy,
+    /// `session_timeout`: how long a ticket of configured keys is taken; 2 hours unless set.
+    pub session_timeout: Duration,
+}
+
+/// `ocsp_staple_policy`: what happens without a fresh OCSP response for a client that wants one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StaplePolicy {
+    #[default]
+    Lenient,
+    /// One that has expired is worse than none: the client is refused.
+    Strict,
+    /// There must be one, and a fresh one.
+    Must,
 }
 
 /// `UpstreamTlsContext`.
@@ -69,6 +87,19 @@ pub struct TlsContext {
     /// `validation_context_sds_secret_config`, alone or of a combined context.
     pub validation_secret: Option<SecretRef>,
     pub alpn: Vec<Bytes>,
+    /// `session_ticket_keys`; `None`: those of this process, that nobody else has.
+    pub ticket_keys: Option<TicketKeySource>,
+    pub key_log: Option<Arc<KeyLog>>,
+}
+
+/// `key_log`: where the secrets of connections are written, for those who look into captured bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KeyLog {
+    pub path: Arc<str>,
+    /// Empty: whatever this side's address is.
+    pub local: Vec<Cidr>,
+    /// Empty: whoever the peer is.
+    pub remote: Vec<Cidr>,
 }
 
 /// Where a certificate of a context is.
@@ -202,6 +233,18 @@ pub struct TlsCertificate {
     pub key: PrivateKey,
     /// The file that the chain was read from; empty where it stood in the configuration.
     pub path: Arc<str>,
+    /// `ocsp_staple`.
+    pub staple: Option<Staple>,
+    /// The certificate says that it must not come without one (RFC 7633).
+    pub must_staple: bool,
+}
+
+/// An OCSP response about a certificate, in DER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staple {
+    pub response: Bytes,
+    /// `nextUpdate`, in seconds of Unix time; one without it counts as expired (as in Envoy).
+    pub expires: i64,
 }
 
 /// `CertificateValidationContext`.
@@ -303,6 +346,7 @@ pub struct Secret {
 pub enum SecretContent {
     Certificate(Arc<TlsCertificate>),
     Validation(Arc<ValidationContext>),
+    TicketKeys(Arc<TicketKeys>),
 }
 
 /// A context's certificates and validation, with what its secrets say now.
@@ -311,6 +355,7 @@ pub struct ResolvedTls {
     pub certificates: Vec<Arc<TlsCertificate>>,
     /// `None`: the peer isn't looked at.
     pub validation: Option<Arc<ValidationContext>>,
+    pub ticket_keys: Option<Arc<TicketKeys>>,
 }
 
 /// A secret that a context needs and doesn't have: connections are refused.
@@ -322,6 +367,8 @@ pub enum Unresolved {
     NoCertificate(Arc<str>),
     #[error("the secret {0} is no validation context")]
     NoValidation(Arc<str>),
+    #[error("the secret {0} holds no ticket keys")]
+    NoTicketKeys(Arc<str>),
 }
 
 impl TlsContext {
@@ -331,7 +378,11 @@ impl TlsContext {
             CertificateSource::Secret(secret) => Some(secret),
             CertificateSource::Inline(_) => None,
         });
-        certificates.chain(&self.validation_secret)
+        let ticket_keys = self.ticket_keys.iter().filter_map(|source| match source {
+            TicketKeySource::Secret(secret) => Some(secret),
+            TicketKeySource::Inline(_) => None,
+        });
+        certificates.chain(&self.validation_secret).chain(ticket_keys)
     }
 
     /// Puts the secrets in; `lookup` finds one by its key.
@@ -341,7 +392,7 @@ impl TlsContext {
             CertificateSource::Inline(certificate) => Ok(Arc::clone(certificate)),
             CertificateSource::Secret(secret) => match &find(secret)?.content {
                 SecretContent::Certificate(certificate) => Ok(Arc::clone(certificate)),
-                SecretContent::Validation(_) => Err(Unresolved::NoCertificate(Arc::clone(&secret.key))),
+                _ => Err(Unresolved::NoCertificate(Arc::clone(&secret.key))),
             },
         };
         let certificates = self.certificates.iter().map(certificate).collect::<Result<_, _>>()?;
@@ -349,14 +400,22 @@ impl TlsContext {
             None => None,
             Some(secret) => match &find(secret)?.content {
                 SecretContent::Validation(validation) => Some(validation),
-                SecretContent::Certificate(_) => return Err(Unresolved::NoValidation(Arc::clone(&secret.key))),
+                _ => return Err(Unresolved::NoValidation(Arc::clone(&secret.key))),
             },
         };
         let validation = match (&self.validation, dynamic) {
             (Some(default), Some(dynamic)) => Some(Arc::new(default.merged(dynamic))),
             (one, other) => one.as_ref().or(other).cloned(),
         };
-        Ok(ResolvedTls { certificates, validation })
+        let ticket_keys = match &self.ticket_keys {
+            None => None,
+            Some(TicketKeySource::Inline(keys)) => Some(Arc::clone(keys)),
+            Some(TicketKeySource::Secret(secret)) => match &find(secret)?.content {
+                SecretContent::TicketKeys(keys) => Some(Arc::clone(keys)),
+                _ => return Err(Unresolved::NoTicketKeys(Arc::clone(&secret.key))),
+            },
+        };
+        Ok(ResolvedTls { certificates, validation, ticket_keys })
     }
 }
 
@@ -395,55 +454,4 @@ pub struct ClientCertDetails {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reference(name: &str, from: Source) -> SecretRef {
-        SecretRef::new(Dependency { name: name.into(), from, initial_fetch_timeout: None })
-    }
-
-    fn secret(content: SecretContent) -> Arc<Secret> {
-        Arc::new(Secret { name: "s".into(), origin: crate::testing::origin("s"), content })
-    }
-
-    #[test]
-    fn secrets_of_two_sources_are_two() {
-        assert_eq!(&*reference("a", Source::Ads).key, "a");
-        assert_eq!(&*reference("a", Source::File("/x".into())).key, "a of the file /x");
-        assert_eq!(&*reference("a", Source::Static).key, "a of static_resources");
-    }
-
-    #[test]
-    fn keys_are_not_shown() {
-        let key = PrivateKey::new(PrivateKeyDer::Pkcs8(vec![0x41; 8].into()));
-        let certificate = TlsCertificate { chain: vec![CertificateDer::from(vec![1])], key, path: "".into() };
-        let text = format!("{:?}", secret(SecretContent::Certificate(Arc::new(certificate))));
-        assert!(text.contains("[redacted]") && !text.contains("65, 65"), "{text}");
-    }
-
-    #[test]
-    fn a_context_has_what_its_secrets_say() {
-        let bundle = |byte: u8| {
-            Trust::Bundle(Arc::new(Bundle { certificates: vec![CertificateDer::from(vec![byte])], path: "".into() }))
-        };
-        let default = ValidationContext { hashes: vec![[1; 32]], trust: bundle(1), ..ValidationContext::default() };
-        let context = TlsContext {
-            params: TlsParams::default(),
-            certificates: Vec::new(),
-            validation: Some(Arc::new(default)),
-            validation_secret: Some(reference("ca", Source::Ads)),
-            alpn: Vec::new(),
-        };
-        assert_eq!(context.resolve(|_| None), Err(Unresolved::Missing("ca".into())));
-        let dynamic = ValidationContext { hashes: vec![[2; 32]], trust: bundle(2), ..ValidationContext::default() };
-        let found = secret(SecretContent::Validation(Arc::new(dynamic)));
-        let resolved = context.resolve(|key| (key == "ca").then_some(&found)).unwrap();
-        let validation = resolved.validation.unwrap();
-        assert_eq!(validation.hashes, [[1; 32], [2; 32]]);
-        assert_eq!(validation.trust, bundle(2));
-        let key = PrivateKey::new(PrivateKeyDer::Pkcs8(vec![0; 8].into()));
-        let wrong = TlsCertificate { chain: vec![CertificateDer::from(vec![1])], key, path: "".into() };
-        let wrong = secret(SecretContent::Certificate(Arc::new(wrong)));
-        assert_eq!(context.resolve(|_| Some(&wrong)), Err(Unresolved::NoValidation("ca".into())));
-    }
-}
+mod tests;

@@ -163,8 +163,8 @@ impl ClusterHandle {
                     Some(stale) => stale.refresh(&self.entry, health, &self.recipe()),
                     None => Hosts::new(&self.entry, health, &self.recipe(), &self.before.take()),
                 };
-                if self.cluster().close_connections_on_health_failure {
-                    hosts.close_failed();
+                if self.health.is_some() {
+                    hosts.close_failed(self.cluster().close_connections_on_health_failure);
                 }
                 if let Some(gauges) = &*self.gauges.borrow() {
                     gauges.membership(&hosts);

@@ -183,7 +183,7 @@ fn tls(config: &TlsInspector, transport: &Transport, found: &mut Found, stats: &
             Look::Refused
         }
         Tls::Partial(wanted) => Look::More(wanted),
-        Tls::Hello(ClientHello { server_name, protocols }) => {
+        Tls::Hello(ClientHello { server_name, protocols, .. }) => {
             stats.inc("tls_inspector.tls_found");
             stats.inc(if server_name.is_empty() { "tls_inspector.sni_not_found" } else { "tls_inspector.sni_found" });
             stats.inc(if protocols.is_empty() { "tls_inspector.alpn_not_found" } else { "tls_inspector.alpn_found" });

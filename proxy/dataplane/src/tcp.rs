@@ -173,10 +173,13 @@ async fn run(
     let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, Ends::of(&state.info)));
     state.info.cluster_name = cluster;
     state.info.mark(TimingPoint::UpstreamAsked, std::time::Instant::now());
-    let Connected { transport: mut up, remote, _guard, attempts } = connected.await?;
+    let Connected { transport: mut up, remote, _guard: guard, attempts } = connected.await?;
     describe_upstream(&mut state.info, &up, remote, attempts);
     let (idle, deadline) = times(chain);
-    let end = tunnel::run(down, &mut up, idle, deadline).await;
+    let end = tokio::select! {
+        end = tunnel::run(down, &mut up, idle, deadline) => end,
+        () = guard.is_over() => End::Closed,
+    };
     ended(chain, end, down, Some(&up), &mut state.info)
 }
 

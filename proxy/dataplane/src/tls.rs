@@ -10,10 +10,12 @@ mod acceptors;
 mod certificate;
 mod client;
 mod handshakes;
+mod key_log;
 mod provider;
 mod server;
 mod session;
 mod stats;
+mod tickets;
 mod verify;
 
 pub(crate) use acceptors::Acceptors;
@@ -40,6 +42,10 @@ pub(crate) enum ContextError {
     Unresolved(#[from] Unresolved),
     #[error("a private key cannot be used")]
     Key,
+    #[error("a session ticket key cannot be used")]
+    TicketKey,
+    #[error("a certificate has no OCSP response, which the context demands")]
+    Staple,
     #[error("the trusted authorities or revocation lists cannot be used")]
     Trust,
     #[error("{0}")]

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::reply::Reply;
 use super::request::Asked;
-use super::{clusters, config_dump, explain, server_info, stats};
+use super::{clusters, config_dump, explain, runtime, server_info, stats};
 use crate::args::LogLevel;
 use crate::certificates;
 use crate::logging::{Logging, Unknown};
@@ -72,7 +72,7 @@ pub(crate) async fn answer(asked: &Asked, server: &Rc<Server>) -> Reply {
         "/logging" => logging(asked, &server.logging),
         "/memory" => memory(),
         "/certs" => Reply::json(&certificates::page(&server.snapshot.borrow())),
-        "/runtime" => Reply::json(&json!({"layers": [], "entries": {}})),
+        "/runtime" => runtime::answer(server),
         "/hot_restart_version" => {
             let version = if server.options.succession().is_some() { "outrigger.1\n" } else { "disabled\n" };
             Reply::text(200, version)
@@ -185,7 +185,8 @@ fn drain(asked: &Asked, server: &Rc<Server>) -> Reply {
     let (graceful, inbound_only) = (asked.has("graceful"), asked.has("inboundonly"));
     let keep_accepting = asked.has("skip_exit");
     if keep_accepting && !graceful {
-        return Reply::text(400, "skip_exit can only be used with graceful\n");
+        // Neither draining nor stopping: in Envoy nothing is left to do, and that is no mistake.
+        return Reply::ok();
     }
     tracing::info!(graceful, inbound_only, "asked to drain listeners by the admin interface");
     if let Some(workers) = &*server.workers.borrow() {

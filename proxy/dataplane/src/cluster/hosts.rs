@@ -63,10 +63,15 @@ impl Hosts {
         Hosts { list, balancer, version, membership, local_version }
     }
 
-    /// Closes the idle connections of endpoints that have failed.
-    pub(super) fn close_failed(&self) {
+    /// Closes the idle connections of endpoints that have failed, as Envoy drains them; and tunnels where that is wanted.
+    pub(super) fn close_failed(&self, tunnels: bool) {
         const FAILED: HealthFlags = HealthFlags::FAILED_ACTIVE_HC.with(HealthFlags::FAILED_OUTLIER_CHECK);
-        self.list.iter().filter(|host| host.flags().contains(FAILED)).for_each(|host| host.pools().close_idle());
+        for host in self.list.iter().filter(|host| host.flags().contains(FAILED)) {
+            host.pools().close_idle();
+            if tunnels {
+                host.pools().close_tunnels();
+            }
+        }
     }
 
     /// Whether what it was made of has changed since.

@@ -42,6 +42,8 @@ pub(super) struct Pools {
     pub(super) chose_http1: Cell<bool>,
     /// A connection was made, got free or was closed.
     pub(super) changed: tokio::sync::Notify,
+    /// Its health has failed: tunnels end.
+    over: tokio::sync::Notify,
 }
 
 /// An open connection as the statistics and the breaker count it.
@@ -52,6 +54,13 @@ pub(crate) struct ConnectionGuard {
     pub(super) active: Rc<Cell<u64>>,
     pub(super) pools: Rc<Pools>,
     pub(super) opened: Instant,
+}
+
+impl ConnectionGuard {
+    /// The wait until the cluster wants the connection closed (`close_connections_on_host_health_failure`).
+    pub(crate) async fn is_over(&self) {
+        self.pools.over.notified().await;
+    }
 }
 
 impl Drop for ConnectionGuard {
@@ -164,6 +173,11 @@ impl Pools {
         let shared = std::mem::take(&mut *self.h2.borrow_mut());
         // Dropping them notes it in the pools.
         drop((idle, raw, shared));
+    }
+
+    /// Closes what is in use and of no protocol that could be drained.
+    pub(super) fn close_tunnels(&self) {
+        self.over.notify_waiters();
     }
 
     /// Closes what was idle for too long, is too old, or was closed by its origin: the newest are taken first, and nobody

@@ -11,6 +11,8 @@ pub(crate) struct ClientHello {
     pub(crate) server_name: Box<str>,
     /// ALPN, in the client's order.
     pub(crate) protocols: Vec<Box<[u8]>>,
+    /// It wants to know the state of the server's certificate (RFC 6066 §8).
+    pub(crate) wants_status: bool,
 }
 
 /// What the first bytes of a connection are.
@@ -30,6 +32,7 @@ const CLIENT_HELLO: u8 = 1;
 /// RFC 8446 §5.1.
 const RECORD_BYTES_MAX: usize = 1 << 14;
 pub(super) const SERVER_NAME: u16 = 0;
+const STATUS_REQUEST: u16 = 5;
 pub(super) const ALPN: u16 = 16;
 const HOST_NAME: u8 = 0;
 /// RFC 1035 §2.3.4.
@@ -107,6 +110,7 @@ fn hello(mut body: Reader<'_>) -> Option<ClientHello> {
                 negotiates = true;
                 hello.protocols = protocols(data)?;
             }
+            STATUS_REQUEST => hello.wants_status = true,
             _ => {}
         }
     }
@@ -222,7 +226,7 @@ pub(super) mod tests {
 
     fn found(name: &str, protocols: &[&str]) -> Tls {
         let protocols = protocols.iter().map(|protocol| Box::from(protocol.as_bytes())).collect();
-        Tls::Hello(ClientHello { server_name: name.into(), protocols })
+        Tls::Hello(ClientHello { server_name: name.into(), protocols, wants_status: false })
     }
 
     #[test]
@@ -250,6 +254,8 @@ pub(super) mod tests {
         check(&[alpn(&["x"])], found("", &["x"]));
         // A name of another type.
         check(&[extension(SERVER_NAME, &vector16(&[9, 0, 1, b'a']))], found("", &[]));
+        let asks = read(&records(&body(&[extension(STATUS_REQUEST, &[1, 0, 0, 0, 0])]), 1 << 14));
+        assert!(matches!(asks, Tls::Hello(ClientHello { wants_status: true, .. })));
         let none = body(&[]);
         assert_eq!(read(&records(&none[..none.len() - 2], 1 << 14)), found("", &[]));
     }

@@ -12,6 +12,7 @@ use rustls::client::{ClientSessionMemoryCache, Resumption, UnbufferedClientConne
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::key_log::Logger;
 use super::session::{HandshakeError, Session};
 use super::verify::Verifier;
 use super::{ContextError, TlsStats, certificate, provider, server};
@@ -59,6 +60,7 @@ pub(crate) struct Connector {
     verifier: Verifier,
     configs: [OnceLock<Arc<ClientConfig>>; 4],
     local: Option<Arc<CertificateInfo>>,
+    log: Option<Logger>,
 }
 
 impl Connector {
@@ -84,7 +86,8 @@ impl Connector {
             false => Resumption::disabled(),
         };
         let local = certificate.and_then(|certificate| certificate::info(&certificate.chain));
-        Ok(Connector { tls: tls.clone(), base, verifier, configs: [const { OnceLock::new() }; 4], local })
+        let log = Logger::open(tls.context.key_log.as_ref());
+        Ok(Connector { tls: tls.clone(), base, verifier, configs: [const { OnceLock::new() }; 4], local, log })
     }
 
     fn config(&self, target: &Target<'_>) -> Arc<ClientConfig> {
@@ -134,8 +137,12 @@ impl Connector {
     async fn shake(&self, socket: &mut Socket, target: &Target<'_>) -> Result<Session, HandshakeError> {
         let name = self.server_name(target);
         let server_name = name.as_ref().map(|name| Arc::from(&*name.to_str())).unwrap_or_default();
-        let connection = UnbufferedClientConnection::new(self.config(target), name.unwrap_or_else(nobody))
-            .map_err(HandshakeError::Tls)?;
+        let mut config = self.config(target);
+        if let Some(log) = self.log.as_ref().and_then(|log| log.of(socket.addresses())) {
+            Arc::make_mut(&mut config).key_log = log;
+        }
+        let connection =
+            UnbufferedClientConnection::new(config, name.unwrap_or_else(nobody)).map_err(HandshakeError::Tls)?;
         let mut session = Session::client(connection);
         let began = Instant::now();
         session.handshake(socket).await?;

@@ -4,18 +4,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use outrigger_config::{Bundle, DownstreamTls, ResolvedTls, Trust};
+use outrigger_config::{Bundle, DownstreamTls, ResolvedTls, StaplePolicy, Trust};
 use outrigger_http::{CertificateInfo, TlsInfo};
 use rustls::ServerConfig;
 use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache, UnbufferedServerConnection,
 };
 use rustls::sign::{CertifiedKey, SigningKey};
+use rustls_pki_types::UnixTime;
 use tokio::time::timeout;
 
+use super::key_log::Logger;
 use super::session::{HandshakeError, Session};
+use super::tickets::Tickets;
 use super::verify::Verifier;
 use super::{ContextError, TlsStats, certificate, provider};
+use crate::inspect::client_hello;
 use crate::transport::{Socket, read_more};
 
 /// Sessions by id that a context keeps at most.
@@ -34,6 +38,15 @@ pub(crate) struct Acceptor {
     validates: bool,
     /// `None`: nothing is validated.
     authorities: Option<Arc<[Bytes]>>,
+    log: Option<Logger>,
+}
+
+/// What a client that wants an OCSP response gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stapling {
+    Staple,
+    Omit,
+    Fail,
 }
 
 impl Acceptor {
@@ -52,18 +65,23 @@ impl Acceptor {
             .map_err(ContextError::Settings)?;
         let builder =
             if asks { builder.with_client_cert_verifier(Arc::new(verifier)) } else { builder.with_no_client_auth() };
+        if tls.staple_policy == StaplePolicy::Must && keys.iter().any(|key| key.staple.is_none()) {
+            return Err(ContextError::Staple);
+        }
         let (require_sni, full_scan) = (tls.require_sni, tls.full_scan);
-        let resolver = Arc::new(Resolver { keys, require_sni, full_scan });
+        let resolver = Arc::new(Resolver { keys, require_sni, full_scan, staple_policy: tls.staple_policy });
         let mut config = builder.with_cert_resolver(resolver.clone());
         config.ignore_client_order = !tls.prefer_client_ciphers;
         config.send_half_rtt_data = false;
-        resumption(&mut config, tls, asks)?;
+        resumption(&mut config, tls, resolved, asks)?;
         let without_alpn = Arc::new(config.clone());
         config.alpn_protocols = tls.context.alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let certificates = resolved.certificates.iter().map(|certificate| certificate::info(&certificate.chain));
         let certificates = certificates.collect();
+        let log = Logger::open(tls.context.key_log.as_ref());
         let authorities = validation.filter(|_| validates).map(|validation| authorities(&validation.trust));
-        Ok(Acceptor { config: Arc::new(config), without_alpn, resolver, certificates, validates, authorities })
+        let config = Arc::new(config);
+        Ok(Acceptor { config, without_alpn, resolver, certificates, validates, authorities, log })
     }
 
     /// Shakes hands with a client, of whom `incoming` was read already.
@@ -74,7 +92,7 @@ impl Acceptor {
         time_max: Duration,
         stats: &TlsStats,
     ) -> Result<Session, HandshakeError> {
-        let shaking = self.shake(socket, incoming);
+        let shaking = self.shake(socket, incoming, stats);
         let shaken = match timeout(time_max, shaking).await {
             Ok(shaken) => shaken,
             Err(_) => Err(HandshakeError::Timeout),
@@ -86,11 +104,26 @@ impl Acceptor {
         shaken
     }
 
-    async fn shake(&self, socket: &mut Socket, mut incoming: BytesMut) -> Result<Session, HandshakeError> {
+    async fn shake(
+        &self,
+        socket: &mut Socket,
+        mut incoming: BytesMut,
+        stats: &TlsStats,
+    ) -> Result<Session, HandshakeError> {
         let hello = self.read_hello(socket, &mut incoming).await?;
         let began = Instant::now();
-        let config = if hello.wants_other_protocols { &self.without_alpn } else { &self.config };
-        let connection = UnbufferedServerConnection::new(config.clone()).map_err(HandshakeError::Tls)?;
+        let mut config = if hello.wants_other_protocols { &self.without_alpn } else { &self.config }.clone();
+        if let Some(log) = self.log.as_ref().and_then(|log| log.of(socket.addresses())) {
+            Arc::make_mut(&mut config).key_log = log;
+        }
+        if let Some(how) = self.stapling(&hello, &incoming) {
+            stats.stapled(how);
+            if how == Stapling::Fail {
+                // The client is told that there is no certificate for it.
+                Arc::make_mut(&mut config).cert_resolver = Arc::new(Nobody);
+            }
+        }
+        let connection = UnbufferedServerConnection::new(config).map_err(HandshakeError::Tls)?;
         let mut session = Session::server(connection, incoming);
         session.handshake(socket).await?;
         let local = hello.certificate(self);
@@ -103,6 +136,21 @@ impl Acceptor {
         };
         session.learn(info, self.validates);
         Ok(session)
+    }
+
+    /// `None`: it doesn't want an OCSP response, or the chosen certificate never had one.
+    fn stapling(&self, hello: &Hello, incoming: &[u8]) -> Option<Stapling> {
+        let key = self.resolver.keys.get(hello.chosen?)?;
+        key.staple.as_ref()?;
+        match client_hello::read(incoming) {
+            client_hello::Tls::Hello(hello) if hello.wants_status => {}
+            _ => return None,
+        }
+        Some(match (key.fresh_staple(), self.resolver.staple_policy) {
+            (Some(_), _) => Stapling::Staple,
+            (None, StaplePolicy::Lenient) if !key.must_staple => Stapling::Omit,
+            (None, _) => Stapling::Fail,
+        })
     }
 
     /// Reads until the client's first message is there, and looks into it.
@@ -169,10 +217,18 @@ fn authorities(trust: &Trust) -> Arc<[Bytes]> {
     }
 }
 
-fn resumption(config: &mut ServerConfig, tls: &DownstreamTls, asks: bool) -> Result<(), ContextError> {
+fn resumption(
+    config: &mut ServerConfig,
+    tls: &DownstreamTls,
+    resolved: &ResolvedTls,
+    asks: bool,
+) -> Result<(), ContextError> {
     let (stateless, stateful) = (tls.stateless_resumption && !asks, tls.stateful_resumption && !asks);
     if stateless {
-        config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(ContextError::Settings)?;
+        config.ticketer = match &resolved.ticket_keys {
+            Some(keys) => Arc::new(Tickets::new(keys, tls.session_timeout).ok_or(ContextError::TicketKey)?),
+            None => rustls::crypto::aws_lc_rs::Ticketer::new().map_err(ContextError::Settings)?,
+        };
     }
     config.session_storage = match stateful {
         true => ServerSessionMemoryCache::new(SESSIONS_MAX),
@@ -188,6 +244,9 @@ struct NamedKey {
     key: Arc<CertifiedKey>,
     names: Vec<String>,
     is_ecdsa: bool,
+    /// The same with an OCSP response, and when that expires.
+    staple: Option<(Arc<CertifiedKey>, i64)>,
+    must_staple: bool,
 }
 
 /// A chain with what signs for it.
@@ -204,7 +263,18 @@ impl NamedKey {
     fn new(certificate: &outrigger_config::TlsCertificate) -> Result<NamedKey, ContextError> {
         let (key, algorithm) = certified(certificate)?;
         let names = certificate.chain.first().map(certificate::server_names).unwrap_or_default();
-        Ok(NamedKey { key, names, is_ecdsa: algorithm == rustls::SignatureAlgorithm::ECDSA })
+        let staple = certificate.staple.as_ref().map(|staple| {
+            let mut stapled = CertifiedKey::clone(&key);
+            stapled.ocsp = Some(staple.response.to_vec());
+            (Arc::new(stapled), staple.expires)
+        });
+        let (is_ecdsa, must_staple) = (algorithm == rustls::SignatureAlgorithm::ECDSA, certificate.must_staple);
+        Ok(NamedKey { key, names, is_ecdsa, staple, must_staple })
+    }
+
+    fn fresh_staple(&self) -> Option<&Arc<CertifiedKey>> {
+        let (stapled, expires) = self.staple.as_ref()?;
+        (i64::try_from(UnixTime::now().as_secs()).is_ok_and(|now| now <= *expires)).then_some(stapled)
     }
 
     fn takes(&self, hello: &ClientHello<'_>) -> bool {
@@ -217,6 +287,17 @@ struct Resolver {
     keys: Vec<NamedKey>,
     require_sni: bool,
     full_scan: bool,
+    staple_policy: StaplePolicy,
+}
+
+/// Has no certificate for anybody.
+#[derive(Debug)]
+struct Nobody;
+
+impl ResolvesServerCert for Nobody {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
 }
 
 impl Resolver {
@@ -248,6 +329,6 @@ impl Resolver {
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.keys.get(self.choose(&hello)?).map(|key| key.key.clone())
+        self.keys.get(self.choose(&hello)?).map(|key| key.fresh_staple().unwrap_or(&key.key).clone())
     }
 }

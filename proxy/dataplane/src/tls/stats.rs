@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrigger_http::TlsInfo;
 use outrigger_stats::{Counter, Name, Registry};
 
+use super::server::Stapling;
 use super::session::{Failure, HandshakeError, Session};
 
 /// Cells of one scope, made when they are first written. Versions, ciphers and curves are those that we have.
@@ -81,6 +82,17 @@ impl TlsStats {
             HandshakeError::Timeout => self.count("", "handshake_timeout"),
             _ => {}
         }
+    }
+
+    /// A client that wants an OCSP response.
+    pub(super) fn stapled(&self, how: Stapling) {
+        self.count("", "ocsp_staple_requests");
+        let name = match how {
+            Stapling::Staple => "ocsp_staple_responses",
+            Stapling::Omit => "ocsp_staple_omitted",
+            Stapling::Fail => "ocsp_staple_failed",
+        };
+        self.count("", name);
     }
 
     /// A handshake that had to give way to newer ones.

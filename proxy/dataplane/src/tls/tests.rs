@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    Bundle, CertificateSource, DownstreamTls, PrivateKey, ResolvedTls, SanKind, SanMatcher, StringMatch, StringMatcher,
-    TlsCertificate, TlsContext, TlsParams, TlsVersions, Trust, TrustDomain, UpstreamTls, ValidationContext,
+    Bundle, CertificateSource, DownstreamTls, PrivateKey, ResolvedTls, SanKind, SanMatcher, StaplePolicy, StringMatch,
+    StringMatcher, TlsCertificate, TlsContext, TlsParams, TlsVersions, Trust, TrustDomain, UpstreamTls,
+    ValidationContext,
 };
 use outrigger_stats::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
@@ -42,7 +43,13 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKey::new(PrivateKeyDer::try_from(key.serialize_der()).unwrap());
-        Arc::new(TlsCertificate { chain: vec![leaf.der().clone()], key, path: "".into() })
+        Arc::new(TlsCertificate {
+            chain: vec![leaf.der().clone()],
+            key,
+            path: "".into(),
+            staple: None,
+            must_staple: false,
+        })
     }
 
     /// A list that revokes one certificate.
@@ -87,6 +94,8 @@ fn context(
         validation: validation.map(Arc::new),
         validation_secret: None,
         alpn: alpn.iter().map(|protocol| Bytes::from_static(protocol.as_bytes())).collect(),
+        ticket_keys: None,
+        key_log: None,
     }
 }
 
@@ -103,6 +112,8 @@ fn server(context: TlsContext) -> DownstreamTls {
         stateless_resumption: true,
         stateful_resumption: true,
         prefer_client_ciphers: false,
+        staple_policy: StaplePolicy::Lenient,
+        session_timeout: Duration::from_secs(7200),
     }
 }
 

@@ -3,15 +3,17 @@
 //! What can be wrong with a certificate, a key or a bundle is found here, and told by its field: never by its bytes.
 
 mod certificate;
+mod staple;
 mod validation;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{
-    CertificateSource, CipherSuite, Curve, Dependency, DownstreamTls, DownstreamTransport, Resource, Secret,
-    SecretContent, SecretRef, Source, TlsContext, TlsParams, TlsVersions, UpstreamTls, UpstreamTransport,
-    ValidationContext,
+    CertificateSource, CipherSuite, Curve, Dependency, DownstreamTls, DownstreamTransport, KeyLog, Resource, Secret,
+    SecretContent, SecretRef, Source, StaplePolicy, TicketKey, TicketKeySource, TicketKeys, TlsContext, TlsParams,
+    TlsVersions, UpstreamTls, UpstreamTransport, ValidationContext,
 };
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
@@ -19,7 +21,7 @@ use pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use pb::google::protobuf::Any;
 
 use super::access_log::message;
-use super::common::{flag, name, origin, secret_source, variant};
+use super::common::{cidrs, data_source, duration, flag, name, origin, secret_source, variant};
 use super::{Rejection, XdsResource, proxy_protocol};
 use crate::Diagnostics;
 
@@ -45,6 +47,10 @@ const OLD_SUITES: &[&str] = &[
 const OLD_CURVES: &[&str] = &["P-521", "X25519Kyber768Draft00", "P-224"];
 /// As many as any context needs.
 const CERTIFICATES_MAX: usize = 64;
+const TICKET_KEYS_MAX: usize = 64;
+const TICKET_KEY_BYTES_MAX: usize = 4096;
+/// BoringSSL's default.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 
 impl XdsResource for Secret {
     type Proto = tls::Secret;
@@ -64,9 +70,8 @@ impl XdsResource for Secret {
             Some(Type::ValidationContext(proto)) => d
                 .at("validation_context", |d| validation::context(proto, d))
                 .map(|validation| SecretContent::Validation(Arc::new(validation))),
-            Some(Type::SessionTicketKeys(_)) => {
-                d.at("session_ticket_keys", |d| d.error("are not supported"));
-                None
+            Some(Type::SessionTicketKeys(proto)) => {
+                d.at("session_ticket_keys", |d| ticket_keys(proto, d)).map(SecretContent::TicketKeys)
             }
             Some(Type::GenericSecret(_)) => {
                 d.at("generic_secret", |d| d.error("is not supported"));
@@ -146,10 +151,10 @@ pub(crate) fn upstream_transport(
 }
 
 fn downstream(proto: &tls::DownstreamTlsContext, d: &mut Diagnostics) -> Option<DownstreamTls> {
-    use tls::downstream_tls_context::SessionTicketKeysType as Tickets;
+    use tls::downstream_tls_context::{OcspStaplePolicy as Policy, SessionTicketKeysType as Tickets};
     let none = tls::CommonTlsContext::default();
     let common = proto.common_tls_context.as_ref().unwrap_or(&none);
-    let context = d.at("common_tls_context", |d| {
+    let mut context = d.at("common_tls_context", |d| {
         if common.tls_certificates.is_empty() && common.tls_certificate_sds_secret_configs.is_empty() {
             d.error("has no certificate for the server: tls_certificates or tls_certificate_sds_secret_configs");
         }
@@ -161,11 +166,31 @@ fn downstream(proto: &tls::DownstreamTlsContext, d: &mut Diagnostics) -> Option<
     if require_client_certificate && !verifies {
         d.at("require_client_certificate", |d| d.warn("without a trusted_ca any certificate will do, as in Envoy"));
     }
-    let stateless_resumption = match &proto.session_ticket_keys_type {
-        Some(Tickets::DisableStatelessSessionResumption(disable)) => !disable,
-        // The audit says that other keys than ours are not supported.
-        Some(Tickets::SessionTicketKeys(_) | Tickets::SessionTicketKeysSdsSecretConfig(_)) | None => true,
+    let mut stateless_resumption = true;
+    match &proto.session_ticket_keys_type {
+        None => {}
+        Some(Tickets::DisableStatelessSessionResumption(disable)) => stateless_resumption = !disable,
+        Some(Tickets::SessionTicketKeys(keys)) => {
+            let keys = d.at("session_ticket_keys", |d| ticket_keys(keys, d))?;
+            context.ticket_keys = Some(TicketKeySource::Inline(keys));
+        }
+        Some(Tickets::SessionTicketKeysSdsSecretConfig(proto)) => {
+            let keys = d.at("session_ticket_keys_sds_secret_config", |d| secret(proto, d))?;
+            context.ticket_keys = Some(TicketKeySource::Secret(keys));
+        }
+    }
+    let staple_policy = match variant(proto.ocsp_staple_policy, "ocsp_staple_policy", d)? {
+        Policy::LenientStapling => StaplePolicy::Lenient,
+        Policy::StrictStapling => StaplePolicy::Strict,
+        Policy::MustStaple => StaplePolicy::Must,
     };
+    if staple_policy == StaplePolicy::Must {
+        let lacks = |source: &CertificateSource| matches!(source, CertificateSource::Inline(it) if it.staple.is_none());
+        if context.certificates.iter().any(lacks) {
+            d.at("ocsp_staple_policy", |d| d.error("MUST_STAPLE needs an ocsp_staple in each certificate"));
+        }
+    }
+    let session_timeout = duration(proto.session_timeout.as_ref(), "session_timeout", d);
     Some(DownstreamTls {
         context,
         require_client_certificate,
@@ -174,6 +199,8 @@ fn downstream(proto: &tls::DownstreamTlsContext, d: &mut Diagnostics) -> Option<
         stateless_resumption,
         stateful_resumption: !proto.disable_stateful_session_resumption,
         prefer_client_ciphers: proto.prefer_client_ciphers,
+        staple_policy,
+        session_timeout: session_timeout.unwrap_or(SESSION_TIMEOUT),
     })
 }
 
@@ -265,7 +292,41 @@ fn context(proto: &tls::CommonTlsContext, d: &mut Diagnostics) -> Option<TlsCont
         validation: validation.map_or(Some(None), |found| found.map(Some))?,
         validation_secret: validation_secret.map_or(Some(None), |found| found.map(Some))?,
         alpn: proto.alpn_protocols.iter().map(|text| Bytes::copy_from_slice(text.as_bytes())).collect(),
+        ticket_keys: None,
+        key_log: proto.key_log.as_ref().and_then(|log| d.at("key_log", |d| key_log(log, d))).map(Arc::new),
     })
+}
+
+/// `TlsKeyLog`; without a path nothing is logged, as in Envoy.
+fn key_log(proto: &tls::TlsKeyLog, d: &mut Diagnostics) -> Option<KeyLog> {
+    let local = cidrs(&proto.local_address_range, "local_address_range", d);
+    let remote = cidrs(&proto.remote_address_range, "remote_address_range", d);
+    if proto.path.is_empty() {
+        d.at("path", |d| d.error("is required"));
+        return None;
+    }
+    Some(KeyLog { path: proto.path.as_str().into(), local, remote })
+}
+
+/// `TlsSessionTicketKeys`, of which nothing is told but what is wrong with their number and length.
+fn ticket_keys(proto: &tls::TlsSessionTicketKeys, d: &mut Diagnostics) -> Option<Arc<TicketKeys>> {
+    if proto.keys.is_empty() || proto.keys.len() > TICKET_KEYS_MAX {
+        d.at("keys", |d| d.error(format!("{} keys are not between 1 and {TICKET_KEYS_MAX}", proto.keys.len())));
+        return None;
+    }
+    let keys = proto.keys.iter().enumerate().map(|(index, source)| {
+        d.at_index("keys", index, |d| {
+            let bytes = data_source(source, TICKET_KEY_BYTES_MAX, d)?;
+            let key = TicketKey::parse(&bytes);
+            if key.is_none() {
+                d.error(format!("has {} bytes, not 80", bytes.len()));
+            }
+            key
+        })
+    });
+    // All of them, so that every problem is told.
+    let keys = keys.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()?;
+    Some(Arc::new(TicketKeys { keys }))
 }
 
 /// `SdsSecretConfig`; without a source it is one of `static_resources`.

@@ -17,6 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::super::common::data_source;
+use super::staple::{must_staple, staple};
 use crate::Diagnostics;
 
 /// No chain, key or bundle is longer; a bundle of all public authorities has some 250 kB.
@@ -66,7 +67,13 @@ pub(super) fn certificate(proto: &tls::TlsCertificate, d: &mut Diagnostics) -> O
         d.at("private_key", |d| d.error("is not the key of the certificate"));
         return None;
     }
-    Some(TlsCertificate { chain, key: PrivateKey::new(key), path })
+    let must_staple = must_staple(&chain[0]);
+    let staple = staple(proto, &chain[0], d)?;
+    if must_staple && staple.is_none() {
+        d.at("ocsp_staple", |d| d.error("is required: the certificate says that it must be stapled"));
+        return None;
+    }
+    Some(TlsCertificate { chain, key: PrivateKey::new(key), path, staple, must_staple })
 }
 
 /// PKCS#8, SEC 1 or PKCS#1.
@@ -144,11 +151,13 @@ pub(crate) fn files(secret: &[u8]) -> Vec<(Arc<str>, Arc<Path>)> {
     let Ok(secret) = tls::Secret::decode(secret) else { return Vec::new() };
     let (watched, sources) = match &secret.r#type {
         Some(Type::TlsCertificate(proto)) => {
-            (&proto.watched_directory, vec![proto.certificate_chain.as_ref(), proto.private_key.as_ref()])
+            let sources = [&proto.certificate_chain, &proto.private_key, &proto.ocsp_staple];
+            (&proto.watched_directory, sources.map(Option::as_ref).to_vec())
         }
         Some(Type::ValidationContext(proto)) => {
             (&proto.watched_directory, vec![proto.trusted_ca.as_ref(), proto.crl.as_ref()])
         }
+        Some(Type::SessionTicketKeys(proto)) => (&None, proto.keys.iter().map(Some).collect()),
         _ => return Vec::new(),
     };
     let paths = sources.into_iter().flatten().filter_map(file);

@@ -54,7 +54,7 @@ fn validation(fields: &str) -> Result<Arc<ValidationContext>, String> {
     let secret = secret(&format!("{{name: s, validation_context: {{{fields}}}}}"))?;
     match &secret.content {
         SecretContent::Validation(validation) => Ok(Arc::clone(validation)),
-        SecretContent::Certificate(_) => panic!(),
+        _ => panic!(),
     }
 }
 
@@ -246,7 +246,11 @@ fn contexts_towards_origins() {
     );
     let check = |context: &str, expected: &str| assert_eq!(cluster(context).unwrap_err(), expected);
     check("sni: 'a b'", "sni: \"a b\" is no DNS name");
-    check("common_tls_context: {key_log: {path: x}}", "common_tls_context.key_log: is not supported");
+    check("common_tls_context: {key_log: {}}", "common_tls_context.key_log.path: is required");
+    check(
+        "common_tls_context: {key_log: {path: x, remote_address_range: [{address_prefix: 1.2.3.4, prefix_len: 33}]}}",
+        "common_tls_context.key_log.remote_address_range[0].prefix_len: 33 is longer than the address",
+    );
     check("allow_renegotiation: true", "allow_renegotiation: is not supported");
 }
 
@@ -280,20 +284,22 @@ fn contexts_towards_clients() {
         "common_tls_context: {}",
         "common_tls_context: has no certificate for the server: tls_certificates or tls_certificate_sds_secret_configs",
     );
-    // What is set and not there is refused where it stands.
-    let refused = |context: &str, field: &str| {
+    let of_server = |context: &str, expected: &str| {
         let reason = listener(&format!("{context}, common_tls_context: {{{SDS}}}")).unwrap_err();
-        assert_eq!(reason, format!("{field}: is not supported"));
+        assert_eq!(reason, expected);
     };
-    refused("session_ticket_keys: {keys: [{inline_bytes: AA==}]}", "session_ticket_keys");
-    refused("ocsp_staple_policy: MUST_STAPLE", "ocsp_staple_policy");
+    of_server("session_ticket_keys: {keys: []}", "session_ticket_keys.keys: 0 keys are not between 1 and 64");
+    of_server(
+        "session_ticket_keys: {keys: [{inline_bytes: AA==}]}",
+        "session_ticket_keys.keys[0]: has 1 bytes, not 80",
+    );
+    // What is set and not there is refused where it stands.
     let of_leaf = |more: &str, field: &str| {
         let reason = listener(&format!("common_tls_context: {{tls_certificates: [{{{more}}}]}}")).unwrap_err();
         let expected = format!("common_tls_context.tls_certificates[0].{field}: is not supported");
         assert!(reason.lines().any(|line| line == expected), "{reason}");
     };
     of_leaf("pkcs12: {inline_bytes: AA==}", "pkcs12");
-    of_leaf("ocsp_staple: {inline_bytes: AA==}", "ocsp_staple");
     let params = |params: &str| format!("common_tls_context: {{{SDS}, tls_params: {{{params}}}}}");
     check(
         &params("cipher_suites: [X]"),
