@@ -253,6 +253,7 @@ const OPERATORS: &[&str] = &[
     "%METADATA(VIRTUAL_HOST:ns:text)%",
     "%METADATA(LISTENER:ns:text)%",
     "%METADATA(LISTENER:ns:none)%",
+    "%METADATA(LISTENER_FILTER_CHAIN:ns:text)%",
     "%FILTER_STATE(none:PLAIN)%",
     "%FILTER_STATE(none:FIELD:of)%",
     "%UPSTREAM_FILTER_STATE(none:PLAIN)%",
@@ -351,10 +352,9 @@ fn telling(origin: &Origin, refused: SocketAddr) -> Bootstrap {
     });
     let mut o = with(cluster("o", &[]), noted(json!({"list": ["a", 1, {"b": false}]})));
     o["load_assignment"]["endpoints"][0]["lb_endpoints"] = json!([endpoint]);
-    Bootstrap::new()
-        .cluster(o)
-        .cluster(cluster("refused", &[refused]))
-        .listener(with(main.into(), noted(json!({"text": "of the listener"}))))
+    let mut listener = with(main.into(), noted(json!({"text": "of the listener"})));
+    listener["filter_chains"][0]["metadata"] = noted(json!({"text": "of the chain"}))["metadata"].clone();
+    Bootstrap::new().cluster(o).cluster(cluster("refused", &[refused])).listener(listener)
 }
 
 fn policy(header: &str) -> Value {

@@ -8,11 +8,14 @@ use std::time::Duration;
 
 pub use table::{FilterChainClash, FilterChainTable};
 
+use outrigger_http::Metadata;
+
 use crate::{Cidr, ConnectionLimit, DiscoveredFilter, DownstreamTransport, NetworkFilter, NetworkRbac, WasmPlugin};
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct FilterChain {
     pub name: Arc<str>,
+    pub metadata: Option<Arc<Metadata>>,
     /// Unique among the chains of a listener. The default chain's is empty and not looked at.
     pub criteria: FilterChainMatch,
     pub transport: DownstreamTransport,
@@ -103,6 +106,7 @@ impl FilterChain {
     pub fn new(filter: NetworkFilter) -> FilterChain {
         FilterChain {
             name: Arc::from(""),
+            metadata: None,
             criteria: FilterChainMatch::default(),
             transport: DownstreamTransport::Raw,
             transport_timeout: None,

@@ -22,6 +22,7 @@ enum Owner {
     Route,
     VirtualHost,
     Listener,
+    FilterChain,
 }
 
 const TYPES: &[(&str, Owner)] = &[
@@ -31,6 +32,7 @@ const TYPES: &[(&str, Owner)] = &[
     ("ROUTE", Owner::Route),
     ("VIRTUAL_HOST", Owner::VirtualHost),
     ("LISTENER", Owner::Listener),
+    ("LISTENER_FILTER_CHAIN", Owner::FilterChain),
 ];
 
 impl MetadataOperator {
@@ -46,7 +48,9 @@ impl MetadataOperator {
                 match TYPES.iter().find(|(known, _)| *known == kind) {
                     Some((_, of)) => (*of, rest),
                     None => {
-                        return Some(Err("is of DYNAMIC, CLUSTER, UPSTREAM_HOST, ROUTE, VIRTUAL_HOST or LISTENER"));
+                        return Some(Err(
+                            "is of DYNAMIC, CLUSTER, UPSTREAM_HOST, ROUTE, VIRTUAL_HOST, LISTENER or LISTENER_FILTER_CHAIN",
+                        ));
                     }
                 }
             }
@@ -77,6 +81,7 @@ impl MetadataOperator {
             Owner::Route => info.route_metadata.as_deref(),
             Owner::VirtualHost => info.virtual_host_metadata.as_deref(),
             Owner::Listener => info.listener_metadata.as_deref(),
+            Owner::FilterChain => info.filter_chain_metadata.as_deref(),
         }
     }
 }

@@ -54,6 +54,7 @@ impl ChainSlot {
         info.listener_direction = current.listener.direction;
         if let Some(chain) = current.listener.chains.get(current.index) {
             info.filter_chain_name = chain.name.clone();
+            info.filter_chain_metadata.clone_from(&chain.metadata);
         }
     }
 

@@ -7,7 +7,7 @@ use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::listener::v3 as listener;
 
-use super::common::{duration, variant};
+use super::common::{duration, shown_metadata, variant};
 use super::listener::{FoundFilter, network_filter};
 use super::tls::downstream_transport;
 use crate::Diagnostics;
@@ -80,6 +80,7 @@ fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<Fi
         d.at("filters", |d| d.error("don't end with an http_connection_manager or a tcp_proxy"));
     }
     Some(FilterChain {
+        metadata: shown_metadata(proto.metadata.as_ref()),
         name: Arc::from(proto.name.as_str()),
         criteria: criteria.unwrap_or_default(),
         transport: transport?,
