@@ -12,6 +12,9 @@ import ssl
 import sys
 
 PER_SOURCE = 20000
+# Linux's; Python has no name for it. The port is chosen at connect, when the peer is known, so that connections to others
+# (the load tool's, that wait for their time to end) take none away.
+IP_BIND_ADDRESS_NO_PORT = 24
 TIMEOUT_SECONDS = 30
 
 
@@ -24,8 +27,11 @@ def context():
 
 
 def connect(address, port, number, tls):
-    source = f"127.0.0.{1 + number // PER_SOURCE}"
-    connection = socket.create_connection((address, port), TIMEOUT_SECONDS, (source, 0))
+    connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    connection.settimeout(TIMEOUT_SECONDS)
+    connection.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    connection.bind((f"127.0.0.{2 + number // PER_SOURCE}", 0))
+    connection.connect((address, port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if tls:
         connection = tls.wrap_socket(connection)

@@ -22,7 +22,7 @@ const DESCRIPTORS_BESIDE: u32 = 1_000;
 
 pub(crate) fn run(bench: &Bench) -> Result<Report> {
     let count = if bench.quick { COUNT_QUICK } else { COUNT };
-    allow_descriptors(2 * count + DESCRIPTORS_BESIDE)?;
+    allow_descriptors(count + DESCRIPTORS_BESIDE)?;
     let origin = start_origin(bench)?;
     let identity = Identity::make(&bench.file("identity"))?;
     let mut report = Report { readable: true, ..Report::default() };
