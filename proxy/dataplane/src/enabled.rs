@@ -7,7 +7,7 @@ use std::rc::Rc;
 use outrigger_config::Overrides;
 
 /// What the chain knows of one of its filters.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
     /// Where the routes' overrides of it stand; `None`: no scope says anything about it.
     pub(crate) position: Option<usize>,

@@ -59,7 +59,7 @@ pub(crate) struct HttpChain {
     pub(crate) stats: Rc<HttpStats>,
     pub(crate) live: Rc<LiveConfig>,
     filters: Vec<FilterFactory>,
-    enabled: Enabled,
+    enabled: Rc<Enabled>,
 }
 
 #[derive(Debug)]
@@ -178,10 +178,18 @@ impl LiveConfig {
         }
     }
 
-    /// What the connections of a network filter do in this generation.
-    pub(crate) fn chain(self: &Rc<Self>, filter: &NetworkFilter, cx: &WorkerCx) -> LiveChain {
+    /// What the connections of a network filter do in this generation; `before` is what they did in the last one.
+    pub(crate) fn chain(
+        self: &Rc<Self>,
+        filter: &NetworkFilter,
+        before: Option<&LiveChain>,
+        cx: &WorkerCx,
+    ) -> LiveChain {
         match filter {
-            NetworkFilter::Http(hcm) => LiveChain::Http(Rc::new(self.http_chain(hcm, cx))),
+            NetworkFilter::Http(hcm) => {
+                let before = before.and_then(LiveChain::http).filter(|before| Arc::ptr_eq(&before.hcm, hcm));
+                LiveChain::Http(Rc::new(self.http_chain(hcm, before, cx)))
+            }
             NetworkFilter::Tcp(proxy) => LiveChain::Tcp(Rc::new(TcpChain {
                 proxy: proxy.clone(),
                 stats: TcpStats::new(&cx.registry, &proxy.stat_prefix),
@@ -201,7 +209,13 @@ impl LiveConfig {
         ByRoute(made.collect())
     }
 
-    fn http_chain(self: &Rc<Self>, hcm: &Arc<HttpConnectionManager>, cx: &WorkerCx) -> HttpChain {
+    /// `before` is made of the same manager.
+    fn http_chain(
+        self: &Rc<Self>,
+        hcm: &Arc<HttpConnectionManager>,
+        before: Option<&HttpChain>,
+        cx: &WorkerCx,
+    ) -> HttpChain {
         let routes = match &hcm.routes {
             RouteSource::Inline(routes) => Some(routes.clone()),
             RouteSource::Rds { name, .. } => self.snapshot().routes.get(name).cloned(),
@@ -236,9 +250,12 @@ impl LiveConfig {
             filters
                 .push(FilterFactory { place: Place { position, disabled: filter.disabled, buffer_bytes_max }, kind });
         }
-        let places: Vec<Place> = filters.iter().map(|factory| factory.place).collect();
-        let enabled = Enabled::new(&places, routes.iter().flat_map(|routes| routes.scopes()));
-        let stats = HttpStats::new(&cx.registry, &hcm.stat_prefix);
+        // Most generations leave the routes alone, and ten thousand virtual hosts are much to look at.
+        let known = before.filter(|before| before.walks_as(routes.as_ref(), &filters));
+        let enabled =
+            known.map_or_else(|| Rc::new(enabled(&filters, routes.as_deref())), |known| known.enabled.clone());
+        let stats =
+            before.map_or_else(|| HttpStats::new(&cx.registry, &hcm.stat_prefix), |before| before.stats.clone());
         HttpChain { hcm: hcm.clone(), routes, stats, live: self.clone(), filters, enabled }
     }
 }
@@ -312,7 +329,27 @@ impl ByRoute {
     }
 }
 
+fn enabled(filters: &[FilterFactory], routes: Option<&RouteConfig>) -> Enabled {
+    let places: Vec<Place> = filters.iter().map(|factory| factory.place).collect();
+    Enabled::new(&places, routes.into_iter().flat_map(|routes| routes.scopes()))
+}
+
+impl LiveChain {
+    fn http(&self) -> Option<&HttpChain> {
+        match self {
+            LiveChain::Http(chain) => Some(chain),
+            LiveChain::Tcp(_) => None,
+        }
+    }
+}
+
 impl HttpChain {
+    /// Whether streams of these routes walk filters in these places as they do here.
+    fn walks_as(&self, routes: Option<&Arc<RouteConfig>>, filters: &[FilterFactory]) -> bool {
+        self.routes.as_ref().map(Arc::as_ptr) == routes.map(Arc::as_ptr)
+            && self.filters.iter().map(|own| own.place).eq(filters.iter().map(|other| other.place))
+    }
+
     /// Gives a stream its filters.
     pub(crate) fn start_filters(&self, exchange: &mut Exchange<'_>) {
         let walk = self.enabled.of(exchange.overrides());

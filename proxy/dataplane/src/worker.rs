@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use outrigger_config::Action;
+use outrigger_config::{Action, Snapshot};
 use outrigger_stats::Registry;
 use outrigger_wasm::Services;
 use rand::rngs::SmallRng;
@@ -284,7 +284,10 @@ impl WorkerCx {
         *self.listeners_by_address.borrow_mut() = addresses.collect();
         drop(listeners);
         *self.live.borrow_mut() = live;
-        self.wake_idle();
+        // Nothing else closes one that rests: a generation of other endpoints or routes lets ten thousand of them sleep.
+        if listeners_differ(previous.snapshot(), &snapshot) {
+            self.wake_idle();
+        }
     }
 
     fn drain(self: &Rc<Self>, DrainRequest { inbound_only, graceful, keep_accepting }: DrainRequest) {
@@ -307,6 +310,11 @@ impl WorkerCx {
         self.listeners.borrow().values().for_each(|slot| slot.stop_accepting());
         self.wake_idle();
     }
+}
+
+fn listeners_differ(previous: &Snapshot, next: &Snapshot) -> bool {
+    let (previous, next) = (&previous.listeners, &next.listeners);
+    previous.len() != next.len() || previous.iter().zip(next).any(|(a, b)| a.0 != b.0 || !Arc::ptr_eq(a.1, b.1))
 }
 
 /// An open downstream connection.

@@ -97,8 +97,14 @@ pub(super) fn build(
     }
     let chains = listener.chains.iter().enumerate().map(|(index, chain)| {
         let filters = live.network_filters(chain, cx);
-        let current = Current { listener: listener.clone(), index, live: live.chain(&chain.filter, cx), filters };
         let key = (&chain.criteria, listener.table.default_chain() == Some(index));
+        let before = known.get(&key).map(|(_, slot)| slot.live());
+        let current = Current {
+            listener: listener.clone(),
+            index,
+            live: live.chain(&chain.filter, before.as_ref(), cx),
+            filters,
+        };
         match known.remove(&key) {
             Some((before, slot)) if before.takes_as(chain) => {
                 let filters = NetworkFactory::after(&current.filters, &slot.current.borrow().filters);
