@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Accepted {
     pub(crate) chain: Rc<ChainSlot>,
     /// What inspectors have read is in its input.
-    pub(crate) transport: Transport,
+    pub(crate) transport: Box<Transport>,
     pub(crate) info: Option<Arc<ConnectionInfo>>,
     /// The way to the upstream, where it was begun before the chain was known.
     pub(crate) early: Option<Early>,
@@ -237,7 +237,7 @@ pub(crate) fn adopt(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: StdSocke
 }
 
 fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: Socket) {
-    let Ok(transport) = Transport::new(socket) else { return };
+    let Ok(transport) = Transport::new(socket).map(Box::new) else { return };
     let Ok(of_listener) = slot.count() else {
         slot.stats.downstream_cx_overflow().inc();
         return;

@@ -150,7 +150,7 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
         stats: chain.stats.clone(),
         waker: RefCell::new(None),
     };
-    let http2 = speaks_http2(&chain.hcm, &mut transport, &client).await;
+    let http2 = Box::pin(speaks_http2(&chain.hcm, &mut transport, &client)).await;
     drop(chain);
     let Some(http2) = http2 else { return };
     if http2 {
@@ -209,7 +209,7 @@ async fn starts_with_preface(transport: &mut Transport, client: &Client<'_>) -> 
     .await
 }
 
-async fn http1_connection(client: &Client<'_>, transport: Transport) {
+async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
     let Some(chain) = client.chain() else { return };
     let hcm = &chain.hcm;
     let limits = HeadLimits {
@@ -230,7 +230,7 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
         let parsed = match next {
             Some(Ok(parsed)) => parsed,
             Some(Err(error)) => {
-                refuse(client, &mut connection, error).await;
+                Box::pin(refuse(client, &mut connection, error)).await;
                 break;
             }
             None => break,
@@ -268,16 +268,17 @@ async fn http1_connection(client: &Client<'_>, transport: Transport) {
             &mut timer,
             received,
         );
-        match exchange.run(incoming).await {
+        // In a box, so that a connection that rests holds none of it.
+        match Box::pin(exchange.run(incoming)).await {
             Outcome::Done if connection.reusable() => {}
             Outcome::Tunnel(picked) => {
                 stats.downstream_cx_upgrades_total().inc();
                 let _active = ActiveGuard::new(&stats, HttpStats::downstream_cx_upgrades_active);
-                tunnel::upgraded(connection, picked, idle).await;
+                Box::pin(tunnel::upgraded(connection, picked, idle)).await;
                 return;
             }
             Outcome::Done => {
-                linger(&mut connection.transport).await;
+                Box::pin(linger(&mut connection.transport)).await;
                 break;
             }
             Outcome::Aborted => break,
@@ -399,7 +400,7 @@ fn http2_settings(hcm: &HttpConnectionManager) -> ::h2::server::Builder {
     builder
 }
 
-async fn http2_connection(client: &Client<'_>, transport: Transport) {
+async fn http2_connection(client: &Client<'_>, transport: Box<Transport>) {
     let Some(chain) = client.chain() else { return };
     let hcm = chain.hcm.clone();
     chain.stats.downstream_cx_http2_total().inc();

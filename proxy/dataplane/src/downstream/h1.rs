@@ -18,7 +18,7 @@ const READ_AHEAD_BYTES_MAX: usize = 64 * 1024;
 /// A connection and the message that it is in.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) transport: Transport,
+    pub(crate) transport: Box<Transport>,
     scan: HeadScan,
     limits: HeadLimits,
     trailers: bool,
@@ -43,7 +43,7 @@ pub(crate) enum NoRequest {
 }
 
 impl Connection {
-    pub(crate) fn new(transport: Transport, limits: HeadLimits, trailers: bool) -> Connection {
+    pub(crate) fn new(transport: Box<Transport>, limits: HeadLimits, trailers: bool) -> Connection {
         Connection {
             transport,
             scan: HeadScan::default(),

@@ -5,8 +5,9 @@
 //! moment is connected, if what it would get as it is passes bytes: who speaks first decides.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,21 +37,21 @@ const SILENCE: Duration = Duration::from_millis(200);
 /// A connection whose chain isn't known yet.
 #[derive(Debug)]
 struct Pending {
-    transport: Transport,
+    transport: Box<Transport>,
     found: Found,
     early: Option<Early>,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. What it does stands in boxes: a connection holds the memory of what it does now, not of all
+/// that it may have done.
 pub(super) async fn serve(
     cx: &Rc<WorkerCx>,
     slot: &Rc<ListenerSlot>,
-    transport: Transport,
+    transport: Box<Transport>,
     mut counted: Option<Counted>,
 ) {
     let mut pending = Pending { transport, found: Found::default(), early: None };
     let mut slot = slot.clone();
-    // In boxes: a connection that nothing is to be found out of pays for nothing.
     if slot.inspects() && Box::pin(inspect(cx, &slot, &mut pending)).await.is_err() {
         return;
     }
@@ -62,61 +63,66 @@ pub(super) async fn serve(
             return;
         }
     }
-    let Pending { transport, found, early } = pending;
-    let info = found.info(&transport);
-    let mut record = Record::begin(cx, &slot, &transport, info.as_ref());
-    match slot.find(&found.facts(&transport)) {
-        Some(chain) => {
-            slot.stats.downstream_cx_total().inc();
-            let active = ActiveGuard::new(&slot.stats, ListenerStats::downstream_cx_active);
-            if let Some(record) = &mut record {
-                chain.describe(&mut record.0.info);
-            }
-            if let Some(accepted) = secure(cx, &slot, Accepted { chain, transport, info, early }).await {
-                serve_chain(cx, accepted, record.as_mut()).await;
-            }
-            slot.stats.downstream_cx_destroy().inc();
-            drop(active);
-        }
-        None => {
-            slot.stats.no_filter_chain_match().inc();
-            if let Some(record) = &mut record {
-                record.0.info.flags.insert(ResponseFlags::NO_ROUTE);
-                record.0.info.code_details = "filter_chain_not_found".into();
-            }
-        }
-    }
-    if let Some(record) = record {
-        record.write(cx, &slot);
-    }
+    serve_chosen(cx, &slot, pending).await;
     drop(counted);
 }
 
-async fn serve_chain(cx: &Rc<WorkerCx>, accepted: Accepted, record: Option<&mut Record>) {
+/// Serves a connection by the listener that it turned out to be for.
+fn serve_chosen<'a>(cx: &'a Rc<WorkerCx>, slot: &'a Rc<ListenerSlot>, pending: Pending) -> Serving<'a> {
+    let Pending { transport, found, early } = pending;
+    let info = found.info(&transport);
+    let mut record = Record::begin(cx, slot, &transport, info.as_ref());
+    let Some(chain) = slot.find(&found.facts(&transport)) else {
+        slot.stats.no_filter_chain_match().inc();
+        if let Some(mut record) = record {
+            record.0.info.flags.insert(ResponseFlags::NO_ROUTE);
+            record.0.info.code_details = "filter_chain_not_found".into();
+            record.write(cx, slot);
+        }
+        return Box::pin(std::future::ready(()));
+    };
+    if let Some(record) = &mut record {
+        chain.describe(&mut record.0.info);
+    }
+    let accepted = Accepted { chain, transport, info, early };
+    Box::pin(async move {
+        slot.stats.downstream_cx_total().inc();
+        let active = ActiveGuard::new(&slot.stats, ListenerStats::downstream_cx_active);
+        if let Some(accepted) = Box::pin(secure(cx, slot, accepted)).await {
+            serve_chain(cx, accepted, record.as_mut()).await;
+        }
+        slot.stats.downstream_cx_destroy().inc();
+        drop(active);
+        if let Some(record) = record {
+            record.write(cx, slot);
+        }
+    })
+}
+
+type Serving<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+fn serve_chain<'a>(cx: &'a Rc<WorkerCx>, accepted: Accepted, record: Option<&'a mut Record>) -> Serving<'a> {
+    let keep = |state: StreamState| {
+        if let Some(record) = record {
+            *record.0 = state;
+        }
+    };
     match accepted.chain.live() {
         LiveChain::Http(_) => {
             let filters = accepted.chain.network_filters();
             if filters.is_empty() {
-                serve::http(cx, accepted).await;
+                Box::pin(serve::http(cx, accepted))
             } else {
-                let state = Box::pin(network::serve_http(cx, accepted, &filters)).await;
-                if let Some(record) = record {
-                    record.0 = state;
-                }
+                Box::pin(async move { keep(network::serve_http(cx, accepted, &filters).await) })
             }
         }
-        LiveChain::Tcp(chain) => {
-            let state = tcp::proxy(cx, &chain, accepted).await;
-            if let Some(record) = record {
-                record.0 = state;
-            }
-        }
+        LiveChain::Tcp(chain) => Box::pin(async move { keep(tcp::proxy(cx, &chain, accepted).await) }),
     }
 }
 
 /// What the listener's own access logs tell of a connection.
 #[derive(Debug)]
-struct Record(StreamState);
+struct Record(Box<StreamState>);
 
 impl Record {
     /// `None`: there are no such logs.
@@ -142,13 +148,13 @@ impl Record {
         };
         let mut state = StreamState::new(RequestHead::default(), info);
         state.request.path = bytes::Bytes::new();
-        Some(Record(state))
+        Some(Record(Box::new(state)))
     }
 
     fn write(mut self, cx: &WorkerCx, slot: &ListenerSlot) {
         self.0.info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
         self.0.info.downstream_closed.how.get_or_insert(CloseType::Normal);
-        let state = Rc::new(RefCell::new(self.0));
+        let state = Rc::new(RefCell::new(*self.0));
         cx.live().log(cx, &slot.listener().access_logs, LogType::NotSet, &state);
     }
 }

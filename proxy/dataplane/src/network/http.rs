@@ -59,7 +59,7 @@ async fn serve_between(cx: &Rc<WorkerCx>, accepted: Accepted, mut filters: Netwo
     (far.remote, far.local, far.outer_tls) = (down.remote, down.local, down.tls().cloned());
     far.opened = down.opened;
     let mut up = None;
-    let served = Box::pin(serve::http(cx, Accepted { chain, transport: far, info, early: None }));
+    let served = Box::pin(serve::http(cx, Accepted { chain, transport: Box::new(far), info, early: None }));
     let by = {
         let tunnel = Box::pin(run(&mut down, &mut up, &mut filters, || ready(Ok(near)), (None, None)));
         match select(served, tunnel).await {
