@@ -3,8 +3,9 @@ use prost::Message as _;
 use super::*;
 use crate::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use crate::pb::envoy::config::core::v3 as core;
-use crate::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener, filter};
+use crate::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, ListenerFilter, filter, listener_filter};
 use crate::pb::envoy::config::route::v3 as route;
+use crate::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use crate::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use crate::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use crate::schema::WireType;
@@ -212,11 +213,14 @@ fn depth_is_bounded() {
 
 #[test]
 fn findings_are_bounded_and_warnings_hide_no_rejection() {
-    let warned = FilterChain { metadata: Some(core::Metadata::default()), ..FilterChain::default() };
-    let mut filter_chains = vec![warned; FINDINGS_MAX + 10];
-    let criteria = FilterChainMatch { suffix_len: Some(UInt32Value { value: 1 }), ..FilterChainMatch::default() };
-    filter_chains.push(FilterChain { filter_chain_match: Some(criteria), ..FilterChain::default() });
-    let bytes = Listener { filter_chains, ..Listener::default() }.encode_to_vec();
+    let initial_read_buffer_size = Some(UInt32Value { value: 256 });
+    let inspector = TlsInspector { initial_read_buffer_size, ..TlsInspector::default() };
+    let inspector = any(type_url::TLS_INSPECTOR, inspector.encode_to_vec());
+    let config_type = Some(listener_filter::ConfigType::TypedConfig(inspector));
+    let warned = ListenerFilter { config_type, ..ListenerFilter::default() };
+    let listener_filters = vec![warned; FINDINGS_MAX + 10];
+    let udp_listener_config = Some(Default::default());
+    let bytes = Listener { listener_filters, udp_listener_config, ..Listener::default() }.encode_to_vec();
     let findings = audit("envoy.config.listener.v3.Listener", &bytes);
     assert_eq!(findings.len(), FINDINGS_MAX + 1);
     assert_eq!(findings.last().unwrap().severity, Severity::Reject);
