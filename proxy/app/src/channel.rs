@@ -171,8 +171,14 @@ pub(crate) fn dials(snapshot: &Snapshot, cluster: &Arc<str>) -> Result<Vec<Dial>
         return Err(ConnectError::NoEndpoint(Arc::clone(cluster)));
     };
     let dials = usable(entry).into_iter().map(|endpoint| Dial::new(cluster, entry, endpoint));
-    let dials = dials.collect::<Result<Vec<Dial>, ConnectError>>()?;
-    if dials.is_empty() { Err(ConnectError::NoEndpoint(Arc::clone(cluster))) } else { Ok(dials) }
+    // One that lacks a secret keeps nobody from the others.
+    let (dials, failed): (Vec<_>, Vec<_>) = dials.partition(Result::is_ok);
+    let dials: Vec<Dial> = dials.into_iter().flatten().collect();
+    if !dials.is_empty() {
+        return Ok(dials);
+    }
+    let failed = failed.into_iter().find_map(Result::err);
+    Err(failed.unwrap_or_else(|| ConnectError::NoEndpoint(Arc::clone(cluster))))
 }
 
 /// The usable endpoints of a cluster, and how long a connection to one may take. None where its connections have

@@ -22,6 +22,7 @@ use outrigger_xds::{
 };
 use prost::Message;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::args::{Mode, Options};
 use crate::cache::{Cache, default_folder};
@@ -132,7 +133,7 @@ async fn validate(options: &Options, bootstrap: &Bootstrap) -> ExitCode {
             if matches!(plugin.vm.code.source, CodeSource::Remote(_)) {
                 continue;
             }
-            if let Err(reason) = plugins.prepare(&plugin, &NoEndpoints).await {
+            if let Err(reason) = plugins.prepare(&plugin, Instant::now(), &NoEndpoints).await {
                 problems.push(format!("{} {name}: {reason}", resource.kind()));
             }
         }

@@ -3,7 +3,7 @@
 //! A GET to the endpoints of a cluster, with its transport socket and in its protocol. Time, size and the number of tries are
 //! bounded, redirects are not followed, and bytes with another digest than was asked for never leave this file.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -23,6 +23,8 @@ use crate::channel::Dial;
 /// The largest module that is fetched or read.
 pub(crate) const MODULE_BYTES_MAX: usize = 64 << 20;
 const ATTEMPTS_MAX: u32 = 16;
+/// No other attempt begins later than this after the first: an update waits for it, and others wait for the update.
+const RETRIED_MAX: Duration = Duration::from_secs(60);
 /// For a request that names no timeout.
 const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
@@ -92,6 +94,7 @@ pub(crate) async fn fetch(wanted: &Wanted) -> Result<Bytes, FetchError> {
     let first = rand::rng().random_range(0..wanted.dials.len());
     let timeout = if wanted.timeout.is_zero() { TIMEOUT_MAX } else { wanted.timeout.min(TIMEOUT_MAX) };
     let retries = wanted.retries.min(ATTEMPTS_MAX - 1);
+    let begun = Instant::now();
     let mut attempt = 0u32;
     loop {
         let dial = &wanted.dials[(first + attempt as usize) % wanted.dials.len()];
@@ -104,8 +107,12 @@ pub(crate) async fn fetch(wanted: &Wanted) -> Result<Bytes, FetchError> {
         let outcome = outcome.and_then(|()| check(&dial.address, bytes.freeze(), &wanted.sha256));
         match outcome {
             Err(error) if error.is_transient() && attempt < retries => {
+                let pause = back_off(attempt, wanted.backoff);
+                if begun.elapsed() + pause > RETRIED_MAX {
+                    return Err(error);
+                }
                 tracing::debug!("fetching {}: {error}; trying again", wanted.uri);
-                tokio::time::sleep(back_off(attempt, wanted.backoff)).await;
+                tokio::time::sleep(pause).await;
                 attempt += 1;
             }
             outcome => return outcome,

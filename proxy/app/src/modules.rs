@@ -106,9 +106,9 @@ impl Modules {
     pub(crate) async fn load(
         &self,
         code: &ModuleCode,
+        asked: Instant,
         endpoints: &impl Endpoints,
     ) -> Result<(CompiledModule, Digest), String> {
-        let asked = Instant::now();
         let turn = Rc::clone(self.turns.borrow_mut().entry(code.clone()).or_default());
         let outcome = {
             let _mine = turn.lock().await;
@@ -166,18 +166,30 @@ impl Modules {
             return Err(reason);
         }
         self.metrics.remote_misses.inc();
+        let outcome = self.load_anew(remote, sha256, endpoints).await;
+        match &outcome {
+            Ok(_) => self.failed.borrow_mut().remove(code),
+            Err(reason) => self.failed.borrow_mut().insert(code, reason, Instant::now()),
+        }
+        Ok((outcome?, sha256))
+    }
+
+    async fn load_anew(
+        &self,
+        remote: &RemoteCode,
+        sha256: Digest,
+        endpoints: &impl Endpoints,
+    ) -> Result<CompiledModule, String> {
         if let Some(uri) = &remote.machine_code
             && !self.keys.is_empty()
             && let Some(module) = self.signed(uri, &remote.cluster, sha256, endpoints).await?
         {
             self.kept.borrow_mut().insert(sha256, module.clone());
-            return Ok((module, sha256));
+            return Ok(module);
         }
         let dials = endpoints.endpoints(&remote.cluster).await?;
-        let fetched = self.fetch(remote, dials, sha256).await;
-        let wasm = fetched.inspect_err(|reason| self.failed.borrow_mut().insert(code, reason, Instant::now()))?;
-        self.failed.borrow_mut().remove(code);
-        Ok((self.compile(sha256, wasm).await?, sha256))
+        let wasm = self.fetch(remote, dials, sha256).await?;
+        self.compile(sha256, wasm).await
     }
 
     async fn fetch(&self, remote: &RemoteCode, dials: Vec<Dial>, sha256: Digest) -> Result<Bytes, String> {

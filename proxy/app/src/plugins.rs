@@ -83,13 +83,18 @@ impl Plugins {
             || self.passed_over.borrow().contains(plugin)
     }
 
-    /// Makes a plugin ready, or says why it can't be.
-    pub(crate) async fn prepare(&self, plugin: &Arc<WasmPlugin>, endpoints: &impl Endpoints) -> Result<(), String> {
+    /// Makes a plugin ready, or says why it can't be. What failed since `asked` isn't tried again.
+    pub(crate) async fn prepare(
+        &self,
+        plugin: &Arc<WasmPlugin>,
+        asked: Instant,
+        endpoints: &impl Endpoints,
+    ) -> Result<(), String> {
         if self.is_ready(plugin) {
             return Ok(());
         }
         let started = Instant::now();
-        let outcome = self.canary(plugin, endpoints).await;
+        let outcome = self.canary(plugin, asked, endpoints).await;
         self.metrics.prepare_time.record(milliseconds(started.elapsed()));
         match outcome {
             Ok(prepared) => {
@@ -105,8 +110,13 @@ impl Plugins {
         format!("plugin {}: {reason}", plugin.name)
     }
 
-    async fn canary(&self, plugin: &Arc<WasmPlugin>, endpoints: &impl Endpoints) -> Result<PreparedPlugin, String> {
-        let (module, code) = self.modules.load(&plugin.vm.code, endpoints).await?;
+    async fn canary(
+        &self,
+        plugin: &Arc<WasmPlugin>,
+        asked: Instant,
+        endpoints: &impl Endpoints,
+    ) -> Result<PreparedPlugin, String> {
+        let (module, code) = self.modules.load(&plugin.vm.code, asked, endpoints).await?;
         for warning in module.warnings() {
             tracing::warn!("plugin {}: {warning}", plugin.name);
         }

@@ -66,7 +66,7 @@ impl ConfigSink for Sink {
     async fn submit(&self, mut update: Update) -> Verdict {
         let started = Instant::now();
         let (kind, size) = (update.kind, update.upserts.len());
-        let mut rejected = self.prepare(&mut update).await;
+        let mut rejected = self.prepare(&mut update, started).await;
         for _ in 0..ROUNDS_MAX {
             match self.commit(&mut update, &mut rejected) {
                 Outcome::Same => break,
@@ -76,7 +76,7 @@ impl ConfigSink for Sink {
                     }
                     break;
                 }
-                Outcome::Missing(missing) => self.make_ready(missing, &mut update, &mut rejected).await,
+                Outcome::Missing(missing) => self.make_ready(missing, &mut update, &mut rejected, started).await,
             }
         }
         if size > LARGE_UPDATE {
@@ -120,12 +120,12 @@ impl Sink {
     }
 
     /// Prepares what every resource of an update brings, and takes out those that fail.
-    async fn prepare(&self, update: &mut Update) -> Vec<Rejected> {
+    async fn prepare(&self, update: &mut Update, asked: Instant) -> Vec<Rejected> {
         let source = update.source.clone();
         let jobs = update.upserts.iter().filter_map(|(name, resource)| {
             let plugins = of_resource(resource);
             let refused = self.server.rollouts.refusal(resource);
-            (!plugins.is_empty()).then(|| self.prepare_resource(name, plugins, refused, &source))
+            (!plugins.is_empty()).then(|| self.prepare_resource(name, plugins, refused, &source, asked))
         });
         let outcomes: Vec<Option<Rejected>> = stream::iter(jobs).buffer_unordered(PREPARED_AT_ONCE).collect().await;
         let rejected: Vec<Rejected> = outcomes.into_iter().flatten().collect();
@@ -142,12 +142,13 @@ impl Sink {
         plugins: Vec<Arc<WasmPlugin>>,
         refused: Option<String>,
         source: &Source,
+        asked: Instant,
     ) -> Option<Rejected> {
         if let Some(reason) = refused {
             return Some(Rejected { name: Arc::clone(name), reason });
         }
         for plugin in plugins {
-            let Err(reason) = self.plugins.prepare(&plugin, self).await else { continue };
+            let Err(reason) = self.plugins.prepare(&plugin, asked, self).await else { continue };
             if self.passes_over(&plugin, &reason, source) {
                 continue;
             }
@@ -167,12 +168,12 @@ impl Sink {
     }
 
     /// Prepares what a generation turned out to need further; what cannot be is taken out of the update.
-    async fn make_ready(&self, missing: Missing, update: &mut Update, rejected: &mut Vec<Rejected>) {
+    async fn make_ready(&self, missing: Missing, update: &mut Update, rejected: &mut Vec<Rejected>, asked: Instant) {
         let mut failed = Vec::new();
         match missing {
             Missing::Plugins(plugins) => {
                 for plugin in plugins {
-                    if let Err(reason) = self.plugins.prepare(&plugin, self).await {
+                    if let Err(reason) = self.plugins.prepare(&plugin, asked, self).await {
                         failed.push((plugin, reason));
                     }
                 }

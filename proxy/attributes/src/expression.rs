@@ -42,6 +42,8 @@ pub enum ExpressionError {
     TooLarge,
     #[error("has a loop (all, exists, map, filter) or makes a message")]
     Unsupported,
+    #[error("calls '{0}', which is no function here")]
+    Function(String),
     #[error("matches a pattern that is no text in the expression, or compiles too large")]
     Pattern,
 }
@@ -185,10 +187,8 @@ fn to_cel(value: &Property, depth: usize) -> Option<Value> {
         Property::Int(value) => Value::Int(*value),
         Property::Uint(value) => Value::UInt(*value),
         Property::Double(value) => Value::Float(*value),
-        Property::Bytes(bytes) => match std::str::from_utf8(bytes) {
-            Ok(text) => Value::String(Arc::new(text.to_owned())),
-            Err(_) => Value::Bytes(Arc::new(bytes.to_vec())),
-        },
+        // A text always: a byte that a client slips in must not keep a condition from looking at the rest.
+        Property::Bytes(bytes) => Value::String(Arc::new(String::from_utf8_lossy(bytes).into_owned())),
         Property::Map(map) => {
             let entries = map.iter().filter_map(|(key, value)| Some((key.clone(), to_cel(value, depth + 1)?)));
             Value::from(entries.collect::<HashMap<String, Value>>())

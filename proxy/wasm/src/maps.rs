@@ -205,11 +205,12 @@ impl MapMut<'_> {
         }
         let fields = self.fields();
         let joins = JOINED.contains(&name) && fields.contains(&name);
-        check_growth(fields, &name, value, limits, || !joins)?;
         if joins {
+            check_size(fields, &name, value, limits)?;
             let value = joined(fields, &name, Some(value));
             return fields.try_set(name, value).map_err(|_| Status::BadArgument);
         }
+        check_growth(fields, &name, value, limits, || true)?;
         fields.try_append(name, interner.value(value)).map_err(|_| Status::BadArgument)
     }
 
@@ -311,9 +312,14 @@ fn check_growth(
     if fields.len() < ENTRIES_UNCHECKED.min(limits.header_entries) && grown <= ENTRY_BYTES_UNCHECKED {
         return Ok(());
     }
-    let bytes = fields.byte_size().saturating_add(grown);
     let full = fields.len() >= limits.header_entries && adds();
-    if full || bytes > limits.header_bytes { Err(Status::BadArgument) } else { Ok(()) }
+    if full { Err(Status::BadArgument) } else { check_size(fields, name, value, limits) }
+}
+
+fn check_size(fields: &Headers, name: &HeaderName, value: &[u8], limits: &Limits) -> Result<(), Status> {
+    let grown = name.as_bytes().len().saturating_add(value.len());
+    let bytes = fields.byte_size().saturating_add(grown);
+    if bytes > limits.header_bytes { Err(Status::BadArgument) } else { Ok(()) }
 }
 
 /// Origin form or `*`, without anything that ends a request line (RFC 9112 §3).

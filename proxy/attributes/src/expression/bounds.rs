@@ -1,8 +1,9 @@
 //! Which expressions are taken.
 
-use cel::common::ast::{EntryExpr, Expr, LiteralValue};
+use cel::Context;
+use cel::common::ast::{CallExpr, EntryExpr, Expr, LiteralValue};
 
-use super::{Ast, ExpressionError};
+use super::{Ast, ENV, ExpressionError};
 
 const TEXT_BYTES_MAX: usize = 1024;
 /// Brackets in brackets: the parser descends for each.
@@ -93,6 +94,9 @@ fn part(ast: &Ast, depth: usize, counts: &mut Counts) -> Result<(), ExpressionEr
         Expr::Call(call) => {
             call.target.iter().try_for_each(|target| part(target, depth, counts))?;
             call.args.iter().try_for_each(|arg| part(arg, depth, counts))?;
+            if !is_known(call) {
+                return Err(ExpressionError::Function(call.func_name.clone()));
+            }
             if call.func_name == "matches" {
                 counts.patterns += 1;
                 let small = call.args.last().is_some_and(is_small_pattern);
@@ -101,6 +105,24 @@ fn part(ast: &Ast, depth: usize, counts: &mut Counts) -> Result<(), ExpressionEr
             Ok(())
         }
     }
+}
+
+/// As the CEL specification names them, with the optional ones of its implementations.
+const OPERATORS: [&str; 20] = [
+    "_?_:_", "_&&_", "_||_", "!_", "_==_", "_!=_", "_<_", "_<=_", "_>_", "_>=_", "_+_", "_-_", "_*_", "_/_", "_%_",
+    "-_", "_[_]", "@in", "_?._", "_[?_]",
+];
+
+/// A function that isn't there would be an error at each evaluation, and a condition that never holds refuses nobody.
+fn is_known(call: &CallExpr) -> bool {
+    let of_optional =
+        call.target.as_deref().is_some_and(|target| matches!(&target.expr, Expr::Ident(name) if name == "optional"));
+    // Nothing else tells which functions there are: one may not be declared again.
+    let is_declared = || {
+        let mut context = ENV.with(|env| Context::with_env(env.clone()));
+        context.add_function(&call.func_name, |value: bool| value).is_err()
+    };
+    OPERATORS.contains(&&*call.func_name) || of_optional || is_declared()
 }
 
 fn is_small_pattern(ast: &Ast) -> bool {

@@ -34,6 +34,11 @@ fn trees_are_bounded() {
     }
     assert_eq!(Expression::of_ast(deep).unwrap_err(), ExpressionError::TooLarge);
     assert_eq!(Expression::of_ast(super::Ast::default()).unwrap_err(), ExpressionError::Unsupported);
+    for (text, name) in
+        [("request.path.lowerAscii() == '/a'", "lowerAscii"), ("strtsWith(request.path, '/')", "strtsWith")]
+    {
+        assert_eq!(Expression::parse(text).unwrap_err(), ExpressionError::Function(name.to_owned()), "{text}");
+    }
 }
 
 #[test]

@@ -201,7 +201,7 @@ impl ClusterHandle {
                 return Ok((Connected::H2(connection), true));
             }
             if pools.connecting.get() && !pools.chose_http1.get() {
-                self.wait(&pools, priority).await?;
+                self.wait(&pools, priority, made_for).await?;
                 continue;
             }
             let alone = (!pools.chose_http1.get()).then(|| Alone::take(&pools));
@@ -210,7 +210,7 @@ impl ClusterHandle {
                 Turn::Connect(permit) => permit,
             };
             let connected = self.connect_as(endpoint, permit, Alpn::Any, made_for).await;
-            return self.told(alone.as_ref(), connected).map(|connected| (connected, false));
+            return self.told(alone.as_ref(), made_for, connected).map(|connected| (connected, false));
         }
     }
 
@@ -233,19 +233,30 @@ impl ClusterHandle {
         })
     }
 
-    /// The wait for the connection that another request makes: its failure is everybody's.
-    async fn wait(&self, pools: &Pools, priority: RoutingPriority) -> Result<(), StreamError> {
+    /// The wait for the connection that another request makes: its failure is that of all who would have made the same one.
+    async fn wait(
+        &self,
+        pools: &Pools,
+        priority: RoutingPriority,
+        made_for: Option<&Arc<MadeFor>>,
+    ) -> Result<(), StreamError> {
         let _pending = self.pending(priority)?;
         let before = pools.failures.get();
         pools.changed.notified().await;
         let failed = (pools.failures.get() != before).then(|| pools.failed.borrow().clone()).flatten();
+        let failed = failed.filter(|failure| failure.made_for.as_ref() == made_for);
         failed.map_or(Ok(()), |failure| Err(self.failed_with(failure)))
     }
 
     /// Tells those who wait how it went.
-    fn told<T>(&self, alone: Option<&Alone>, made: Result<T, StreamError>) -> Result<T, StreamError> {
+    fn told<T>(
+        &self,
+        alone: Option<&Alone>,
+        made_for: Option<&Arc<MadeFor>>,
+        made: Result<T, StreamError>,
+    ) -> Result<T, StreamError> {
         if let (Some(alone), Err(error)) = (alone, &made) {
-            alone.fail(Failure { error: *error, connect: self.failed.borrow().clone() });
+            alone.fail(Failure { made_for: made_for.cloned(), error: *error, connect: self.failed.borrow().clone() });
         }
         made
     }
@@ -293,7 +304,7 @@ impl ClusterHandle {
                 return Ok((connection, true));
             }
             if pools.connecting.get() {
-                self.wait(&pools, priority).await?;
+                self.wait(&pools, priority, made_for).await?;
                 continue;
             }
             let alone = Alone::take(&pools);
@@ -302,9 +313,9 @@ impl ClusterHandle {
                 Turn::Connect(permit) => permit,
             };
             let connected = self.connect(endpoint, permit, Alpn::Http2, made_for.cloned()).await;
-            let (transport, guard) = self.told(Some(&alone), connected)?;
+            let (transport, guard) = self.told(Some(&alone), made_for, connected)?;
             let connection = self.start_h2(endpoint, transport, guard).await;
-            return self.told(Some(&alone), connection).map(|connection| (connection, false));
+            return self.told(Some(&alone), made_for, connection).map(|connection| (connection, false));
         }
     }
 

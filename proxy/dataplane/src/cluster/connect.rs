@@ -300,6 +300,8 @@ impl Drop for Connecting {
 /// What those are told who wait for a connection that isn't made.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
+    /// Whoever wants a connection for somebody else tries for himself.
+    pub(super) made_for: Option<Arc<MadeFor>>,
     pub(super) error: StreamError,
     pub(super) connect: Option<Rc<FailedConnect>>,
 }

@@ -149,6 +149,7 @@ impl Pools {
 
     pub(super) fn put_raw(&self, transport: Transport, guard: ConnectionGuard) {
         self.raw.borrow_mut().push_back((transport, guard));
+        self.changed.notify_one();
     }
 
     /// Makes room for a connection; `false`: there is none yet.

@@ -203,8 +203,8 @@ impl ClusterHandle {
         let warming = Warming { ticket: ticket.clone(), alpn, made_for: made_for.clone(), claim };
         pools.warming.borrow_mut().push(warming);
         tokio::task::spawn_local(async move {
-            let made = cluster.connect(&endpoint, permit, alpn, made_for).await;
-            let made = made.map_err(|error| Failure { error, connect: cluster.take_failed() });
+            let made = cluster.connect(&endpoint, permit, alpn, made_for.clone()).await;
+            let made = made.map_err(|error| Failure { made_for, error, connect: cluster.take_failed() });
             cluster.hand_out(&endpoint, alpn, made, (&ticket, tell)).await;
         });
         true
@@ -258,7 +258,13 @@ impl ClusterHandle {
             match self.connect_as(endpoint, permit, purpose.alpn, purpose.made_for).await {
                 Ok(Connected::H1(stream, guard)) => endpoint.pools().put_idle(stream, guard),
                 Ok(Connected::H2(_)) => {}
-                Err(error) => return alone.fail(Failure { error, connect: self.take_failed() }),
+                Err(error) => {
+                    return alone.fail(Failure {
+                        made_for: purpose.made_for.cloned(),
+                        error,
+                        connect: self.take_failed(),
+                    });
+                }
             }
             drop(alone);
             let is_short = self.load(endpoint, purpose.alpn).is_short(ratio);

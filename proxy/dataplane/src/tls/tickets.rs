@@ -15,6 +15,8 @@ use outrigger_config::{TicketKey, TicketKeys};
 use rustls::server::ProducesTickets;
 use rustls_pki_types::UnixTime;
 
+/// A week: a client of TLS 1.3 may refuse more (RFC 8446 §4.6.1).
+const TOLD_SECONDS_MAX: u32 = 7 * 86_400;
 const NAME_BYTES: usize = 16;
 const IV_BYTES: usize = 16;
 const TAG_BYTES: usize = 32;
@@ -93,7 +95,7 @@ impl ProducesTickets for Tickets {
     }
 
     fn lifetime(&self) -> u32 {
-        u32::try_from(self.lifetime.as_secs()).unwrap_or(u32::MAX)
+        u32::try_from(self.lifetime.as_secs()).unwrap_or(u32::MAX).min(TOLD_SECONDS_MAX)
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {

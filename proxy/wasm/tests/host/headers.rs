@@ -262,3 +262,15 @@ fn headers_of_a_guest_are_bounded() {
     assert_eq!(stream.state.borrow().request.headers.len(), 199, "of two x-a one is left");
     assert_eq!(stream.header("x-a"), "3");
 }
+
+#[test]
+fn a_value_that_grows_by_what_is_added_is_bounded() {
+    let fixture = Fixture::new();
+    let body = r#"(memory.fill #140000 %x #65300) (call $s %a (call $replace #0 @"accept" #140000 #65300))
+        (call $s %b (call $add #0 @"accept" #140000 #500))"#;
+    let mut vm = fixture.vm(&on("request_headers", body));
+    let stream = stream(&mut vm);
+    vm.on_request_headers(stream.id, false).expect("no trap");
+    assert_eq!(fixture.statuses(), "a0 b2", "values that are joined are no entry more, and bytes all the same");
+    assert_eq!(stream.header("accept").len(), 65_300);
+}

@@ -61,7 +61,7 @@ fn ast(proto: &proto::Expr, depth: usize) -> Option<Ast> {
 
 fn map_entry(proto: &proto::expr::create_struct::Entry, depth: usize) -> Option<IdedEntryExpr> {
     use proto::expr::create_struct::entry::KeyKind;
-    let Some(KeyKind::MapKey(key)) = &proto.key_kind else { return None };
+    let Some(KeyKind::MapKey(key)) = proto.key_kind.as_ref().filter(|_| !proto.optional_entry) else { return None };
     let (key, value) = (ast(key, depth)?, ast(proto.value.as_ref()?, depth)?);
     let entry = EntryExpr::MapEntry(MapEntryExpr { key, value, optional: false });
     Some(IdedEntryExpr { id: u64::try_from(proto.id).unwrap_or_default(), expr: entry })
