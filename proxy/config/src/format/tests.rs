@@ -128,7 +128,7 @@ fn bad_formats_name_the_operator() {
     check("%DYNAMIC_METADATA%", "operator %DYNAMIC_METADATA%: takes a namespace");
     check(
         "%METADATA(x:y)%",
-        "operator %METADATA%: is of DYNAMIC, CLUSTER, UPSTREAM_HOST, ROUTE, VIRTUAL_HOST or LISTENER",
+        "operator %METADATA%: is of DYNAMIC, CLUSTER, UPSTREAM_HOST, ROUTE, VIRTUAL_HOST, LISTENER or LISTENER_FILTER_CHAIN",
     );
     check("%PATH(X)%", "operator %PATH%: takes WQ or NQ");
     check("%PATH(WQ:X)%", "operator %PATH%: takes ORIG, PATH or ORIG_OR_PATH after the colon");
