@@ -150,8 +150,9 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
         stats: chain.stats.clone(),
         waker: RefCell::new(None),
     };
-    let http2 = Box::pin(speaks_http2(&chain.hcm, &mut transport, &client)).await;
+    let hcm = chain.hcm.clone();
     drop(chain);
+    let http2 = Box::pin(speaks_http2(&hcm, &mut transport, &client)).await;
     let Some(http2) = http2 else { return };
     if http2 {
         Box::pin(http2_connection(&client, transport)).await;
@@ -224,9 +225,9 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
     let mut timer = LazyTimer::default();
     let mut requests = 0_u32;
     loop {
-        let Some(idle_chain) = client.chain() else { break };
-        let next = next_request(client, &mut connection, &idle_chain.hcm, &mut timer).await;
-        drop(idle_chain);
+        // No more of the generation than this: one that waits long would keep all of it, with its clusters' connections.
+        let Some(hcm) = client.chain().map(|chain| chain.hcm.clone()) else { break };
+        let next = next_request(client, &mut connection, &hcm, &mut timer).await;
         let parsed = match next {
             Some(Ok(parsed)) => parsed,
             Some(Err(error)) => {
