@@ -15,9 +15,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use outrigger_config::{Backoff, Protocol};
 use outrigger_dataplane::Alpn;
 use outrigger_http::EndpointAddress;
+use outrigger_http::hex;
 use rand::Rng;
 
-use crate::cache::{Digest, digest, hex};
+use crate::cache::{Digest, digest};
 use crate::channel::Dial;
 
 /// The largest module that is fetched or read.

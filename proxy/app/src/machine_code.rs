@@ -6,11 +6,12 @@
 use std::fs::File;
 use std::io::Write;
 
+use outrigger_http::hex;
 use outrigger_proto::machine_code::{self, Malformed, PREFIX_BYTES};
 use outrigger_proto::pb::outrigger::code::v1::Header;
 use sha2::{Digest as _, Sha256};
 
-use crate::cache::{Digest, hex};
+use crate::cache::Digest;
 use crate::code_key::CodeKeys;
 
 /// Machine code that is fetched is at most this large.

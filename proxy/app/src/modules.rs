@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outrigger_config::{CodeSource, ModuleCode, RemoteCode};
+use outrigger_http::hex;
 use outrigger_proto::machine_code::{ENVELOPE_BYTES_MAX, PREFIX_BYTES};
 use outrigger_wasm::{Code, CompiledModule, Engine};
 use rand::seq::IndexedRandom;
@@ -27,7 +28,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use self::kept::{Failed, Kept};
-use crate::cache::{Cache, Digest, digest, hex};
+use crate::cache::{Cache, Digest, digest};
 use crate::channel::Dial;
 use crate::child::{self, Ended, Job, Output};
 use crate::code_key::CodeKeys;

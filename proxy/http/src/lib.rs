@@ -12,6 +12,7 @@ mod flags;
 mod grpc;
 mod head;
 mod headers;
+mod hex;
 mod metadata;
 mod name;
 mod stream;
@@ -23,6 +24,7 @@ pub use flags::ResponseFlags;
 pub use grpc::grpc_status_of_http;
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use headers::{Headers, InvalidValue, valid_value};
+pub use hex::hex;
 pub use metadata::{Metadata, MetadataStruct, MetadataValue, StreamMetadata};
 pub use name::{HeaderName, InvalidName, Known, is_token_byte};
 pub use stream::{

@@ -1,11 +1,9 @@
 //! What of certificates is only worked out for the logs that name it: digests of chains, serial numbers, other names, the
 //! issuer.
 
-use std::fmt::Write;
-
 use aws_lc_rs::digest::{self, Algorithm};
 use bytes::Bytes;
-use outrigger_http::TlsInfo;
+use outrigger_http::{TlsInfo, hex};
 use x509_parser::der_parser::ber::{BerObject, BerObjectContent};
 use x509_parser::der_parser::der::parse_der;
 use x509_parser::extensions::ParsedExtension;
@@ -88,14 +86,6 @@ fn has_issued(candidate: &X509Certificate<'_>, leaf: &X509Certificate<'_>) -> bo
         _ => None,
     });
     candidate.subject().as_raw() == leaf.issuer().as_raw() && wanted.zip(own).is_none_or(|(wanted, own)| wanted == own)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

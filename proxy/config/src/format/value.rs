@@ -43,7 +43,7 @@ impl<'a> Value<'a> {
 
     /// Bytes in hexadecimal digits.
     pub(crate) fn hex(bytes: &[u8]) -> Value<'static> {
-        Value::Owned(bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
+        Value::Owned(outrigger_http::hex(bytes).into_bytes())
     }
 
     /// A value of metadata that is no text, as JSON.

@@ -3,9 +3,8 @@
 //! JA3 is an MD5 of numbers in the order of the hello; JA4 has a readable part and two digests of sorted numbers. Reserved
 //! values that clients sprinkle in (GREASE, RFC 8701) count for neither.
 
-use std::fmt::Write;
-
 use aws_lc_rs::digest;
+use outrigger_http::hex;
 
 use super::client_hello::{ALPN, Reader, SERVER_NAME};
 use super::md5::md5;
@@ -125,14 +124,6 @@ fn short_digest(text: &str) -> String {
         return "0".repeat(12);
     }
     hex(&digest::digest(&digest::SHA256, text.as_bytes()).as_ref()[..6])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
