@@ -1,18 +1,20 @@
 //! Connections to origins: how old they get, and how it is noticed that nobody is there any more.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use outrigger_e2e::bootstrap::{cluster, http2, with};
+use outrigger_e2e::bootstrap::{assignment, cluster, http2, with};
 use outrigger_e2e::data_plane::Peer;
 use outrigger_e2e::h2raw::{ACK, Frame, RawH2, kind};
 use outrigger_e2e::tls::upstream;
 use outrigger_e2e::wait::{DEADLINE, eventually, until};
+use outrigger_e2e::yaml::to_yaml;
 use outrigger_e2e::{Connection, Origin, Request};
 use serde_json::{Value, json};
 
-use super::start;
+use super::{origins, start};
 
 fn http_options(options: Value) -> Value {
     let typed = json!({"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"});
@@ -44,6 +46,60 @@ fn connections_get_only_so_old() {
             other => Err(format!("{other:?}")),
         });
         idle.unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+    }
+}
+
+/// Writes the cluster's only endpoint into a watched file.
+fn discover(file: &Path, endpoint: SocketAddr) {
+    let typed = json!({"@type": "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"});
+    let version = endpoint.port().to_string();
+    let resource = with(assignment("c", &[endpoint]), typed);
+    let beside = file.with_extension("new");
+    let text = to_yaml(&json!({"version_info": version, "resources": [resource]}));
+    std::fs::write(&beside, text).and_then(|()| std::fs::rename(&beside, file)).expect("writes");
+}
+
+#[test]
+fn connections_end_with_their_endpoint() {
+    for (peer, is_http2) in Peer::all().into_iter().flat_map(|peer| [(peer, false), (peer, true)]) {
+        let what = format!("{peer:?}, HTTP/2: {is_http2}");
+        let [old, new] = origins(["old", "new"]);
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("eds.yaml");
+        discover(&file, old.address());
+        let source = json!({"path_config_source": {"path": file}, "resource_api_version": "V3"});
+        let discovered = json!({
+            "name": "c", "type": "EDS", "connect_timeout": "2s", "eds_cluster_config": {"eds_config": source},
+        });
+        let (plane, main) = start(peer, if is_http2 { http2(discovered) } else { discovered });
+        let answered = || match Request::get("/").send(main).map_err(|error| format!("{error:#}"))? {
+            answer if answer.status == 200 => Ok(answer),
+            answer => Err(format!("{answer:?}")),
+        };
+        eventually(DEADLINE, answered).expect("it serves");
+        let mut held = Connection::open(main).expect("a connection");
+        held.send(Request::get("/held").origin("gate=open").bytes()).expect("sends");
+        until(DEADLINE, "the origin has it", || !old.seen_at("/held").is_empty()).expect("held");
+        // One that is idle, where one in use can't be shared.
+        answered().expect("an answer");
+        discover(&file, new.address());
+        let moved = eventually(DEADLINE, || match answered()? {
+            answer if answer.header("x-origin-name") == Some("new") => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        });
+        moved.unwrap_or_else(|error| panic!("{what}: {error:#}"));
+        let remain = |expected: u64| {
+            let seen = eventually(DEADLINE, || match plane.admin.stat("cluster.c.upstream_cx_active") {
+                Ok(found) if found == expected => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+            seen.unwrap_or_else(|error| panic!("{what}: not {expected}: {error:#}"));
+        };
+        remain(2);
+        old.open_gate("open");
+        assert_eq!(held.response().expect("an answer").status, 200, "{what}");
+        // What it was on serves nobody any more.
+        remain(1);
     }
 }
 

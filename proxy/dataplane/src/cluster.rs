@@ -110,6 +110,9 @@ impl ClusterHandle {
             stats.membership_change().inc();
         }
         let before = previous.filter(|previous| keeps_connections(previous.cluster(), cluster));
+        if before.is_none() {
+            previous.iter().for_each(|previous| previous.retire());
+        }
         Rc::new(ClusterHandle {
             health: cx.health.get(&cluster.name),
             hosts: RefCell::new(None),
@@ -150,6 +153,12 @@ impl ClusterHandle {
             Some(hosts) => hosts.list.clone(),
             None => self.before.borrow().clone(),
         }
+    }
+
+    /// Keeps no connection for a next request: the cluster is no more, or its connections would be others now.
+    pub(crate) fn retire(&self) {
+        let destinations = self.destinations.iter().flat_map(|destinations| destinations.list());
+        self.endpoints().into_iter().chain(destinations).for_each(|endpoint| endpoint.pools().retire());
     }
 
     /// Calls with the endpoints as they are now.

@@ -102,7 +102,10 @@ impl LiveConfig {
         }
         let mut clusters = HashMap::new();
         for (name, handle) in previous.clusters.borrow().iter() {
-            let Some(entry) = prepared.snapshot.clusters.get(name) else { continue };
+            let Some(entry) = prepared.snapshot.clusters.get(name) else {
+                handle.retire();
+                continue;
+            };
             let handle = if Arc::ptr_eq(entry, &handle.entry) {
                 handle.clone()
             } else {

@@ -219,7 +219,7 @@ impl ClusterHandle {
             closed.set(true);
             drop(guard);
         });
-        endpoint.pools().h2.borrow_mut().push(connection.clone());
+        endpoint.pools().share(&connection);
         Ok(connection)
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::health::{ClusterHealth, HealthFlags, HostState, Placed};
 use super::latency::Latency;
-use super::pools::Pools;
+use super::pools::{OwnPools, Pools};
 
 /// A worker's state of an endpoint.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct EndpointHandle {
     pub(super) latency: Latency,
     pub(crate) active: Cell<u32>,
     pub(crate) counts: Counts,
-    pools: Rc<Pools>,
+    pools: Rc<OwnPools>,
 }
 
 /// What an endpoint may be chosen for.
@@ -174,7 +174,7 @@ impl EndpointHandle {
     }
 
     pub(super) fn pools(&self) -> &Rc<Pools> {
-        &self.pools
+        &self.pools.0
     }
 
     /// The address of a connection to it whose peer is known, if it is no Unix socket.

@@ -1,7 +1,7 @@
 //! A worker's list of a cluster's endpoints with the balancer over it, made when it is needed: an update costs a worker
 //! nothing for what it doesn't use, and several updates between two requests cost it one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -59,6 +59,8 @@ impl Hosts {
             );
         }
         list.extend(retained.into_iter().map(build));
+        let kept: HashSet<_> = list.iter().map(|host| Rc::as_ptr(host.pools())).collect();
+        previous.iter().filter(|host| !kept.contains(&Rc::as_ptr(host.pools()))).for_each(|host| host.pools().retire());
         let balancer = Balancer::new(recipe, subsets(entry), &list, None, SmallRng::from_os_rng());
         Hosts { list, balancer, version, membership, local_version }
     }

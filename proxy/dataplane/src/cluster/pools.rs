@@ -44,6 +44,19 @@ pub(super) struct Pools {
     pub(super) changed: tokio::sync::Notify,
     /// Its health has failed: tunnels end.
     over: tokio::sync::Notify,
+    /// The endpoint is no more: nothing is kept for a next request.
+    retired: Cell<bool>,
+}
+
+/// The pools as their endpoint has them. Connections hold their pools and pools their connections: dropping this closes
+/// what is idle, or both would stay for ever.
+#[derive(Debug, Default)]
+pub(super) struct OwnPools(pub(super) Rc<Pools>);
+
+impl Drop for OwnPools {
+    fn drop(&mut self) {
+        self.0.retire();
+    }
 }
 
 /// An open connection as the statistics and the breaker count it.
@@ -127,6 +140,9 @@ impl Pools {
     }
 
     pub(super) fn put_idle(&self, stream: Box<h1::Stream>, guard: ConnectionGuard) {
+        if self.retired.get() {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= IDLE_MAX {
             idle.pop_front();
@@ -148,8 +164,18 @@ impl Pools {
     }
 
     pub(super) fn put_raw(&self, transport: Transport, guard: ConnectionGuard) {
+        if self.retired.get() {
+            return;
+        }
         self.raw.borrow_mut().push_back((transport, guard));
         self.changed.notify_one();
+    }
+
+    /// Lets others have streams of a connection too.
+    pub(super) fn share(&self, connection: &Rc<H2Connection>) {
+        if !self.retired.get() {
+            self.h2.borrow_mut().push(connection.clone());
+        }
     }
 
     /// Makes room for a connection; `false`: there is none yet.
@@ -174,6 +200,12 @@ impl Pools {
         let shared = std::mem::take(&mut *self.h2.borrow_mut());
         // Dropping them notes it in the pools.
         drop((idle, raw, shared));
+    }
+
+    /// Closes what isn't in use, and what is in use once it no longer is: the endpoint is no more, or is another's.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        self.close_idle();
     }
 
     /// Closes what is in use and of no protocol that could be drained.
