@@ -1,7 +1,8 @@
-//! Tests in a network namespace of their own, where they may redirect connections as they like.
+//! Tests in namespaces of their own, of the network and of mounts, where they may redirect connections and put files in
+//! the system's places as they like.
 //!
-//! The test's program runs itself again, for the one test, below `unshare --net`: the namespace ends with it, whatever
-//! happens. Only root can do that; who cannot is told so by a failing test.
+//! The test's program runs itself again, for the one test, below `unshare`: the namespaces end with it, whatever happens.
+//! Only root can do that; who cannot is told so by a failing test.
 
 use std::process::Command;
 
@@ -17,12 +18,16 @@ pub fn isolated(test: &str, body: impl FnOnce() -> Result<()>) -> Result<()> {
     }
     let this = std::env::current_exe()?;
     let mut command = Command::new("unshare");
-    command.arg("--net").arg(this).args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, "1");
+    command
+        .args(["--net", "--mount"])
+        .arg(this)
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1");
     let output = command.output().context("unshare (of util-linux) is needed")?;
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // A test that isn't there succeeds too.
     if !output.status.success() || !text.contains("1 passed") {
-        bail!("{test} in a network namespace (which takes root): {}\n{text}", output.status);
+        bail!("{test} in namespaces of its own (which takes root): {}\n{text}", output.status);
     }
     Ok(())
 }

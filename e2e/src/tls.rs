@@ -3,12 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -39,11 +41,33 @@ pub struct Leaf {
 
 impl Authority {
     pub fn new(name: &str) -> Result<Authority> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Ok(Authority { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)? })
+        Ok(Authority { issuer: CertifiedIssuer::self_signed(authority(name)?, KeyPair::generate()?)? })
+    }
+
+    /// One below this one; `serial`: what it is revoked by.
+    pub fn below(&self, name: &str, serial: u64) -> Result<Authority> {
+        let mut params = authority(name)?;
+        params.serial_number = Some(serial.into());
+        Ok(Authority { issuer: CertifiedIssuer::signed_by(params, KeyPair::generate()?, &self.issuer)? })
+    }
+
+    /// A list of those that it has revoked, in PEM; it is told for so long that a next one will come then.
+    pub fn revocations(&self, serials: &[u64], until: SystemTime) -> Result<String> {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: SystemTime::UNIX_EPOCH.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: SystemTime::UNIX_EPOCH.into(),
+            next_update: until.into(),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.issuer)?.pem()?)
     }
 
     /// The bundle.
@@ -62,15 +86,32 @@ impl Authority {
     }
 
     pub fn issue_with(&self, dns: &str, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Result<Leaf> {
+        self.issue_for(&KeyPair::generate()?, dns, uri, change)
+    }
+
+    pub fn issue_for(
+        &self,
+        key: &KeyPair,
+        dns: &str,
+        uri: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Result<Leaf> {
         let mut params = CertificateParams::new(vec![dns.to_owned()])?;
         params.distinguished_name.push(DnType::CommonName, dns);
         params.subject_alt_names.push(SanType::URI(uri.try_into()?));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         change(&mut params);
-        let key = KeyPair::generate()?;
-        Ok(Leaf { chain: params.signed_by(&key, &self.issuer)?.pem(), key: key.serialize_pem() })
+        Ok(Leaf { chain: params.signed_by(key, &self.issuer)?.pem(), key: key.serialize_pem() })
     }
+}
+
+fn authority(name: &str) -> Result<CertificateParams> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
 }
 
 impl Leaf {
@@ -285,6 +326,24 @@ impl ServerCertVerifier for Anybody {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// What OpenSSL's client prints of a request on a connection of its own; files that it names lie in `folder`.
+pub fn openssl(address: SocketAddr, folder: &Path, arguments: &[&str]) -> Result<String> {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-connect", &address.to_string(), "-ign_eof"])
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut input = client.stdin.take().context("its input")?;
+    // Where it was refused nobody reads.
+    _ = input.write_all(b"GET / HTTP/1.1\r\nhost: server.test\r\nconnection: close\r\n\r\n");
+    let output = client.wait_with_output()?;
+    drop(input);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }
 
 /// A server of secrets (`sds.py`): by SDS, and by ADS.

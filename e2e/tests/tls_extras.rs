@@ -3,10 +3,9 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test that cannot set itself up fails")]
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
@@ -28,23 +27,10 @@ fn file(folder: &Path, name: &str, bytes: &[u8]) -> Value {
     json!({"filename": path})
 }
 
-/// What OpenSSL's client prints of a request on a connection of its own.
+/// What OpenSSL's client prints of a request to `server.test`.
 fn openssl(address: SocketAddr, folder: &Path, arguments: &[&str]) -> String {
-    let mut client = Command::new("openssl")
-        .args(["s_client", "-connect", &address.to_string(), "-servername", "server.test", "-ign_eof"])
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("openssl");
-    let mut input = client.stdin.take().expect("its input");
-    // Where it was refused nobody reads.
-    _ = input.write_all(b"GET / HTTP/1.1\r\nhost: server.test\r\nconnection: close\r\n\r\n");
-    let output = client.wait_with_output().expect("it ends");
-    drop(input);
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    let arguments = [&["-servername", "server.test"], arguments].concat();
+    outrigger_e2e::tls::openssl(address, folder, &arguments).expect("openssl")
 }
 
 fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {

@@ -301,7 +301,8 @@ impl ResolvesServerCert for Nobody {
 }
 
 impl Resolver {
-    /// By its exact name, else by a wildcard, else the first one; of several the first ECDSA one that the client takes.
+    /// By its exact name, else by a wildcard; without a name any; of several the first ECDSA one that the client takes.
+    /// Where none fits it is the first one, whether the client takes it or not.
     fn choose(&self, hello: &ClientHello<'_>) -> Option<usize> {
         let name = hello.server_name();
         if name.is_none() && self.require_sni {
@@ -318,12 +319,11 @@ impl Resolver {
             let exact = best(&|key| key.names.iter().any(|known| known.eq_ignore_ascii_case(name)));
             let found =
                 exact.or_else(|| best(&|key| key.names.iter().any(|known| certificate::dns_matches(name, known))));
-            if found.is_some() {
-                return found;
+            if found.is_some() || !self.full_scan {
+                return found.or(Some(0));
             }
         }
-        let first = self.keys.first().is_some_and(|key| key.takes(hello)).then_some(0);
-        if self.full_scan { best(&|_| true) } else { first.or_else(|| best(&|_| true)) }
+        best(&|_| true).or(Some(0))
     }
 }
 

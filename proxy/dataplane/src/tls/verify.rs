@@ -228,6 +228,11 @@ impl Chains {
         let crls = || validation.crls.iter().cloned();
         let mut client = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).with_crls(crls());
         let mut server = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).with_crls(crls());
+        // A list that should have been replaced says nothing about who was revoked since.
+        if !validation.allow_expired_certificate {
+            client = client.enforce_revocation_expiration();
+            server = server.enforce_revocation_expiration();
+        }
         if validation.only_verify_leaf_cert_crl {
             client = client.only_check_end_entity_revocation();
             server = server.only_check_end_entity_revocation();

@@ -86,11 +86,12 @@ fn trust(proto: &tls::CertificateValidationContext, d: &mut Diagnostics) -> Opti
         return d.at("custom_validator_config", |d| d.at("typed_config", |d| spiffe(custom.typed_config.as_ref(), d)));
     }
     match (&proto.trusted_ca, proto.system_root_certs.is_some()) {
-        (Some(_), true) => {
-            d.at("system_root_certs", |d| d.error("is set beside trusted_ca"));
-            None
+        (Some(ca), beside) => {
+            if beside {
+                d.at("system_root_certs", |d| d.warn("has no effect beside trusted_ca"));
+            }
+            bundle(ca, "trusted_ca", d).map(Trust::Bundle)
         }
-        (Some(ca), false) => bundle(ca, "trusted_ca", d).map(Trust::Bundle),
         (None, true) => d.at("system_root_certs", system_roots).map(Trust::Bundle),
         (None, false) => Some(Trust::Anybody),
     }
