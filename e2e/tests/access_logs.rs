@@ -275,6 +275,7 @@ const OPERATORS: &[&str] = &[
     "%DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED%",
     "%UPSTREAM_HEADER_BYTES_RECEIVED%",
     "%DOWNSTREAM_HANDSHAKE_DURATION%",
+    "%DOWNSTREAM_CX_RTT%",
     "%UPSTREAM_CONNECTION_POOL_READY_DURATION%",
     "%COMMON_DURATION(DS_CX_BEG:DS_RX_BEG:ns)%",
     "%COMMON_DURATION(DS_RX_BEG:DS_RX_END)%",
@@ -295,7 +296,7 @@ const OPERATORS: &[&str] = &[
 fn shape(operator: &str, value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let number = text.trim_start_matches('=');
-    if operator.contains("DURATION") && number.parse::<u64>().is_ok() {
+    if (operator.contains("DURATION") || operator.contains("RTT")) && number.parse::<u64>().is_ok() {
         return text.replace(number, "number");
     }
     value.to_string()

@@ -7,6 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, tcp_listener, with};
+use outrigger_e2e::h2c::{H2Connection, H2Request};
 use outrigger_e2e::http1::Connection;
 use outrigger_e2e::ports::closed;
 use outrigger_e2e::talker::Talker;
@@ -27,7 +28,7 @@ fn log(operators: &[&str]) -> Value {
 
 /// A number is told by its kind where its value is one of time or chance.
 fn shape(operator: &str, value: &Value) -> Value {
-    let by_chance = ["DURATION", "CONNECTION_ID", "V_START", "V_END"].iter().any(|part| operator.contains(part));
+    let by_chance = ["DURATION", "RTT", "CONNECTION_ID", "V_START", "V_END"].iter().any(|part| operator.contains(part));
     if by_chance && value.is_number() { "a number".into() } else { value.clone() }
 }
 
@@ -75,6 +76,7 @@ const OF_TCP: &[&str] = &[
     "%COMMON_DURATION(US_CX_BEG:US_CX_END:ns)%",
     "%COMMON_DURATION(DS_RX_END:US_TX_BEG)%",
     "%DOWNSTREAM_HANDSHAKE_DURATION%",
+    "%DOWNSTREAM_CX_RTT%",
 ];
 
 fn told_of_tcp(peer: Peer) -> Vec<Value> {
@@ -157,6 +159,7 @@ const OF_TLS: &[&str] = &[
     "%DOWNSTREAM_LOCAL_OTHERNAME_SAN%",
     "%DOWNSTREAM_HANDSHAKE_DURATION%",
     "%DOWNSTREAM_WIRE_BYTES_RECEIVED%",
+    "%DOWNSTREAM_CX_RTT%",
     "%COMMON_DURATION(DS_HS_BEG:DS_HS_END:us)%",
     "%COMMON_DURATION(DS_CX_BEG:DS_RX_BEG:us)%",
     "%COMMON_DURATION(US_CX_BEG:US_HS_END:us)%",
@@ -209,6 +212,29 @@ fn tls_is_told_alike() {
         let answer = who.send(plane.listener("front").expect("its listener"), &Request::get("/")).expect("an answer");
         assert_eq!(answer.status, 200, "{peer:?}: {answer:?}");
         records(&plane, 1)
+    });
+}
+
+/// Of a stream that can't reach its socket by itself, and of a listener that is asked when the connection is gone.
+#[test]
+fn round_trips_are_told_alike() {
+    let origin = Origin::start("o").expect("origin");
+    let operators = ["%DOWNSTREAM_CX_RTT%", "%PROTOCOL%", "%RESPONSE_CODE%"];
+    check_alike(|peer| {
+        let main = HttpListener::new("main", &json!([route("/", "o")])).manager(json!({"access_log": log(&operators)}));
+        let listener = with(main.into(), json!({"access_log": log(&operators)}));
+        let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(listener);
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let address = plane.listener("main").expect("its listener");
+        let connection = H2Connection::open(address).expect("a connection");
+        connection.exchange(&H2Request::get("/")).expect("an answer");
+        drop(connection);
+        // What protocol a connection of a listener spoke is told by Envoy alone.
+        let mut records = records(&plane, 2);
+        assert_eq!(records[0]["%PROTOCOL%"], "HTTP/2", "{records:?}");
+        assert!(records.iter().all(|record| record["%DOWNSTREAM_CX_RTT%"] == "a number"), "{records:?}");
+        records.truncate(1);
+        records
     });
 }
 

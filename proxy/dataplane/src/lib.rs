@@ -36,6 +36,7 @@ mod normalize;
 mod overload;
 mod plugin;
 mod prepared;
+mod probe;
 mod resolver;
 mod serve;
 mod socket;

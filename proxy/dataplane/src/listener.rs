@@ -237,7 +237,8 @@ pub(crate) fn adopt(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: StdSocke
 }
 
 fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: Socket) {
-    let Ok(transport) = Transport::new(socket).map(Box::new) else { return };
+    let Ok(mut transport) = Transport::new(socket).map(Box::new) else { return };
+    transport.let_ask();
     let Ok(of_listener) = slot.count() else {
         slot.stats.downstream_cx_overflow().inc();
         return;

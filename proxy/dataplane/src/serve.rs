@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use outrigger_config::{Action, CodecType, HttpConnectionManager};
 use outrigger_http::{
-    ConnectionInfo, HeaderName, LogType, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo, StreamState,
-    TlsInfo, Version,
+    ClientSocket, ConnectionInfo, HeaderName, LogType, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo,
+    StreamState, TlsInfo, Version,
 };
 use outrigger_stats::Name;
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use crate::exchange::{Exchange, Incoming, Outcome};
 use crate::http1::{BodyLength, HeadError, HeadLimits};
 use crate::listener::{Accepted, ChainSlot};
 use crate::live::{HttpChain, LiveChain};
+use crate::probe::Probe;
 use crate::stats::{ActiveGuard, HttpStats};
 use crate::timer::{LazyTimer, earlier};
 use crate::transport::Transport;
@@ -42,6 +43,8 @@ struct Client<'a> {
     cx: &'a Rc<WorkerCx>,
     slot: Rc<ChainSlot>,
     info: Option<Arc<ConnectionInfo>>,
+    /// Held by the streams that may ask, and by nobody else, since there is a price for who outlives the socket.
+    socket: Weak<Probe>,
     id: u64,
     accepted: std::time::Instant,
     opened: Instant,
@@ -122,6 +125,7 @@ impl Client<'_> {
             downstream_remote: remote,
             downstream_local: local,
             connection: self.info.clone(),
+            downstream_socket: self.socket.upgrade().map(|probe| probe as Arc<dyn ClientSocket>),
             downstream_tls: self.tls.clone(),
             request_header_bytes: head_bytes as u64,
             generation,
@@ -143,6 +147,7 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
         cx,
         slot,
         info,
+        socket: transport.probe().map(Arc::downgrade).unwrap_or_default(),
         tls,
         id: cx.connection_id(),
         accepted: transport.opened,

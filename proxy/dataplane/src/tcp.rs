@@ -118,6 +118,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
         downstream_remote: down.remote,
         downstream_local: down.local,
         connection: info,
+        downstream_socket: down.asked(),
         downstream_tls: down.tls().cloned(),
         ..StreamInfo::default()
     };

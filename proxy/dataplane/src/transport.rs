@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use outrigger_config::UpstreamProxyProtocol;
-use outrigger_http::{StreamInfo, TlsInfo, UpstreamConnection, WireBytes};
+use outrigger_http::{ClientSocket, StreamInfo, TlsInfo, UpstreamConnection, WireBytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::cluster::{self, Client, MadeFor};
+use crate::probe::{Asked, Probe};
 pub(crate) use crate::socket::Socket;
 use crate::tls::{Acceptor, Connector, HandshakeError, Session, Target, TlsStats};
 use crate::write_queue::WriteQueue;
@@ -25,6 +26,8 @@ const READ_BYTES_MAX: usize = 16 * 1024;
 /// A connected socket with what was read ahead and what is still to be written.
 #[derive(Debug)]
 pub(crate) struct Transport {
+    /// Before the socket, so that it is let go of before that is closed.
+    asked: Option<Asked>,
     socket: Socket,
     /// `None`: cleartext.
     tls: Option<Box<Session>>,
@@ -39,6 +42,8 @@ pub(crate) struct Transport {
     pub(crate) truncated: bool,
     /// TLS of the connection that this one stands for.
     pub(crate) outer_tls: Option<Arc<TlsInfo>>,
+    /// Its socket.
+    pub(crate) outer_probe: Option<Arc<Probe>>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) bytes_read: u64,
@@ -56,6 +61,7 @@ impl Transport {
         socket.set_nodelay()?;
         let (remote, local) = socket.addresses();
         Ok(Transport {
+            asked: None,
             socket,
             tls: None,
             made_for: None,
@@ -64,6 +70,7 @@ impl Transport {
             eof: false,
             truncated: false,
             outer_tls: None,
+            outer_probe: None,
             remote,
             local,
             bytes_read: 0,
@@ -71,6 +78,21 @@ impl Transport {
             opened: Instant::now(),
             upstream: None,
         })
+    }
+
+    /// From now on streams may ask about the socket.
+    pub(crate) fn let_ask(&mut self) {
+        self.asked = Asked::new(&self.socket);
+    }
+
+    /// The way to ask about the client's socket.
+    pub(crate) fn probe(&self) -> Option<&Arc<Probe>> {
+        self.asked.as_ref().map(Asked::probe).or(self.outer_probe.as_ref())
+    }
+
+    /// The same, for a stream.
+    pub(crate) fn asked(&self) -> Option<Arc<dyn ClientSocket>> {
+        self.probe().map(|probe| probe.clone() as Arc<dyn ClientSocket>)
     }
 
     /// What a client's connection has of a request's and a response's size.
@@ -189,7 +211,7 @@ impl Transport {
 
     /// The connection, for a protocol that reads by itself; what was read ahead comes first.
     pub(crate) fn into_prefixed(self) -> Prefixed {
-        Prefixed { socket: self.socket, tls: self.tls, prefix: self.input }
+        Prefixed { _asked: self.asked, socket: self.socket, tls: self.tls, prefix: self.input }
     }
 
     /// For the socket's options.
@@ -215,6 +237,8 @@ pub(crate) async fn read_more(socket: &mut Socket, bytes: &mut BytesMut) -> io::
 /// A connection whose first bytes were read already.
 #[derive(Debug)]
 pub(crate) struct Prefixed {
+    /// Before the socket, as in [`Transport`].
+    _asked: Option<Asked>,
     socket: Socket,
     tls: Option<Box<Session>>,
     prefix: BytesMut,
@@ -222,7 +246,7 @@ pub(crate) struct Prefixed {
 
 impl AsyncRead for Prefixed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Prefixed { socket, tls, prefix } = &mut *self;
+        let Prefixed { socket, tls, prefix, .. } = &mut *self;
         if prefix.is_empty() {
             let Some(tls) = tls else { return Pin::new(socket).poll_read(cx, buffer) };
             // A cut is noticed by the protocol: its frames have lengths.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -167,6 +168,12 @@ pub struct ConnectionInfo {
     pub ja4: Arc<str>,
 }
 
+/// The client's socket, as far as a stream may ask about it.
+pub trait ClientSocket: Debug + Send + Sync {
+    /// Smoothed over the connection so far; once it is closed, what it was then. `None`: the kernel doesn't tell.
+    fn round_trip_time(&self) -> Option<Duration>;
+}
+
 /// Facts of a stream for access logs, properties and metrics.
 #[derive(Debug, Clone)]
 pub struct StreamInfo {
@@ -184,6 +191,8 @@ pub struct StreamInfo {
     pub downstream_trusted_ip: Option<IpAddr>,
     /// `None`: there is nothing to tell, as of most connections in cleartext.
     pub connection: Option<Arc<ConnectionInfo>>,
+    /// `None`: it isn't TCP.
+    pub downstream_socket: Option<Arc<dyn ClientSocket>>,
     pub upstream_remote: Option<EndpointAddress>,
     /// The name that the endpoint was found by.
     pub upstream_host_name: Option<Arc<str>>,
@@ -265,6 +274,7 @@ impl StreamInfo {
             downstream_local: None,
             downstream_trusted_ip: None,
             connection: None,
+            downstream_socket: None,
             upstream_remote: None,
             upstream_host_name: None,
             upstream_version: None,

@@ -36,6 +36,7 @@ pub(crate) enum Fact {
     FilterChainName,
     ConnectionId,
     UpstreamConnectionId,
+    DownstreamRoundTripTime,
     /// Bytes between the proxy and a side.
     Wire(Side, Wire),
     CloseType(Side),
@@ -93,6 +94,7 @@ pub(super) const FACTS: &[(&str, Fact)] = &[
     ("FILTER_CHAIN_NAME", Fact::FilterChainName),
     ("CONNECTION_ID", Fact::ConnectionId),
     ("UPSTREAM_CONNECTION_ID", Fact::UpstreamConnectionId),
+    ("DOWNSTREAM_CX_RTT", Fact::DownstreamRoundTripTime),
     ("DOWNSTREAM_WIRE_BYTES_RECEIVED", Fact::Wire(Side::Downstream, Wire::Received)),
     ("DOWNSTREAM_WIRE_BYTES_SENT", Fact::Wire(Side::Downstream, Wire::Sent)),
     ("DOWNSTREAM_HEADER_BYTES_RECEIVED", Fact::Wire(Side::Downstream, Wire::HeaderReceived)),
@@ -156,6 +158,9 @@ impl Fact {
             Fact::FilterChainName => text(&info.filter_chain_name),
             Fact::ConnectionId => number(info.connection_id),
             Fact::UpstreamConnectionId => number(info.upstream_connection.map_or(0, |connection| connection.id)),
+            Fact::DownstreamRoundTripTime => {
+                millis(info.downstream_socket.as_ref().and_then(|socket| socket.round_trip_time()))
+            }
             Fact::Wire(side, what) => what.of(side.pick(info.downstream_wire, info.upstream_wire)),
             Fact::CloseType(side) => close_type(side.pick(info.downstream_closed, info.upstream_closed)),
             Fact::LocalCloseReason(side) => text(side.pick(info.downstream_closed, info.upstream_closed).local_reason),

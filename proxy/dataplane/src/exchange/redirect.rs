@@ -183,6 +183,7 @@ fn begun_anew(info: &StreamInfo) -> StreamInfo {
         downstream_local: info.downstream_local,
         downstream_trusted_ip: info.downstream_trusted_ip,
         connection: info.connection.clone(),
+        downstream_socket: info.downstream_socket.clone(),
         listener_name: info.listener_name.clone(),
         listener_direction: info.listener_direction,
         listener_metadata: info.listener_metadata.clone(),

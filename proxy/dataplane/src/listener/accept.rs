@@ -142,6 +142,7 @@ impl Record {
             downstream_remote: transport.remote,
             downstream_local: transport.local,
             connection: connection.cloned(),
+            downstream_socket: transport.asked(),
             listener_name: listener.name.clone(),
             listener_direction: listener.direction,
             ..StreamInfo::default()

@@ -43,6 +43,7 @@ fn describe(cx: &WorkerCx, accepted: &Accepted) -> StreamState {
         downstream_remote: down.remote,
         downstream_local: down.local,
         connection: accepted.info.clone(),
+        downstream_socket: down.asked(),
         downstream_tls: down.tls().cloned(),
         ..StreamInfo::default()
     };
@@ -57,7 +58,7 @@ async fn serve_between(cx: &Rc<WorkerCx>, accepted: Accepted, mut filters: Netwo
     let ends = UnixStream::pair().and_then(|(near, far)| Ok((Transport::new(near)?, Transport::new(far)?)));
     let Ok((near, mut far)) = ends else { return filters.close(ClosedBy::Proxy) };
     (far.remote, far.local, far.outer_tls) = (down.remote, down.local, down.tls().cloned());
-    far.opened = down.opened;
+    (far.opened, far.outer_probe) = (down.opened, down.probe().cloned());
     let mut up = None;
     let served = Box::pin(serve::http(cx, Accepted { chain, transport: Box::new(far), info, early: None }));
     let by = {
