@@ -5,18 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use outrigger_e2e::bootstrap::{assignment, cluster, http2, with};
-use outrigger_e2e::data_plane::Peer;
+use outrigger_e2e::bootstrap::{HttpListener, assignment, cluster, http2, route, with};
+use outrigger_e2e::data_plane::{DataPlane, Peer};
 use outrigger_e2e::h2raw::{ACK, Frame, RawH2, kind};
 use outrigger_e2e::tls::upstream;
 use outrigger_e2e::wait::{DEADLINE, eventually, until};
 use outrigger_e2e::yaml::to_yaml;
-use outrigger_e2e::{Connection, Origin, Request};
+use outrigger_e2e::{Bootstrap, Connection, Origin, Request};
 use serde_json::{Value, json};
 
 use super::{origins, start};
 
-fn http_options(options: Value) -> Value {
+pub(super) fn http_options(options: Value) -> Value {
     let typed = json!({"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"});
     let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     json!({"typed_extension_protocol_options": {name: with(typed, options)}})
@@ -216,4 +216,51 @@ fn http2_connections_are_pinged() {
         }
         origin.join().expect("the origin's connection ends");
     }
+}
+
+/// A request goes on with the version of a cluster that it began with; what it leaves there nobody would look after.
+#[test]
+fn an_earlier_version_keeps_no_connection() {
+    let [first, old, new] = origins(["first", "old", "new"]);
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("eds.yaml");
+    discover(&file, old.address());
+    let source = json!({"path_config_source": {"path": file}, "resource_api_version": "V3"});
+    let late = json!({
+        "name": "late", "type": "EDS", "connect_timeout": "2s",
+        "eds_cluster_config": {"eds_config": source, "service_name": "c"},
+    });
+    let follows = json!({"match": {"prefix": "/"}, "route": {"cluster": "first", "timeout": "0s", "internal_redirect_policy": {}}});
+    let bootstrap = Bootstrap::new()
+        .cluster(cluster("first", &[first.address()]))
+        .cluster(late)
+        .listener(HttpListener::new("main", &json!([route("/late", "late"), follows])));
+    let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+    let main = plane.listener("main").expect("its listener");
+    let begin = |path: &str, directive: &str| {
+        let mut client = Connection::open(main).expect("a connection");
+        client.send(Request::get(path).host("main.test").origin(directive).bytes()).expect("sends");
+        until(DEADLINE, "the origin has it", || !first.seen_at(path).is_empty()).expect("held");
+        client
+    };
+    // Both began before the change, and one of them stays.
+    let _stays = begin("/stays", "gate=never");
+    let mut redirected = begin("/moves", "gate=go; status=302; header=location:http://main.test/late");
+    discover(&file, new.address());
+    // Nobody has used the cluster in the version that they began with.
+    let shown = || plane.admin.get("/clusters").is_ok_and(|answer| answer.text().contains(&new.address().to_string()));
+    until(DEADLINE, "the new endpoint is there", shown).expect("shown");
+    let moved =
+        eventually(DEADLINE, || match Request::get("/late").send(main).map_err(|error| format!("{error:#}"))? {
+            answer if answer.header("x-origin-name") == Some("new") => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        });
+    moved.unwrap_or_else(|error| panic!("{error:#}"));
+    // It is redirected once, and the second origin does what the first one did.
+    old.open_gate("go");
+    first.open_gate("go");
+    let answer = redirected.response().expect("an answer");
+    assert_eq!((answer.status, answer.header("x-origin-name")), (302, Some("old")));
+    let one = || plane.admin.stat("cluster.late.upstream_cx_active").unwrap_or_default() == 1;
+    until(DEADLINE, "only the last version's connection stays", one).expect("closed");
 }

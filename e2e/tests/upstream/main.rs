@@ -13,6 +13,7 @@ mod protocols;
 mod redirects;
 mod retries;
 mod slow_start;
+mod waiting;
 mod zones;
 
 use std::collections::BTreeMap;

@@ -25,7 +25,7 @@ mod secure;
 mod source;
 mod stats;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -79,6 +79,8 @@ pub(crate) struct ClusterHandle {
     drop_overload: Option<Fraction>,
     /// `None`: zones don't matter.
     local: Option<Rc<LocalCluster>>,
+    /// No later version has its place: what it keeps for a next request is swept.
+    current: Cell<bool>,
     /// The connection that has failed last, for the log of the stream that it was for.
     failed: RefCell<Option<Rc<FailedConnect>>>,
     ids: Rc<ConnectionIds>,
@@ -110,8 +112,10 @@ impl ClusterHandle {
             stats.membership_change().inc();
         }
         let before = previous.filter(|previous| keeps_connections(previous.cluster(), cluster));
-        if before.is_none() {
-            previous.iter().for_each(|previous| previous.retire());
+        match (before, previous) {
+            (Some(before), _) => before.current.set(false),
+            (None, Some(previous)) => previous.retire(),
+            (None, None) => {}
         }
         Rc::new(ClusterHandle {
             health: cx.health.get(&cluster.name),
@@ -132,6 +136,7 @@ impl ClusterHandle {
             drop_overload: entry.assignment.as_ref().and_then(|assignment| assignment.policy.drop_overload),
             entry: entry.clone(),
             local: cx.local.clone(),
+            current: Cell::new(true),
             failed: RefCell::default(),
             ids: cx.connection_ids.clone(),
             stats,
@@ -155,10 +160,12 @@ impl ClusterHandle {
         }
     }
 
-    /// Keeps no connection for a next request: the cluster is no more, or its connections would be others now.
+    /// Keeps no connection for a next request: the cluster is no more, or its connections would be others now. Those of
+    /// streams that still come are closed after them: nobody sweeps here any more.
     pub(crate) fn retire(&self) {
-        let destinations = self.destinations.iter().flat_map(|destinations| destinations.list());
-        self.endpoints().into_iter().chain(destinations).for_each(|endpoint| endpoint.pools().retire());
+        self.current.set(false);
+        self.destinations.iter().for_each(|destinations| destinations.retire());
+        self.endpoints().into_iter().for_each(|endpoint| endpoint.pools().retire());
     }
 
     /// Calls with the endpoints as they are now.
@@ -168,9 +175,10 @@ impl ClusterHandle {
         match &mut *slot {
             Some(hosts) if !hosts.is_stale(health, self.local.as_deref()) => call(hosts),
             _ => {
+                let current = self.current.get();
                 let hosts = match slot.take() {
-                    Some(stale) => stale.refresh(&self.entry, health, &self.recipe()),
-                    None => Hosts::new(&self.entry, health, &self.recipe(), &self.before.take()),
+                    Some(stale) => stale.refresh(&self.entry, health, &self.recipe(), current),
+                    None => Hosts::new(&self.entry, health, &self.recipe(), &self.before.take(), current),
                 };
                 if self.health.is_some() {
                     hosts.close_failed(self.cluster().close_connections_on_health_failure);

@@ -1,7 +1,7 @@
 //! A worker's view of a generation, built from the previous one so that equal parts keep their connections and VMs.
 //! Building cannot fail.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub(crate) struct LiveConfig {
     /// Made at first use: a worker pays for what it talks to.
     clusters: RefCell<HashMap<Arc<str>, Rc<ClusterHandle>>>,
     plugins: Plugins,
+    /// There is no later generation: its clusters' connections are swept.
+    current: Cell<bool>,
 }
 
 /// What a listener's connections do.
@@ -88,7 +90,15 @@ impl LiveConfig {
             sockets: BTreeMap::new(),
             acceptors: Acceptors::default(),
         };
-        Rc::new(LiveConfig { prepared: Arc::new(prepared), clusters: RefCell::default(), plugins: Plugins::default() })
+        LiveConfig::new(Arc::new(prepared), HashMap::new(), Plugins::default())
+    }
+
+    fn new(
+        prepared: Arc<Prepared>,
+        clusters: HashMap<Arc<str>, Rc<ClusterHandle>>,
+        plugins: Plugins,
+    ) -> Rc<LiveConfig> {
+        Rc::new(LiveConfig { prepared, clusters: RefCell::new(clusters), plugins, current: Cell::new(true) })
     }
 
     pub(crate) fn build(
@@ -113,8 +123,9 @@ impl LiveConfig {
             };
             clusters.insert(name.clone(), handle);
         }
+        previous.current.set(false);
         let plugins = Plugins::build(&prepared, std::mem::take(&mut vms.vms), &previous.plugins, cx);
-        Rc::new(LiveConfig { prepared, clusters: RefCell::new(clusters), plugins })
+        LiveConfig::new(prepared, clusters, plugins)
     }
 
     pub(crate) fn snapshot(&self) -> &Snapshot {
@@ -132,6 +143,9 @@ impl LiveConfig {
         }
         let (name, entry) = self.snapshot().clusters.get_key_value(name)?;
         let handle = ClusterHandle::build(entry, cx, None);
+        if !self.current.get() {
+            handle.retire();
+        }
         self.clusters.borrow_mut().insert(name.clone(), handle.clone());
         Some(handle)
     }

@@ -144,7 +144,7 @@ cells! {
             upstream_cx_max_duration_reached upstream_cx_max_requests lb_healthy_panic lb_subsets_selected lb_subsets_fallback
             lb_subsets_fallback_panic membership_change lb_zone_routing_all_directly lb_zone_routing_sampled
             lb_zone_routing_cross_zone lb_zone_no_capacity_left lb_zone_cluster_too_small lb_local_cluster_not_ok;
-        gauges: upstream_cx_active upstream_rq_active ;
+        gauges: upstream_cx_active upstream_rq_active upstream_rq_pending_active;
         histograms: upstream_cx_connect_ms upstream_rq_time;
     }
 }

@@ -242,7 +242,7 @@ impl ClusterHandle {
     ) -> Result<(), StreamError> {
         let _pending = self.pending(priority)?;
         let before = pools.failures.get();
-        pools.changed.notified().await;
+        pools.shared.notified().await;
         let failed = (pools.failures.get() != before).then(|| pools.failed.borrow().clone()).flatten();
         let failed = failed.filter(|failure| failure.made_for.as_ref() == made_for);
         failed.map_or(Ok(()), |failure| Err(self.failed_with(failure)))

@@ -17,16 +17,19 @@ use super::preconnect::Purpose;
 use super::{ClusterHandle, Outcome, PickKey, eyeballs, source};
 use crate::error::{ErrorKind, StreamError};
 use crate::socket::Socket;
+use crate::stats::ClusterStats;
 use crate::tls::Alpn;
 use crate::transport::Transport;
 
 impl ClusterHandle {
     /// A place among those that wait for a connection.
-    pub(super) fn pending(&self, priority: RoutingPriority) -> Result<Permit, StreamError> {
-        self.breakers.acquire(priority, Breaker::Pending).ok_or_else(|| {
+    pub(super) fn pending(&self, priority: RoutingPriority) -> Result<Pending, StreamError> {
+        let permit = self.breakers.acquire(priority, Breaker::Pending).ok_or_else(|| {
             self.stats.upstream_rq_pending_overflow().inc();
             StreamError::upstream(ErrorKind::Overflow)
-        })
+        })?;
+        self.stats.upstream_rq_pending_active().inc();
+        Ok(Pending { _permit: permit, stats: self.stats.clone() })
     }
 
     /// The right to connect; at the maximum of connections the wait for one that gets free. An endpoint without any
@@ -253,7 +256,7 @@ impl Alone {
 impl Drop for Alone {
     fn drop(&mut self) {
         self.0.connecting.set(false);
-        self.0.changed.notify_waiters();
+        self.0.shared.notify_waiters();
     }
 }
 
@@ -263,16 +266,29 @@ pub(super) enum Turn<T> {
     Reuse(T),
 }
 
+/// A request that waits for a connection, as the breaker and the statistics count it.
+#[derive(Debug)]
+pub(super) struct Pending {
+    _permit: Permit,
+    stats: Rc<ClusterStats>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.stats.upstream_rq_pending_active().dec();
+    }
+}
+
 /// A connection within the limits, and a place among the waiting while it is made; `None`: nobody waits.
 #[derive(Debug)]
 pub(super) struct ConnectPermit {
     permit: Permit,
-    pending: Option<Permit>,
+    pending: Option<Pending>,
     connecting: Connecting,
 }
 
 impl ConnectPermit {
-    pub(super) fn new(endpoint: &Rc<EndpointHandle>, permit: Permit, pending: Option<Permit>) -> ConnectPermit {
+    pub(super) fn new(endpoint: &Rc<EndpointHandle>, permit: Permit, pending: Option<Pending>) -> ConnectPermit {
         ConnectPermit { permit, pending, connecting: Connecting::new(endpoint) }
     }
 }

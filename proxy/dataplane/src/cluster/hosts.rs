@@ -28,12 +28,14 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    /// `previous`: endpoints that are still there keep their connections and counts.
+    /// `previous`: endpoints that are still there keep their connections and counts. `current`: no later version has
+    /// taken them over.
     pub(super) fn new(
         entry: &ClusterEntry,
         health: Option<&Arc<ClusterHealth>>,
         recipe: &Recipe<'_>,
         previous: &[Rc<EndpointHandle>],
+        current: bool,
     ) -> Hosts {
         let (version, membership) = versions(health);
         let local_version = recipe.local_version();
@@ -59,8 +61,10 @@ impl Hosts {
             );
         }
         list.extend(retained.into_iter().map(build));
-        let kept: HashSet<_> = list.iter().map(|host| Rc::as_ptr(host.pools())).collect();
-        previous.iter().filter(|host| !kept.contains(&Rc::as_ptr(host.pools()))).for_each(|host| host.pools().retire());
+        // Those that are gone; or those that only streams of an earlier version know, and nobody sweeps.
+        let (kept, of) = if current { (&list[..], previous) } else { (previous, &list[..]) };
+        let kept: HashSet<_> = kept.iter().map(|host| Rc::as_ptr(host.pools())).collect();
+        of.iter().filter(|host| !kept.contains(&Rc::as_ptr(host.pools()))).for_each(|host| host.pools().retire());
         let balancer = Balancer::new(recipe, subsets(entry), &list, None, SmallRng::from_os_rng());
         Hosts { list, balancer, version, membership, local_version }
     }
@@ -89,10 +93,11 @@ impl Hosts {
         entry: &ClusterEntry,
         health: Option<&Arc<ClusterHealth>>,
         recipe: &Recipe<'_>,
+        current: bool,
     ) -> Hosts {
         let (version, membership) = versions(health);
         if membership != self.membership {
-            return Hosts::new(entry, health, recipe, &self.list);
+            return Hosts::new(entry, health, recipe, &self.list, current);
         }
         let local_version = recipe.local_version();
         let now = Instant::now();

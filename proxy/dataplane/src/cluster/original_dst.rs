@@ -1,6 +1,6 @@
 //! The endpoints of an ORIGINAL_DST cluster: wherever its clients wanted to go.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -22,6 +22,8 @@ pub(super) struct Destinations {
     config: OriginalDst,
     locality: Arc<Locality>,
     endpoints: RefCell<HashMap<SocketAddr, Known>>,
+    /// Nobody sweeps them any more.
+    retired: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -42,7 +44,12 @@ impl Destinations {
             weight: None,
             endpoints: Vec::new(),
         };
-        Destinations { config: config.clone(), locality: Arc::new(locality), endpoints: RefCell::default() }
+        Destinations {
+            config: config.clone(),
+            locality: Arc::new(locality),
+            endpoints: RefCell::default(),
+            retired: Cell::new(false),
+        }
     }
 
     /// The endpoint of a destination; `None`: the client wasn't redirected, or there are too many destinations.
@@ -71,6 +78,9 @@ impl Destinations {
         };
         let placed = Placed { endpoint, locality: self.locality.clone() };
         let endpoint = EndpointHandle::build(placed, None, None, now);
+        if self.retired.get() {
+            endpoint.pools().retire();
+        }
         endpoints.insert(address, Known { endpoint: endpoint.clone(), used: now });
         Some(endpoint)
     }
@@ -82,6 +92,12 @@ impl Destinations {
             let used = known.endpoint.counts.cx_active.get() > 0 || known.endpoint.active.get() > 0;
             used || now.duration_since(known.used) < self.config.cleanup_interval
         });
+    }
+
+    /// Keeps no connection for a next request.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        self.endpoints.borrow().values().for_each(|known| known.endpoint.pools().retire());
     }
 
     pub(super) fn list(&self) -> Vec<Rc<EndpointHandle>> {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use outrigger_config::UpstreamHttpOptions;
 use outrigger_http::{TlsInfo, UpstreamConnection};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::announce::MadeFor;
@@ -40,10 +41,13 @@ pub(super) struct Pools {
     pub(super) failed: RefCell<Option<Failure>>,
     /// The server has chosen HTTP/1, where it had the choice.
     pub(super) chose_http1: Cell<bool>,
-    /// A connection was made, got free or was closed.
-    pub(super) changed: tokio::sync::Notify,
+    /// A connection was made, got free or was closed: for who waits for one of his own, or for the right to make one.
+    pub(super) changed: Notify,
+    /// One that is shared was made, or wasn't, or has room: for who waits until somebody else has made it. Not the same
+    /// as above, since each would sleep through what the other is woken by.
+    pub(super) shared: Notify,
     /// Its health has failed: tunnels end.
-    over: tokio::sync::Notify,
+    over: Notify,
     /// The endpoint is no more: nothing is kept for a next request.
     retired: Cell<bool>,
 }
@@ -175,6 +179,17 @@ impl Pools {
     pub(super) fn share(&self, connection: &Rc<H2Connection>) {
         if !self.retired.get() {
             self.h2.borrow_mut().push(connection.clone());
+            self.has_room(connection);
+        }
+    }
+
+    /// A shared connection has room for a stream.
+    pub(super) fn has_room(&self, connection: &H2Connection) {
+        // Of those who would share it one at most waits for his turn, and not all who do can use it.
+        self.changed.notify_waiters();
+        match connection.made_for {
+            None => self.shared.notify_one(),
+            Some(_) => self.shared.notify_waiters(),
         }
     }
 
