@@ -72,15 +72,14 @@ fn trusting(authority: &Authority, store: SocketAddr) -> Value {
     cluster
 }
 
+/// `protocol`: which one, of the HTTP options.
 fn naming(cluster: Value, protocol: &Value) -> Value {
-    with(
-        cluster,
-        json!({"typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
-            "explicit_http_config": protocol,
-        }}}),
-    )
+    let options = json!({
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "upstream_http_protocol_options": {"auto_sni": true, "auto_san_validation": true},
+    });
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    with(cluster, json!({"typed_extension_protocol_options": {name: with(options, protocol.clone())}}))
 }
 
 fn proxy(origin: &Origin, store: Value, filters: &[Value]) -> Bootstrap {
@@ -125,7 +124,12 @@ fn code_comes_through_its_clusters_tls_and_once_for_its_digest() {
         return;
     }
     let origin = Origin::start("o").expect("an origin");
-    for protocol in [json!({"http_protocol_options": {}}), json!({"http2_protocol_options": {}})] {
+    for protocol in [
+        json!({"explicit_http_config": {"http_protocol_options": {}}}),
+        json!({"explicit_http_config": {"http2_protocol_options": {}}}),
+        // The store chooses HTTP/2.
+        json!({"auto_config": {"http_protocol_options": {}, "http2_protocol_options": {}}}),
+    ] {
         let store = Store::open();
         let cluster = naming(trusting(&store.authority, store.address()), &protocol);
         let uri = format!("https://{STORE}:8443/guest.wasm?v=1");
@@ -160,7 +164,7 @@ fn whoever_is_not_the_store_is_not_believed_and_the_reason_is_told() {
     }
     let origin = Origin::start("o").expect("an origin");
     let store = Store::open();
-    let http1 = || json!({"http_protocol_options": {}});
+    let http1 = || json!({"explicit_http_config": {"http_protocol_options": {}}});
     let strangers = Authority::new("strangers").expect("an authority");
     let ask = |cluster: Value, host: &str| {
         refusal(&proxy(&origin, cluster, &[store.filter("guest", &format!("https://{host}/guest.wasm"))]))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
 use outrigger_e2e::modules::{Fault, faulty};
+use outrigger_e2e::tls::{Authority, downstream, upstream};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
 use outrigger_proto::pb::outrigger::otlp::v1::{ExportTraceServiceRequest, KeyValue, Span, any_value};
@@ -140,6 +141,85 @@ fn a_context_goes_through_and_its_span_is_told() {
         let seen = origin.seen().pop().expect("the request at the origin");
         let parent = seen.headers.iter().find(|(name, _)| name == "traceparent").map(|(_, value)| value.clone());
         assert_eq!(parent, Some(format!("00-{TRACE}-{}-01", hex(&span.span_id))), "{name}");
+    }
+}
+
+/// The collector's transport socket counts, and its protocol where that is for the server to choose.
+#[test]
+fn collectors_are_reached_over_tls() {
+    let authority = Authority::new("collectors").expect("an authority");
+    let leaf = authority.issue("*.test", "spiffe://mesh/otlp").expect("a leaf");
+    let options = |more: Value| {
+        let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        let typed = json!({"@type": format!("type.googleapis.com/{name}")});
+        json!({"typed_extension_protocol_options": {name: with(typed, more)}})
+    };
+    let h1 = json!({"explicit_http_config": {"http_protocol_options": {}}});
+    let h2 = json!({"explicit_http_config": {"http2_protocol_options": {}}});
+    let any = json!({"auto_config": {"http_protocol_options": {}, "http2_protocol_options": {}}});
+    // Whether the server speaks HTTP/2, too, and what the collector is asked in.
+    for (transport, more, protocols, version) in [
+        (Transport::Grpc, &h2, json!(["h2"]), "HTTP/2"),
+        (Transport::Http, &h1, json!(["http/1.1"]), "HTTP/1.1"),
+        (Transport::Http, &any, json!(["h2", "http/1.1"]), "HTTP/2"),
+        (Transport::Http, &any, json!(["http/1.1"]), "HTTP/1.1"),
+    ] {
+        let (origin, collector) = (Origin::start("o").expect("origin"), Origin::start("otlp").expect("collector"));
+        let mut front: Value = HttpListener::new("front", &json!([route("/", "to")])).into();
+        front["filter_chains"][0]["transport_socket"] = downstream(&json!({"common_tls_context": {
+            "tls_certificates": [leaf.config()], "alpn_protocols": protocols,
+        }}));
+        front["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = json!([{
+            "name": "file", "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+                "path": "@DIR@/access.log",
+                "log_format": {"json_format": {"protocol": "%PROTOCOL%", "name": "%REQUESTED_SERVER_NAME%"}},
+            },
+        }]);
+        // The origin's own protocol doesn't matter, but for gRPC's trailers.
+        let to = cluster("to", &[collector.address()]);
+        let to = if transport == Transport::Grpc { http2(to) } else { to };
+        let front = DataPlane::start(Peer::Outrigger, &Bootstrap::new().cluster(to).listener(front)).expect("a front");
+        for peer in Peer::all() {
+            let name = format!("{} {transport:?} {protocols}", peer.name());
+            let seen = collector.seen().len();
+            let mut bootstrap = bootstrap(&origin, &collector, transport, json!({}));
+            let mut otlp = with(
+                cluster("otlp", &[front.listener("front").expect("its listener")]),
+                options(with(
+                    more.clone(),
+                    json!({"upstream_http_protocol_options": {
+                        "auto_sni": transport == Transport::Http, "auto_san_validation": transport == Transport::Http,
+                    }}),
+                )),
+            );
+            otlp["transport_socket"] = upstream(&json!({"sni": "otlp.test", "common_tls_context": {
+                "validation_context": {"trusted_ca": {"inline_string": authority.pem()}},
+            }}));
+            let mut resources = bootstrap.value()["static_resources"].clone();
+            resources["clusters"][1] = otlp;
+            bootstrap = bootstrap.set("static_resources", resources);
+            let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+            let address = plane.listener("main").expect("listener");
+            // One export after the other: a connection serves again.
+            for told in 1..3 {
+                assert_eq!(Request::get("/").send(address).expect("answer").status, 200, "{name}");
+                let all = eventually(DEADLINE, || match collector.seen().len() - seen {
+                    exports if exports >= told => Ok(()),
+                    exports => Err(format!("{name}: {exports} exports")),
+                });
+                all.expect("an export");
+            }
+            assert!(spans(&collector, transport).len() >= 2, "{name}");
+        }
+        let records = eventually(DEADLINE, || {
+            let records = front.access_records();
+            if records.len() >= 2 * Peer::all().len() { Ok(records) } else { Err(format!("{records:?}")) }
+        });
+        for record in records.expect("records") {
+            let expected = if transport == Transport::Http { "collector.test" } else { "otlp.test" };
+            assert_eq!((&record["protocol"], &record["name"]), (&json!(version), &json!(expected)), "{transport:?}");
+        }
     }
 }
 

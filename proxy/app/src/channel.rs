@@ -3,13 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::TryFutureExt;
+use http::uri::Authority;
 use hyper_util::rt::TokioIo;
 use outrigger_config::{AutoSni, ClusterEntry, Health, Protocol, ResolvedTls, Snapshot, UpstreamTransport};
 use outrigger_dataplane::{Alpn, TlsTarget, connect_control, secure_control};
@@ -49,7 +50,7 @@ pub(crate) enum ConnectError {
 }
 
 /// An endpoint, and how connections go there.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Dial {
     pub(crate) address: EndpointAddress,
     pub(crate) protocol: Protocol,
@@ -65,6 +66,12 @@ pub(crate) struct Dial {
 pub(crate) trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+/// A connection that was made, and whether its server has chosen HTTP/2.
+pub(crate) struct Dialed {
+    pub(crate) stream: Box<dyn Connection>,
+    pub(crate) chose_h2: bool,
+}
 
 impl Dial {
     /// Secrets that rotate count from the next one on.
@@ -94,9 +101,11 @@ impl Dial {
     }
 
     /// `host`: whom requests are for, which servers are told where the cluster has it so (`auto_sni`).
-    pub(crate) async fn connect(&self, alpn: Alpn, host: Option<&str>) -> io::Result<Box<dyn Connection>> {
+    pub(crate) async fn connect(&self, alpn: Alpn, host: Option<&str>) -> io::Result<Dialed> {
         let socket = connect_control(&self.transport, &self.address).await?;
-        let (Some(tls), Some(secrets)) = (&self.transport.tls, &self.secrets) else { return Ok(Box::new(socket)) };
+        let (Some(tls), Some(secrets)) = (&self.transport.tls, &self.secrets) else {
+            return Ok(Dialed { stream: Box::new(socket), chose_h2: false });
+        };
         let host = host.filter(|_| self.auto_sni.is_some());
         let target = TlsTarget {
             // An address is no name to be told.
@@ -105,12 +114,23 @@ impl Dial {
             host_name: &self.host_name,
             alpn,
         };
-        Ok(Box::new(secure_control(tls, secrets, &target, socket).await?))
+        let stream = secure_control(tls, secrets, &target, socket).await?;
+        let chose_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Dialed { stream: Box::new(stream), chose_h2 })
+    }
+
+    /// Whom requests are for: the configured name, where it may be one (a cluster's name may hold what none may), or else
+    /// the address.
+    pub(crate) fn authority(&self, configured: &str) -> String {
+        let fits = configured.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'));
+        // A path is no authority; nobody looks this one up.
+        let address = || self.address.socket().map_or_else(|| "localhost".to_owned(), |socket| socket.to_string());
+        if fits { configured.to_owned() } else { address() }
     }
 
     /// To an address, with nothing on top.
     #[cfg(test)]
-    pub(crate) fn raw(address: SocketAddr) -> Dial {
+    pub(crate) fn raw(address: std::net::SocketAddr) -> Dial {
         Dial {
             address: EndpointAddress::from(address),
             protocol: Protocol::Http1,
@@ -142,8 +162,8 @@ impl Connector {
             address: address.clone(),
             reason: chain(&error),
         };
-        // A path is no authority; nobody looks this one up.
-        let authority = address.socket().map_or_else(|| "localhost".to_owned(), |socket| socket.to_string());
+        let authority = dial.authority(&self.authority);
+        let host = host(&authority).to_owned();
         let endpoint = Endpoint::from_shared(format!("http://{authority}")).map_err(transport)?;
         let endpoint = endpoint
             .connect_timeout(dial.connect_timeout)
@@ -152,14 +172,9 @@ impl Connector {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-        // A cluster's name may hold what no authority may; the address serves then.
-        let endpoint = match format!("http://{}", self.authority).parse::<Uri>() {
-            Ok(origin) if origin.path() == "/" && origin.authority().is_some() => endpoint.origin(origin),
-            _ => endpoint,
-        };
         let connector = Function(move |_| {
-            let dial = dial.clone();
-            async move { dial.connect(Alpn::Http2, None).await }.map_ok(TokioIo::new)
+            let (dial, host) = (dial.clone(), host.clone());
+            async move { dial.connect(Alpn::Http2, Some(&host)).await }.map_ok(|dialed| TokioIo::new(dialed.stream))
         });
         endpoint.connect_with_connector(connector).await.map_err(transport)
     }
@@ -181,13 +196,13 @@ pub(crate) fn dials(snapshot: &Snapshot, cluster: &Arc<str>) -> Result<Vec<Dial>
     Err(failed.unwrap_or_else(|| ConnectError::NoEndpoint(Arc::clone(cluster))))
 }
 
-/// The usable endpoints of a cluster, and how long a connection to one may take. None where its connections have
-/// something on top, nor those of Unix sockets: who asks here can't do better.
-pub(crate) fn endpoints(snapshot: &Snapshot, cluster: &str) -> (Vec<SocketAddr>, Duration) {
-    let Some(entry) = snapshot.clusters.get(cluster) else { return (Vec::new(), Duration::ZERO) };
-    let is_raw = entry.cluster.transports.are_raw();
-    let addresses = usable(entry).into_iter().filter(|_| is_raw).filter_map(|endpoint| endpoint.address.socket());
-    (addresses.collect(), entry.cluster.connect_timeout)
+/// An authority without its port.
+pub(crate) fn host(authority: &str) -> &str {
+    let authority: Option<&str> = match authority.strip_prefix('[') {
+        Some(address) => address.split(']').next(),
+        None => authority.split(':').next(),
+    };
+    authority.unwrap_or_default()
 }
 
 fn usable(entry: &ClusterEntry) -> Vec<&outrigger_config::Endpoint> {

@@ -6,20 +6,16 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::future::BoxFuture;
-use http::{Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use outrigger_config::{Backoff, Protocol};
-use outrigger_dataplane::Alpn;
-use outrigger_http::EndpointAddress;
-use outrigger_http::hex;
+use outrigger_config::Backoff;
+use outrigger_http::{EndpointAddress, hex};
 use rand::Rng;
 
 use crate::cache::{Digest, digest};
 use crate::channel::Dial;
+use crate::http_client::{Client, alpn};
 
 /// The largest module that is fetched or read.
 pub(crate) const MODULE_BYTES_MAX: usize = 64 << 20;
@@ -179,53 +175,12 @@ impl Target {
         Ok(Target { path: path.to_owned(), authority: authority.as_str().to_owned(), host: host.to_owned() })
     }
 
-    fn request(&self, dial: &Dial) -> http::Result<Request<Empty<Bytes>>> {
-        let request = match dial.protocol {
-            Protocol::Http2 => {
-                let scheme = if dial.is_secure() { "https" } else { "http" };
-                Request::get(format!("{scheme}://{}{}", self.authority, self.path))
-            }
-            Protocol::Http1 | Protocol::Downstream | Protocol::Alpn => {
-                Request::get(&self.path).header(header::HOST, &self.authority)
-            }
-        };
-        request
+    fn request(&self, client: &Client<Empty<Bytes>>) -> http::Result<Request<Empty<Bytes>>> {
+        client
+            .request(Method::GET, &self.authority, &self.path)
             .header(header::USER_AGENT, concat!("outrigger-proxy/", env!("CARGO_PKG_VERSION")))
             .header(header::ACCEPT, "application/wasm, */*;q=0.1")
             .body(Empty::new())
-    }
-}
-
-/// A connection for one request.
-enum Client {
-    Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
-}
-
-impl Client {
-    /// The second makes the connection move, and may well end before its last bytes are read.
-    async fn open(dial: &Dial, host: &str) -> Result<(Client, BoxFuture<'static, ()>), FetchError> {
-        let alpn = if dial.protocol == Protocol::Http2 { Alpn::Http2 } else { Alpn::Http1 };
-        let failed = |reason: String| FetchError::Connect(dial.address.clone(), reason);
-        let stream = match tokio::time::timeout(dial.connect_timeout, dial.connect(alpn, Some(host))).await {
-            Ok(stream) => stream.map_err(|error| failed(error.to_string()))?,
-            Err(_) => return Err(failed(format!("not within {:?}", dial.connect_timeout))),
-        };
-        let broken = |error: hyper::Error| FetchError::Broken(dial.address.clone(), error.to_string());
-        let stream = TokioIo::new(stream);
-        if alpn == Alpn::Http2 {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.map_err(broken)?;
-            return Ok((Client::Http2(sender), Box::pin(async { _ = connection.await })));
-        }
-        let (sender, connection) = http1::handshake(stream).await.map_err(broken)?;
-        Ok((Client::Http1(sender), Box::pin(async { _ = connection.await })))
-    }
-
-    async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<http::Response<Incoming>> {
-        match self {
-            Client::Http1(sender) => sender.send_request(request).await,
-            Client::Http2(sender) => sender.send_request(request).await,
-        }
     }
 }
 
@@ -235,8 +190,9 @@ async fn once(
     bytes_max: usize,
     take: impl FnMut(&[u8]) -> Result<(), String>,
 ) -> Result<(), FetchError> {
-    let request = target.request(dial).map_err(|_| FetchError::Uri(target.path.clone()))?;
-    let (mut client, connection) = Client::open(dial, &target.host).await?;
+    let opened = Client::open(dial, alpn(dial.protocol), &target.host).await;
+    let (mut client, connection) = opened.map_err(|reason| FetchError::Connect(dial.address.clone(), reason))?;
+    let request = target.request(&client).map_err(|_| FetchError::Uri(target.path.clone()))?;
     let exchange = async {
         let from = &dial.address;
         let response =

@@ -22,6 +22,7 @@ mod dns;
 mod explain;
 mod fetch;
 mod hand_over;
+mod http_client;
 mod logging;
 mod machine_code;
 mod metrics;

@@ -1,29 +1,29 @@
-//! Tells spans to OTLP collectors: batches by tracer, over gRPC or HTTP, to the endpoints of a cluster.
+//! Tells spans to OTLP collectors: batches by tracer, over gRPC or HTTP, to the endpoints of a cluster, with its transport
+//! socket.
 //!
 //! A collector that is slow or gone costs spans, never requests or memory: what waits is bounded by the tracer's
 //! `max_cache_size`, the rest is dropped and counted.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::body::Incoming;
 use outrigger_config::{OtlpTransport, Tracer};
-use outrigger_dataplane::{Attribute, Span, SpanQueue};
-use outrigger_http::StreamEvent;
+use outrigger_dataplane::{Alpn, Attribute, Span, SpanQueue};
+use outrigger_http::{EndpointAddress, StreamEvent};
 use outrigger_proto::pb::outrigger::otlp::v1 as pb;
 use outrigger_stats::{Counter, Name, Registry};
 use prost::Message;
+use rand::seq::IndexedRandom;
 use tokio::time::Instant;
 
-use crate::channel::endpoints;
+use crate::channel::{Dial, dials, host};
+use crate::http_client::{Client, alpn};
 use crate::server::Server;
 
 /// A batch goes out when it is full, or this long after its first span.
@@ -35,8 +35,6 @@ const GATHERED_FOR: Duration = Duration::from_millis(5);
 const TRACERS_MAX: usize = 64;
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
 const GRPC_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
-
-type HttpClient = Client<HttpConnector, Full<Bytes>>;
 
 /// What became of spans.
 #[derive(Debug)]
@@ -50,9 +48,8 @@ struct Metrics {
 struct Batch {
     spans: Vec<Span>,
     due: Instant,
-    /// One export at a time; the next batch gathers meanwhile.
-    exporting: Option<tokio::task::JoinHandle<()>>,
-    client: HttpClient,
+    /// One export at a time; the next batch gathers meanwhile. It leaves its connection to the next one.
+    exporting: Option<tokio::task::JoinHandle<Option<Kept>>>,
 }
 
 /// Takes spans from the workers until they are gone.
@@ -90,7 +87,7 @@ pub(crate) async fn export(mut queue: SpanQueue, server: Rc<Server>, registry: A
             let ready = batch.spans.len() >= BATCH_SPANS_MAX || (!batch.spans.is_empty() && batch.due <= now);
             let busy = batch.exporting.as_ref().is_some_and(|export| !export.is_finished());
             if ready && !busy {
-                batch.send(tracer, &server, &metrics);
+                batch.send(tracer, &server, &metrics).await;
             } else if ready {
                 batch.due = now + FLUSH_INTERVAL;
             }
@@ -112,7 +109,7 @@ fn take(span: Span, batches: &mut HashMap<Arc<Tracer>, Batch>, metrics: &Rc<Metr
         }
     }
     let spans_max = tracer.spans_max;
-    let batch = batches.entry(tracer).or_insert_with_key(|tracer| Batch::new(tracer));
+    let batch = batches.entry(tracer).or_insert_with(Batch::new);
     if batch.spans.len() >= spans_max {
         return metrics.dropped.inc();
     }
@@ -123,38 +120,43 @@ fn take(span: Span, batches: &mut HashMap<Arc<Tracer>, Batch>, metrics: &Rc<Metr
 }
 
 impl Batch {
-    fn new(tracer: &Tracer) -> Batch {
-        let client = Client::builder(TokioExecutor::new())
-            .http2_only(matches!(tracer.transport, OtlpTransport::Grpc { .. }))
-            .pool_timer(TokioTimer::new())
-            .build_http();
-        Batch { spans: Vec::new(), due: Instant::now(), exporting: None, client }
+    fn new() -> Batch {
+        Batch { spans: Vec::new(), due: Instant::now(), exporting: None }
     }
 
-    fn send(&mut self, tracer: &Arc<Tracer>, server: &Rc<Server>, metrics: &Rc<Metrics>) {
+    /// Waits for the export before this one.
+    async fn send(&mut self, tracer: &Arc<Tracer>, server: &Rc<Server>, metrics: &Rc<Metrics>) {
+        let kept = match self.exporting.take() {
+            Some(exporting) => exporting.await.ok().flatten(),
+            None => None,
+        };
         let spans = std::mem::take(&mut self.spans);
-        let snapshot = server.snapshot.borrow().clone();
-        let (addresses, _) = endpoints(&snapshot, &tracer.cluster);
-        let (client, tracer, metrics) = (self.client.clone(), Arc::clone(tracer), Rc::clone(metrics));
+        let dials = dials(&server.snapshot.borrow().clone(), &tracer.cluster);
+        let (tracer, metrics) = (Arc::clone(tracer), Rc::clone(metrics));
         self.exporting = Some(tokio::task::spawn_local(async move {
             let count = spans.len() as u64;
-            match deliver(&client, &tracer, &addresses, &spans).await {
-                Ok(()) => metrics.sent.add(count),
+            let delivered = match dials {
+                Ok(dials) => deliver(&tracer, &dials, kept, &spans).await,
+                Err(error) => Err(error.to_string()),
+            };
+            match delivered {
+                Ok(kept) => {
+                    metrics.sent.add(count);
+                    Some(kept)
+                }
                 Err(reason) => {
                     metrics.export_failures.inc();
                     metrics.dropped.add(count);
                     tracing::warn!("{count} span(s) for cluster {} are lost: {reason}", tracer.cluster);
+                    None
                 }
             }
         }));
     }
 
     async fn finish(&mut self, tracer: &Arc<Tracer>, server: &Rc<Server>, metrics: &Rc<Metrics>) {
-        if let Some(exporting) = self.exporting.take() {
-            _ = exporting.await;
-        }
         if !self.spans.is_empty() {
-            self.send(tracer, server, metrics);
+            self.send(tracer, server, metrics).await;
         }
         if let Some(exporting) = self.exporting.take() {
             _ = exporting.await;
@@ -162,35 +164,108 @@ impl Batch {
     }
 }
 
-async fn deliver(client: &HttpClient, tracer: &Tracer, addresses: &[SocketAddr], spans: &[Span]) -> Result<(), String> {
-    let address = addresses.get(rand::random::<u32>() as usize % addresses.len().max(1));
-    let address = address.ok_or("the cluster has no usable endpoint")?;
+/// A connection that has served, and may again.
+struct Kept {
+    dial: Dial,
+    client: Client<Full<Bytes>>,
+}
+
+/// Why an export failed.
+enum Failed {
+    /// The connection was closed before the request went out.
+    Unsent(String),
+    Final(String),
+}
+
+async fn deliver(tracer: &Tracer, dials: &[Dial], kept: Option<Kept>, spans: &[Span]) -> Result<Kept, String> {
     let message = request(tracer, spans);
-    let request = match &tracer.transport {
-        OtlpTransport::Grpc { authority, metadata } => grpc(*address, authority, metadata, &message),
-        OtlpTransport::Http { authority, path, headers } => post(*address, authority, path, headers, &message),
-    }?;
-    let is_grpc = matches!(tracer.transport, OtlpTransport::Grpc { .. });
+    let body = match &tracer.transport {
+        OtlpTransport::Grpc { .. } => framed(&message)?,
+        OtlpTransport::Http { .. } => message.encode_to_vec().into(),
+    };
     let exchange = async {
-        let response = client.request(request).await.map_err(|error| format!("{address}: {error}"))?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("{address} answered with status {}", response.status()));
+        let usable = kept.filter(|kept| kept.client.is_open() && dials.contains(&kept.dial));
+        if let Some(mut kept) = usable {
+            match kept.export(tracer, body.clone()).await {
+                Ok(()) => return Ok(kept),
+                Err(Failed::Final(reason)) => return Err(reason),
+                // It was idle for too long.
+                Err(Failed::Unsent(_)) => {}
+            }
         }
-        // A failure without a message comes in the head.
-        let early = grpc_status(response.headers());
-        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| format!("{address} broke off: {error}"))?;
-        let status = early.or_else(|| grpc_status(body.trailers()?));
-        match status {
-            Some(0) => Ok(()),
-            Some(status) => Err(format!("{address} answered with gRPC status {status}")),
-            None if is_grpc => Err(format!("{address} answered without a gRPC status")),
-            None => Ok(()),
+        let mut fresh = Kept::open(tracer, dials).await?;
+        match fresh.export(tracer, body).await {
+            Ok(()) => Ok(fresh),
+            Err(Failed::Unsent(reason) | Failed::Final(reason)) => Err(reason),
         }
     };
     match tokio::time::timeout(tracer.timeout, exchange).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(format!("{address} took longer than {:?}", tracer.timeout)),
+        Err(_) => Err(format!("it took longer than {:?}", tracer.timeout)),
+    }
+}
+
+impl Kept {
+    async fn open(tracer: &Tracer, dials: &[Dial]) -> Result<Kept, String> {
+        let dial = dials.choose(&mut rand::rng()).ok_or("the cluster has no usable endpoint")?;
+        let (alpn, authority) = match &tracer.transport {
+            OtlpTransport::Grpc { authority, .. } => (Alpn::Http2, authority),
+            OtlpTransport::Http { authority, .. } => (alpn(dial.protocol), authority),
+        };
+        let opened = Client::open(dial, alpn, host(&dial.authority(authority))).await;
+        let (client, connection) = opened.map_err(|reason| format!("{}: {reason}", dial.address))?;
+        // It ends when nobody sends on it any more, or when its server closes it.
+        tokio::task::spawn_local(connection);
+        Ok(Kept { dial: dial.clone(), client })
+    }
+
+    async fn export(&mut self, tracer: &Tracer, body: Bytes) -> Result<(), Failed> {
+        let address = self.dial.address.clone();
+        let request = self.request(tracer, body).map_err(Failed::Final)?;
+        let response = self.client.send(request).await.map_err(|error| {
+            let reason = format!("{address}: {error}");
+            if error.is_canceled() || error.is_closed() { Failed::Unsent(reason) } else { Failed::Final(reason) }
+        })?;
+        let is_grpc = matches!(tracer.transport, OtlpTransport::Grpc { .. });
+        answered(&address, is_grpc, response).await.map_err(Failed::Final)
+    }
+
+    fn request(&self, tracer: &Tracer, body: Bytes) -> Result<Request<Full<Bytes>>, String> {
+        let (authority, path, headers, content) = match &tracer.transport {
+            OtlpTransport::Grpc { authority, metadata } => (authority, GRPC_PATH, metadata, "application/grpc"),
+            OtlpTransport::Http { authority, path, headers } => {
+                (authority, path.as_str(), headers, "application/x-protobuf")
+            }
+        };
+        let request = self.client.request(Method::POST, &self.dial.authority(authority), path);
+        let mut request = request.header(header::CONTENT_TYPE, content);
+        if matches!(tracer.transport, OtlpTransport::Grpc { .. }) {
+            request = request.header(header::TE, "trailers");
+        }
+        for (name, value) in headers {
+            let name = HeaderName::try_from(name.as_str()).map_err(|error| format!("{name}: {error}"))?;
+            let value = HeaderValue::try_from(value.as_str()).map_err(|error| format!("{name}: {error}"))?;
+            request = request.header(name, value);
+        }
+        request.body(Full::new(body)).map_err(|error| error.to_string())
+    }
+}
+
+/// What a collector says of an export.
+async fn answered(address: &EndpointAddress, is_grpc: bool, response: Response<Incoming>) -> Result<(), String> {
+    if response.status() != StatusCode::OK {
+        return Err(format!("{address} answered with status {}", response.status()));
+    }
+    // A failure without a message comes in the head.
+    let early = grpc_status(response.headers());
+    let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| format!("{address} broke off: {error}"))?;
+    let status = early.or_else(|| grpc_status(body.trailers()?));
+    match status {
+        Some(0) => Ok(()),
+        Some(status) => Err(format!("{address} answered with gRPC status {status}")),
+        None if is_grpc => Err(format!("{address} answered without a gRPC status")),
+        None => Ok(()),
     }
 }
 
@@ -198,50 +273,14 @@ fn grpc_status(headers: &http::HeaderMap) -> Option<u32> {
     headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
-fn grpc(
-    address: SocketAddr,
-    authority: &str,
-    metadata: &[(String, String)],
-    message: &pb::ExportTraceServiceRequest,
-) -> Result<Request<Full<Bytes>>, String> {
+/// A gRPC message.
+fn framed(message: &pb::ExportTraceServiceRequest) -> Result<Bytes, String> {
     let length = message.encoded_len();
     let mut body = BytesMut::with_capacity(5 + length);
     body.put_u8(0);
     body.put_u32(u32::try_from(length).map_err(|_| "the batch is too large")?);
     message.encode(&mut body).map_err(|error| error.to_string())?;
-    let request = Request::post(format!("http://{address}{GRPC_PATH}"))
-        .header(header::CONTENT_TYPE, "application/grpc")
-        .header(header::TE, "trailers");
-    build(request, authority, metadata, body.freeze())
-}
-
-fn post(
-    address: SocketAddr,
-    authority: &str,
-    path: &str,
-    headers: &[(String, String)],
-    message: &pb::ExportTraceServiceRequest,
-) -> Result<Request<Full<Bytes>>, String> {
-    let request =
-        Request::post(format!("http://{address}{path}")).header(header::CONTENT_TYPE, "application/x-protobuf");
-    build(request, authority, headers, message.encode_to_vec().into())
-}
-
-fn build(
-    mut request: http::request::Builder,
-    authority: &str,
-    headers: &[(String, String)],
-    body: Bytes,
-) -> Result<Request<Full<Bytes>>, String> {
-    if !authority.is_empty() {
-        request = request.header(header::HOST, authority);
-    }
-    for (name, value) in headers {
-        let name = HeaderName::try_from(name.as_str()).map_err(|error| format!("{name}: {error}"))?;
-        let value = HeaderValue::try_from(value.as_str()).map_err(|error| format!("{name}: {error}"))?;
-        request = request.header(name, value);
-    }
-    request.body(Full::new(body)).map_err(|error| error.to_string())
+    Ok(body.freeze())
 }
 
 fn request(tracer: &Tracer, spans: &[Span]) -> pb::ExportTraceServiceRequest {

@@ -102,7 +102,7 @@ fn http(service: &core::HttpService, d: &mut Diagnostics) -> Option<Collector> {
     };
     let (authority, path) = d.at("http_uri", |d| {
         let Some((authority, path)) = split(&uri.uri) else {
-            d.at("uri", |d| d.error(format!("{:?} is no http URI with a host", uri.uri)));
+            d.at("uri", |d| d.error(format!("{:?} is no http or https URI with a host", uri.uri)));
             return None;
         };
         Some((authority.to_owned(), path.to_owned()))
@@ -126,7 +126,8 @@ fn http(service: &core::HttpService, d: &mut Diagnostics) -> Option<Collector> {
 }
 
 fn split(uri: &str) -> Option<(&str, &str)> {
-    let rest = uri.strip_prefix("http://")?;
+    // How an endpoint is spoken to is its cluster's to say.
+    let rest = uri.strip_prefix("http://").or_else(|| uri.strip_prefix("https://"))?;
     let at = rest.find('/').unwrap_or(rest.len());
     let (authority, path) = rest.split_at(at);
     let valid = !authority.is_empty() && uri.bytes().all(|byte| byte.is_ascii_graphic());
