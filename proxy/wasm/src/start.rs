@@ -65,6 +65,21 @@ pub fn start(
     services: &Arc<Services>,
     mode: StartMode,
 ) -> Result<ReadyVm, StartError> {
+    let mut guest = begin(module, plugin, services, mode)?;
+    let left = plugin.vm.limits.start_timeout.saturating_sub(guest.started_in);
+    configure(&mut guest, plugin, left)?;
+    guest.started_in += guest.configured_in;
+    guest.refresh();
+    Ok(ReadyVm::new(guest))
+}
+
+/// Instantiates a module for a plugin, that isn't in it yet but lends it its name.
+fn begin(
+    module: &CompiledModule,
+    plugin: &Arc<Plugin>,
+    services: &Arc<Services>,
+    mode: StartMode,
+) -> Result<Guest, StartError> {
     let place = module.place().map_err(|Exhausted { live }| StartError::PoolExhausted { live })?;
     let slot = module
         .engine()
@@ -79,23 +94,18 @@ pub fn start(
     let exports = instantiate(module, &plugin.vm, &mut store);
     slot.leave();
     let stats = vm_stats(&mut store, mode);
-    let mut guest = Guest {
+    Ok(Guest {
         store,
         exports: exports?,
         slot,
         failed: None,
         module: module.clone(),
         vm: plugin.vm.clone(),
-        started_in: Duration::ZERO,
+        started_in: thread_cpu_time().saturating_sub(began),
         configured_in: Duration::ZERO,
         stats,
         _place: place,
-    };
-    let left = plugin.vm.limits.start_timeout.saturating_sub(thread_cpu_time().saturating_sub(began));
-    configure(&mut guest, plugin, left)?;
-    guest.started_in = thread_cpu_time().saturating_sub(began);
-    guest.refresh();
-    Ok(ReadyVm::new(guest))
+    })
 }
 
 fn allowed(vm: &VmConfig, name: &str) -> bool {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{StartError, StartMode, start};
+use super::{StartError, StartMode, begin};
 use crate::module::CompiledModule;
 use crate::plugin::Plugin;
 use crate::services::Services;
@@ -20,7 +20,8 @@ pub struct StartedVm {
 }
 
 /// Starts a VM and configures plugins in it; blocks. One that refuses is left out; one that traps is left out as well, and
-/// the others get a VM that it never was in. Where that goes on and on, those go without that come after it.
+/// the others get a VM that it never was in: those first that went well before, and of those behind it the ones that were
+/// farthest from a turn. Where traps go on and on, those go without that none of the VMs came to.
 pub fn start_vm(module: &CompiledModule, plugins: Vec<Arc<Plugin>>, services: &Arc<Services>) -> StartedVm {
     let mut failed: Vec<(Arc<Plugin>, StartError)> = Vec::new();
     let mut left = plugins;
@@ -28,8 +29,10 @@ pub fn start_vm(module: &CompiledModule, plugins: Vec<Arc<Plugin>>, services: &A
     for _ in 1..BEGUN_MAX {
         match start_all(module, &mut left, services, &mut failed) {
             Ok(vm) => return StartedVm { vm, failed },
-            Err(Lost { before }) => went_well = before,
+            Err(Again { configured }) => went_well = configured,
         }
+        let untried = &mut left[went_well..];
+        untried.rotate_left(untried.len() / 2);
     }
     let lost = failed.len();
     let untried = |plugin: Arc<Plugin>| (plugin, StartError::Untried { failed: lost });
@@ -41,37 +44,43 @@ pub fn start_vm(module: &CompiledModule, plugins: Vec<Arc<Plugin>>, services: &A
     StartedVm { vm, failed }
 }
 
-/// A plugin took the VM with it, after so many that went well.
-struct Lost {
-    before: usize,
+/// The VM can't be had as it is, though so many could be configured in it.
+struct Again {
+    configured: usize,
 }
 
-/// Those of `left` that can be configured in one VM; the others go from there to `failed`.
+/// Those of `left` that can be configured in one VM; the others go from there to `failed`. However many refuse, whoever is
+/// behind them has his turn in the same VM.
 fn start_all(
     module: &CompiledModule,
     left: &mut Vec<Arc<Plugin>>,
     services: &Arc<Services>,
     failed: &mut Vec<(Arc<Plugin>, StartError)>,
-) -> Result<Option<ReadyVm>, Lost> {
-    let Some(first) = left.first() else { return Ok(None) };
-    let mut vm = match start(module, first, services, StartMode::Serving) {
-        Ok(vm) => vm,
+) -> Result<Option<ReadyVm>, Again> {
+    let Some(named_for) = left.first().cloned() else { return Ok(None) };
+    let mut vm = match begin(module, &named_for, services, StartMode::Serving) {
+        Ok(guest) => ReadyVm::new(guest),
         Err(error) => {
             failed.push((left.remove(0), error));
-            return Err(Lost { before: 0 });
+            return Err(Again { configured: 0 });
         }
     };
-    let mut at = 1;
+    let mut at = 0;
     while let Some(plugin) = left.get(at) {
         match vm.add(plugin) {
             Ok(_) => at += 1,
             Err(error) => {
                 failed.push((left.remove(at), error));
                 if vm.failed().is_some() {
-                    return Err(Lost { before: at });
+                    return Err(Again { configured: at });
                 }
             }
         }
     }
-    Ok(Some(vm))
+    match left.first() {
+        None => Ok(None),
+        Some(first) if Arc::ptr_eq(first, &named_for) => Ok(Some(vm)),
+        // Statistics show a VM under a name, and whose it was is gone.
+        Some(_) => Err(Again { configured: at }),
+    }
 }

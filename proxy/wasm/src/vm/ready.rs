@@ -94,7 +94,9 @@ impl ReadyVm {
 
     /// Configures one more plugin, whose VM configuration is equal to this VM's, within the start budget.
     pub fn add(&mut self, plugin: &Arc<Plugin>) -> Result<RootId, StartError> {
-        configure(&mut self.0, plugin, plugin.vm.limits.start_timeout)
+        let outcome = configure(&mut self.0, plugin, plugin.vm.limits.start_timeout);
+        self.0.refresh();
+        outcome
     }
 
     /// Why the VM can no longer be entered.
