@@ -330,12 +330,12 @@ fn a_folder_says_how_much_waits_in_shared_queues() {
         enqueue_shared_queue $n 'by number'
         enqueue_shared_queue $n 'one'
         enqueue_shared_queue $n 'two'
-        enqueue_shared_queue $n 'longer than ten'
+        enqueue_shared_queue $n 1024 101
         dequeue_shared_queue $n *v
         dequeue_shared_queue $n *v
         dequeue_shared_queue $n *v";
     let guest = wat::parse_str(assemble("queue", "0_2_1", script)).expect("a module");
-    let limits = json!({"limits": {"sharedQueues": 1, "sharedQueueBytes": "10", "sharedQueueMessages": 2}});
+    let limits = json!({"limits": {"sharedQueues": 1, "sharedQueueBytes": "180", "sharedQueueMessages": 2}});
     let rig = Rig::start_with(Peer::Outrigger, "DELTA_GRPC", |folder| {
         folder.write("filters/queue.wasm", &guest)?;
         folder.apply("queue.yaml", &[folder::filter("queue", "filters/queue.wasm", "Stats", &json!({}), limits)])

@@ -156,10 +156,11 @@ pub struct LimitsSpec {
     /// Keys and values that plugins share; beyond it the entries that were used longest ago go. Default 16Mi.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_data: Option<String>,
-    /// Shared queues that plugins of one VM id may register. Default 64.
+    /// Shared queues that the plugin may register. Default 64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_queues: Option<u32>,
-    /// What waits in one shared queue that the plugin registers; a full one loses its oldest messages. Default 1Mi.
+    /// What waits in one shared queue that the plugin registers, with 80 bytes for each message; a full one loses its oldest.
+    /// Default 1Mi.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shared_queue_bytes: Option<String>,
     /// Messages that wait in one. Default 10000.

@@ -16,7 +16,7 @@ use outrigger_config::{
     RouteConfig, RouteSource, Snapshot, WasmOverride, WasmPlugin,
 };
 use outrigger_dataplane::{GenerationPlugins, PreparedPlugin, WorkerVms};
-use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, Services, StartMode};
+use outrigger_wasm::{CompiledModule, Plugin, PluginLabels, Services, StartMode, Tenant};
 use tokio::time::Instant;
 
 use self::to_host::to_host;
@@ -221,8 +221,8 @@ fn canary(module: &CompiledModule, plugin: &Arc<Plugin>, services: &Arc<Services
     let canary =
         outrigger_wasm::start(module, plugin, services, StartMode::Canary).map_err(|error| error.to_string())?;
     let configured_in = canary.configured_in();
-    let labels = PluginLabels::new(services, plugin);
-    Ok(PreparedPlugin { plugin: Arc::clone(plugin), module: module.clone(), configured_in, labels })
+    let (labels, tenant) = (PluginLabels::new(services, plugin), Tenant::new(services, plugin));
+    Ok(PreparedPlugin { plugin: Arc::clone(plugin), module: module.clone(), configured_in, labels, tenant })
 }
 
 /// The plugins that a resource brings: those of a listener's filters, defaults included, or an extension's own.

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrigger_wasm::{CompiledModule, FailurePolicy, Isolation, Plugin, PluginLabels};
+use outrigger_wasm::{CompiledModule, FailurePolicy, Isolation, Plugin, PluginLabels, Tenant};
 use tokio::time::Instant;
 
 pub(crate) use connection::WasmConnection;
@@ -53,6 +53,8 @@ pub struct PreparedPlugin {
     pub configured_in: Duration,
     /// Its statistics are shown as long as somebody holds this.
     pub labels: Arc<PluginLabels>,
+    /// And so stay its shared data and queues, though an instance is lost.
+    pub tenant: Arc<Tenant>,
 }
 
 impl PreparedPlugin {

@@ -14,6 +14,7 @@ use crate::action::{ContextId, RootId};
 use crate::host::Phase;
 use crate::metrics::PluginStats;
 use crate::plugin::Plugin;
+use crate::shared::Tenant;
 
 /// What of a stream the guest may reach now: bits of [`StreamContext::open`].
 pub(crate) mod open {
@@ -86,6 +87,8 @@ pub(crate) struct RootContext {
     /// What `proxy_get_status` answers.
     pub(crate) call_status: (u32, &'static str),
     pub(crate) done: RootDone,
+    /// Of a plugin that has registered a queue.
+    pub(crate) tenant: Option<Arc<Tenant>>,
 }
 
 /// One stream that this VM has a context for.
@@ -191,7 +194,8 @@ impl Contexts {
     pub(crate) fn insert_root(&mut self, plugin: Arc<Plugin>, stats: Rc<PluginStats>) -> Option<RootId> {
         let id = self.new_id()?;
         let plugin = Rc::new(Counted { plugin, stats });
-        let context = RootContext { plugin, tick_period: None, call_status: (0, ""), done: RootDone::Live };
+        let context =
+            RootContext { plugin, tick_period: None, call_status: (0, ""), done: RootDone::Live, tenant: None };
         Some(RootId { id, slot: self.roots.insert(id, context)? })
     }
 

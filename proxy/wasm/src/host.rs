@@ -19,7 +19,7 @@ use crate::plugin::{Plugin, VmConfig};
 use crate::property::Declared;
 use crate::queues::QueueEvents;
 use crate::services::Services;
-use crate::shared::SharedVm;
+use crate::shared::{SharedVm, Tenant};
 use crate::start::StartMode;
 use crate::ticker::Deadline;
 use crate::vm::WorkerHost;
@@ -253,6 +253,13 @@ impl Host {
     /// The root context of the plugin that hostcalls act for.
     pub(crate) const fn root_id(&self) -> RootId {
         self.root
+    }
+
+    /// The plugin that hostcalls act for, as one that shares with others; `None` before there is a root context.
+    pub(crate) fn tenant(&mut self) -> Option<Arc<Tenant>> {
+        let (shared, name) = (&self.shared, &self.plugin.name);
+        let root = self.contexts.root_mut(self.root)?;
+        Some(root.tenant.get_or_insert_with(|| shared.tenant(name)).clone())
     }
 
     pub(crate) fn root(&self) -> Option<&RootContext> {

@@ -52,6 +52,7 @@ pub use plugin::{Backoff, FailurePolicy, Isolation, Limits, Plugin, VmConfig};
 pub use pool::MEMORY_BYTES_MAX as STREAM_MEMORY_BYTES_MAX;
 pub use queues::QueueEvents;
 pub use services::Services;
+pub use shared::Tenant;
 pub use start::{StartError, StartMode, StartedVm, start, start_vm};
 pub use trap::{Trap, TrapKind};
 pub use vm::{ReadyVm, Vm, WorkerHost};

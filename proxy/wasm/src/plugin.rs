@@ -103,9 +103,9 @@ pub struct Limits {
     pub calls_in_flight: usize,
     /// Keys and values of the shared data of the `vm_id`.
     pub shared_data_bytes: usize,
-    /// Shared queues that the VMs of the `vm_id` may register.
+    /// Shared queues that the plugin may register in its `vm_id`.
     pub shared_queues: usize,
-    /// Messages of one shared queue that the VM registers; a full one loses its oldest.
+    /// Messages of one shared queue that the plugin registers, with 80 bytes for each; a full one loses its oldest.
     pub shared_queue_bytes: usize,
     pub shared_queue_messages: usize,
     /// Linear memory from which the VM should be replaced between streams.

@@ -1,5 +1,6 @@
 //! Shared queues: process-wide, by `vm_id` and name, bounded. Whoever registered a queue last is told of its messages, on
-//! the worker that its VM lives on, and its limits are the queue's: those of another, who only writes, say nothing.
+//! the worker that its VM lives on, and its limits are the queue's: those of another, who only writes, say nothing. The queue
+//! counts among those of that plugin, and goes with it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,9 +10,11 @@ use bytes::Bytes;
 
 use crate::action::RootId;
 use crate::plugin::Limits;
-use crate::shared::SharedVm;
+use crate::shared::Tenant;
 
 const NAME_BYTES_MAX: usize = 256;
+/// What a message costs besides its bytes: its slot, in a ring that may be twice as long as what it holds, and its allocation.
+const MESSAGE_OVERHEAD: usize = 80;
 
 /// All queues of the process.
 #[derive(Debug, Default)]
@@ -28,7 +31,7 @@ struct All {
 
 #[derive(Debug)]
 struct Queue {
-    /// Who goes with it: what the VMs of its `vm_id` share.
+    /// Whose it is: the [`Tenant`] that registered it last.
     owner: u64,
     messages: VecDeque<Bytes>,
     bytes: usize,
@@ -44,6 +47,10 @@ struct Reader {
     messages_max: usize,
 }
 
+fn cost(message: &Bytes) -> usize {
+    message.len() + MESSAGE_OVERHEAD
+}
+
 impl Queue {
     fn is_over(&self) -> bool {
         self.bytes > self.reader.bytes_max || self.messages.len() > self.reader.messages_max
@@ -51,17 +58,17 @@ impl Queue {
 
     /// Takes a message; how many had to go for it. One that is larger than the queue costs no other its place.
     fn push(&mut self, message: Bytes) -> u64 {
-        if message.len() > self.reader.bytes_max {
+        if cost(&message) > self.reader.bytes_max {
             return 1;
         }
-        self.bytes += message.len();
+        self.bytes += cost(&message);
         self.messages.push_back(message);
         self.shrink()
     }
 
     fn pop(&mut self) -> Option<Bytes> {
         let message = self.messages.pop_front()?;
-        self.bytes -= message.len();
+        self.bytes -= cost(&message);
         Some(message)
     }
 
@@ -102,16 +109,19 @@ impl Queues {
     }
 
     /// The queue of a name, made at its first registration; the last one to register is told of messages. `None` past the
-    /// bound.
+    /// number that a plugin may have.
     pub(crate) fn register(
         &self,
-        shared: &SharedVm,
+        tenant: &Tenant,
         name: &[u8],
         events: &Arc<QueueEvents>,
         root: RootId,
         limits: &Limits,
     ) -> Option<u32> {
-        let (vm_id, owner) = shared.identity();
+        if name.len() > NAME_BYTES_MAX {
+            return None;
+        }
+        let (vm_id, owner) = tenant.identity();
         let reader = Reader {
             events: Arc::downgrade(events),
             root,
@@ -120,16 +130,17 @@ impl Queues {
         };
         let mut all = self.all();
         let key = (vm_id.to_owned(), name.to_vec());
-        if let Some(id) = all.by_name.get(&key).copied() {
+        let known = all.by_name.get(&key).copied();
+        let is_own = known.and_then(|id| all.queues.get(&id)).is_some_and(|queue| queue.owner == owner);
+        if !is_own && all.queues.values().filter(|queue| queue.owner == owner).count() >= limits.shared_queues {
+            return None;
+        }
+        if let Some(id) = known {
             let queue = all.queues.get_mut(&id)?;
             (queue.reader, queue.owner) = (reader, owner);
             queue.shrink();
             queue.tell(id, queue.messages.len());
             return Some(id);
-        }
-        let of_vm = all.by_name.keys().filter(|(of, _)| of == vm_id).count();
-        if of_vm >= limits.shared_queues || name.len() > NAME_BYTES_MAX {
-            return None;
         }
         let id = all.last_id.checked_add(1)?;
         all.last_id = id;
@@ -154,7 +165,7 @@ impl Queues {
         self.all().queues.get_mut(&id).ok_or(QueueError::NotFound)?.pop().ok_or(QueueError::Empty)
     }
 
-    /// The last VM of a `vm_id` is gone. A new one that has taken a queue over meanwhile keeps it.
+    /// A plugin is gone. What another has taken over meanwhile stays.
     pub(crate) fn remove_of(&self, owner: u64) {
         let All { by_name, queues, .. } = &mut *self.all();
         queues.retain(|_, queue| queue.owner != owner);
@@ -210,6 +221,7 @@ impl QueueEvents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::SharedVm;
 
     const ROOT: RootId = RootId { id: 1, slot: 0 };
 
@@ -221,17 +233,22 @@ mod tests {
 
     impl Fixture {
         fn new() -> Fixture {
-            let limits =
-                Limits { shared_queues: 3, shared_queue_bytes: 10, shared_queue_messages: 4, ..Limits::default() };
+            let shared_queue_bytes = 10 + 4 * MESSAGE_OVERHEAD;
+            let limits = Limits { shared_queues: 3, shared_queue_bytes, shared_queue_messages: 4, ..Limits::default() };
             Fixture { queues: Arc::default(), events: Arc::default(), limits }
         }
 
-        fn vm(&self, id: &str) -> SharedVm {
-            SharedVm::new(id, &self.queues)
+        fn vm(&self, id: &str) -> Arc<SharedVm> {
+            Arc::new(SharedVm::new(id, &self.queues))
         }
 
-        fn register(&self, vm: &SharedVm, name: &str) -> Option<u32> {
-            self.queues.register(vm, name.as_bytes(), &self.events, ROOT, &self.limits)
+        /// The only plugin of a `vm_id`.
+        fn in_vm(&self, id: &str) -> Arc<Tenant> {
+            self.vm(id).tenant("plugin")
+        }
+
+        fn register(&self, plugin: &Tenant, name: &str) -> Option<u32> {
+            self.queues.register(plugin, name.as_bytes(), &self.events, ROOT, &self.limits)
         }
 
         /// How many messages it cost.
@@ -262,7 +279,7 @@ mod tests {
     fn queues_are_of_a_vm_id_and_numbered_in_the_process() {
         let fixture = Fixture::new();
         let queues = &fixture.queues;
-        let (in_a, in_b) = (fixture.vm("a"), fixture.vm("b"));
+        let (in_a, in_b) = (fixture.in_vm("a"), fixture.in_vm("b"));
         let a = fixture.register(&in_a, "q").expect("below the bound");
         let b = fixture.register(&in_b, "q").expect("below the bound");
         assert_ne!(a, b);
@@ -275,7 +292,7 @@ mod tests {
         drop(in_b);
         assert_eq!((queues.resolve("b", b"q"), queues.dequeue(b)), (None, Err(QueueError::NotFound)));
         assert_eq!(fixture.rest(a), ["m"]);
-        let again = fixture.vm("a");
+        let again = fixture.in_vm("a");
         assert_eq!(fixture.register(&again, "q"), Some(a));
         drop(in_a);
         assert_eq!(queues.resolve("a", b"q"), Some(a), "taken over");
@@ -283,40 +300,66 @@ mod tests {
 
     #[test]
     fn a_full_queue_loses_its_oldest_and_what_is_larger_than_it_costs_nobody() {
-        let fixture = Fixture::new();
-        let vm = fixture.vm("vm");
+        let mut fixture = Fixture::new();
+        fixture.limits.shared_queue_bytes = 10 + 2 * MESSAGE_OVERHEAD;
+        let vm = fixture.in_vm("vm");
         let id = fixture.register(&vm, "q").expect("below the bound");
         assert_eq!((fixture.enqueue(id, "old"), fixture.enqueue(id, "seven b")), (0, 0), "ten bytes");
         assert_eq!(fixture.enqueue(id, "one"), 1, "by bytes");
-        assert_eq!(fixture.enqueue(id, "eleven byte"), 1, "itself");
+        assert_eq!(fixture.queues.enqueue(id, Bytes::from(vec![0; 91 + 80])), Ok(Enqueued::Dropped(1)), "itself");
         assert_eq!(fixture.rest(id), ["seven b", "one"]);
-        assert_eq!(["", "", "", "", ""].map(|message| fixture.enqueue(id, message)), [0, 0, 0, 0, 1], "by number");
+        assert_eq!(
+            ["", "", "", ""].map(|message| fixture.enqueue(id, message)),
+            [0, 0, 1, 1],
+            "no message is for nothing"
+        );
+        fixture.limits.shared_queue_bytes = 1000;
+        fixture.register(&vm, "q").expect("there");
+        assert_eq!(["", "", ""].map(|message| fixture.enqueue(id, message)), [0, 0, 1], "by number");
         assert_eq!(fixture.rest(id).len(), 4);
     }
 
     #[test]
-    fn a_vm_id_has_so_many_queues() {
+    fn a_plugin_has_so_many_queues() {
         let fixture = Fixture::new();
         let vm = fixture.vm("vm");
-        let ids = ["a", "b", "c", "d"].map(|name| fixture.register(&vm, name));
+        let (one, other) = (vm.tenant("one"), vm.tenant("other"));
+        let ids = ["a", "b", "c", "d"].map(|name| fixture.register(&one, name));
         assert_eq!(ids.map(|id| id.is_some()), [true, true, true, false]);
-        assert_eq!(fixture.register(&vm, "a"), ids[0], "one that is there");
-        let other = fixture.vm("other");
-        assert!(fixture.register(&other, "d").is_some(), "each for itself");
-        assert_eq!(fixture.register(&other, &"x".repeat(300)), None);
+        assert_eq!(fixture.register(&vm.tenant("one"), "a"), ids[0], "one that is there, from another of its VMs");
+        let others = ["d", "e", "a"].map(|name| fixture.register(&other, name));
+        assert_eq!((others[0].is_some(), others[2]), (true, ids[0]), "each for itself");
+        assert_eq!((fixture.register(&other, "b"), fixture.register(&other, "f")), (None, None));
+        assert!(fixture.register(&one, "f").is_some(), "one was taken over");
+        assert_eq!(fixture.register(&fixture.in_vm("another"), &"x".repeat(300)), None);
+    }
+
+    #[test]
+    fn queues_go_with_the_last_of_their_plugin() {
+        let fixture = Fixture::new();
+        let vm = fixture.vm("vm");
+        let (one, again, other) = (vm.tenant("one"), vm.tenant("one"), vm.tenant("other"));
+        let [a, b] = ["a", "b"].map(|name| fixture.register(&one, name).expect("below the bound"));
+        let c = fixture.register(&other, "c").expect("below the bound");
+        fixture.register(&other, "b").expect("taken over");
+        drop(one);
+        assert_eq!(fixture.enqueue(a, "m"), 0, "another of its VMs is there");
+        drop(again);
+        assert_eq!(fixture.queues.dequeue(a), Err(QueueError::NotFound));
+        assert_eq!(["a", "b", "c"].map(|name| fixture.queues.resolve("vm", name.as_bytes())), [None, Some(b), Some(c)]);
     }
 
     #[test]
     fn the_last_to_register_says_how_large_it_is() {
         let mut fixture = Fixture::new();
-        let vm = fixture.vm("vm");
+        let vm = fixture.in_vm("vm");
         let id = fixture.register(&vm, "q").expect("below the bound");
         assert_eq!(["a", "b", "c"].map(|message| fixture.enqueue(id, message)), [0, 0, 0]);
         fixture.limits.shared_queue_messages = 2;
         fixture.register(&vm, "q").expect("there");
         assert_eq!(fixture.rest(id), ["b", "c"]);
         fixture.limits.shared_queue_messages = 1000;
-        fixture.limits.shared_queue_bytes = 1000;
+        fixture.limits.shared_queue_bytes = 10_000;
         fixture.register(&vm, "q").expect("there");
         assert_eq!(["eleven byte", "eleven byte"].map(|message| fixture.enqueue(id, message)), [0, 0]);
     }
@@ -324,7 +367,7 @@ mod tests {
     #[test]
     fn the_last_to_register_is_told() {
         let fixture = Fixture::new();
-        let vm = fixture.vm("vm");
+        let vm = fixture.in_vm("vm");
         let first = Arc::clone(&fixture.events);
         let id = fixture.register(&vm, "q").expect("below the bound");
         fixture.enqueue(id, "");
@@ -341,7 +384,7 @@ mod tests {
     #[test]
     fn a_reader_is_told_once_for_each_message_and_of_queues_in_turn() {
         let fixture = Fixture::new();
-        let vm = fixture.vm("vm");
+        let vm = fixture.in_vm("vm");
         let [a, b] = ["a", "b"].map(|name| fixture.register(&vm, name).expect("below the bound"));
         for _ in 0..100 {
             fixture.enqueue(a, "");

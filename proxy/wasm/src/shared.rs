@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 
+use crate::plugin::Plugin;
 use crate::queues::Queues;
+use crate::services::Services;
 
 /// Entries of one `vm_id`.
 const DATA_ENTRIES_MAX: usize = 100_000;
@@ -17,15 +19,37 @@ const ENTRY_OVERHEAD: usize = 128;
 #[derive(Debug)]
 pub(crate) struct SharedVm {
     vm_id: String,
-    /// No two have the same, even of one `vm_id`.
-    number: u64,
     data: Mutex<Data>,
     queues: Arc<Queues>,
+    /// By the plugins' names.
+    tenants: Mutex<HashMap<Arc<str>, Weak<Tenant>>>,
 }
 
-impl Drop for SharedVm {
+/// A plugin of a `vm_id`, in whichever of its VMs. While somebody holds it the shared data stays, though an instance traps,
+/// and so do the queues that it registered.
+#[derive(Debug)]
+pub struct Tenant {
+    shared: Arc<SharedVm>,
+    /// No two have the same, even of one name.
+    number: u64,
+}
+
+impl Tenant {
+    /// One for all plugins of a name in a `vm_id`.
+    #[must_use]
+    pub fn new(services: &Services, plugin: &Plugin) -> Arc<Tenant> {
+        services.shared(&plugin.vm.vm_id).tenant(&plugin.name)
+    }
+
+    /// The `vm_id`, and what tells this from all others.
+    pub(crate) fn identity(&self) -> (&str, u64) {
+        (&self.shared.vm_id, self.number)
+    }
+}
+
+impl Drop for Tenant {
     fn drop(&mut self) {
-        self.queues.remove_of(self.number);
+        self.shared.queues.remove_of(self.number);
     }
 }
 
@@ -93,16 +117,21 @@ impl Data {
 }
 
 impl SharedVm {
-    /// The queues of the `vm_id` go with this.
     pub(crate) fn new(vm_id: &str, queues: &Arc<Queues>) -> SharedVm {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        SharedVm { vm_id: vm_id.to_owned(), number, data: Mutex::default(), queues: queues.clone() }
+        let (data, tenants) = (Mutex::default(), Mutex::default());
+        SharedVm { vm_id: vm_id.to_owned(), data, queues: queues.clone(), tenants }
     }
 
-    /// The `vm_id`, and what tells this from another of the same.
-    pub(crate) fn identity(&self) -> (&str, u64) {
-        (&self.vm_id, self.number)
+    pub(crate) fn tenant(self: &Arc<Self>, plugin: &str) -> Arc<Tenant> {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let mut all = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tenant) = all.get(plugin).and_then(Weak::upgrade) {
+            return tenant;
+        }
+        all.retain(|_, tenant| tenant.strong_count() > 0);
+        let tenant = Arc::new(Tenant { shared: self.clone(), number: NUMBERS.fetch_add(1, Ordering::Relaxed) });
+        all.insert(Arc::from(plugin), Arc::downgrade(&tenant));
+        tenant
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {

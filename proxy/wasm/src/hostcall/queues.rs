@@ -29,11 +29,12 @@ impl From<QueueError> for Status {
 /// A canary's queue is its own number, that nobody else's message ever comes to.
 fn register(cx: &mut Cx<'_>, name: u32, name_len: u32, id_out: u32) -> Answer {
     cx.bytes(id_out, 4)?;
-    let name = cx.bytes(name, name_len)?;
-    let host = cx.host();
+    let (memory, host) = cx.split();
+    let name = piece(memory, name, name_len)?;
     let id = if host.is_serving() {
+        let tenant = host.tenant().ok_or(Status::InternalFailure)?;
         let (queues, limits) = (&host.services.queues, &host.plugin.vm.limits);
-        let id = queues.register(&host.shared, name, &host.queue_events, host.root_id(), limits);
+        let id = queues.register(&tenant, name, &host.queue_events, host.root_id(), limits);
         id.ok_or(Status::InternalFailure)?
     } else {
         u32::MAX

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, Waker};
 
 use outrigger_stats::{Name, Value};
-use outrigger_wasm::{Limits, Vm, VmConfig};
+use outrigger_wasm::{Limits, Tenant, Vm, VmConfig};
 
 use crate::fixture::{Fixture, guest, in_vm, of_vm_id, on, plugin};
 
@@ -82,6 +82,26 @@ fn queues_go_with_the_last_vm_of_their_vm_id() {
     let resolve = guest(&on("configure", r#"(call $s %z (call $resolve_queue @"reader" @"jobs" #40))"#));
     let _vm = fixture.start(&resolve, &plugin()).expect("starts");
     assert_eq!(fixture.statuses(), "a0 z1");
+}
+
+#[test]
+fn what_is_shared_outlives_an_instance_while_its_plugin_is_held() {
+    let fixture = Fixture::new();
+    let plugin = of_vm_id("reader");
+    let held = Tenant::new(&fixture.services, &plugin);
+    let find = guest(&on(
+        "configure",
+        r#"(call $s %a (call $register_queue @"jobs" #40)) (call $s %b (call $dequeue (i32.load #40) #32 #36))
+           (call $s %c (call $shared @"k" #32 #36 #44))
+           (drop (call $set_shared @"k" @"v" #0)) (drop (call $enqueue (i32.load #40) @"job"))"#,
+    ));
+    let found = || {
+        let _vm = fixture.start(&find, &plugin).expect("starts");
+        fixture.statuses()
+    };
+    assert_eq!([found(), found()], ["a0 b7 c1", "a0 b0 c0"]);
+    drop(held);
+    assert_eq!(found(), "a0 b7 c1", "a plugin that was taken away and comes back begins anew");
 }
 
 #[test]
