@@ -1,4 +1,5 @@
-// The guest of the SDK tests in Go: what it does by path is the table of `e2e/peers/README.md`. The SDK has no gRPC.
+// The guest of the SDK tests in Go: what it does by path is the table of `e2e/peers/README.md`. The SDK has no gRPC, so the
+// hostcalls and callbacks of that are declared in grpc.go.
 package main
 
 import (
@@ -58,11 +59,11 @@ func (r *root) OnQueueReady(queue uint32) {
 	}
 }
 
-func (r *root) NewHttpContext(uint32) types.HttpContext {
+func (r *root) NewHttpContext(id uint32) types.HttpContext {
 	if r.word == "tcp" {
 		return nil
 	}
-	return &stream{root: r}
+	return &stream{root: r, id: id}
 }
 
 func (r *root) NewTcpContext(uint32) types.TcpContext {
@@ -110,6 +111,7 @@ func property(path ...string) string {
 type stream struct {
 	types.DefaultHttpContext
 	root *root
+	id   uint32
 	path string
 }
 
@@ -132,6 +134,8 @@ func (s *stream) OnHttpRequestHeaders(int, bool) types.Action {
 		report(proxywasm.RemoveHttpRequestHeader("content-length"))
 	case "call":
 		return s.call()
+	case "grpc":
+		return s.grpc()
 	case "local":
 		report(proxywasm.SendHttpResponse(418, [][2]string{{"x-local", "yes"}}, []byte("short and stout"), -1))
 		return types.ActionPause

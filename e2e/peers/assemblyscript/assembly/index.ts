@@ -1,13 +1,13 @@
 // The guest of the SDK tests in AssemblyScript: what it does by path is the table of `e2e/peers/README.md`.
 //
-// The SDK has no gRPC and no network filter. Its wrappers of shared data and queues take no results, so those go to its
-// raw imports.
+// The SDK declares the gRPC call with two arguments too few and has no network filter: what those need is declared here. Its
+// wrappers of shared data and queues take no results, so those go to its raw imports.
 
 export * from "@solo-io/proxy-runtime/proxy";
 import {
   BaseContext, Context, Counter, FilterDataStatusValues, FilterHeadersStatusValues, GrpcStatusValues, HeaderPair, Headers,
-  RootContext, WasmResultValues, continue_request, log, LogLevelValues, registerRootContext, send_local_response,
-  stream_context,
+  RootContext, WasmResultValues, continue_request, log, LogLevelValues, proxy_set_effective_context, registerRootContext,
+  send_local_response, stream_context,
 } from "@solo-io/proxy-runtime";
 import { BufferTypeValues, get_buffer_bytes, get_property } from "@solo-io/proxy-runtime/runtime";
 import * as raw from "@solo-io/proxy-runtime/imports";
@@ -16,6 +16,12 @@ import * as raw from "@solo-io/proxy-runtime/imports";
 // @ts-ignore: decorator
 @external("env", "proxy_set_buffer_bytes")
 declare function proxy_set_buffer_bytes(buffer: u32, start: u32, length: u32, bytes: usize, size: usize): u32;
+
+// @ts-ignore: decorator
+@external("env", "proxy_grpc_call")
+declare function grpc_call(
+  cluster: usize, cluster_size: usize, service: usize, service_size: usize, method: usize, method_size: usize,
+  metadata: usize, metadata_size: usize, message: usize, message_size: usize, timeout_ms: u32, token: usize): u32;
 
 const CALL_TIMEOUT_MS: u32 = 5000;
 
@@ -81,10 +87,12 @@ function segment(path: string): string {
 class Root extends RootContext {
   queue: u32 = 0;
   requests: Counter | null = null;
+  waiting: Map<u32, u32> = new Map();
 
   onConfigure(size: u32): bool {
     if (!super.onConfigure(size)) return false;
     this.requests = new Counter("guest_requests");
+    if (this.getConfiguration() == "tcp") return true;
     const out = new Out();
     const jobs = String.UTF8.encode("jobs");
     const registered = raw.proxy_register_shared_queue(
@@ -105,6 +113,24 @@ class Root extends RootContext {
       if (taken != WasmResultValues.Ok) return;
       setShared("job", out.text(), 0);
     }
+  }
+
+  on_grpc_receive(token: u32, size: u32): void {
+    this.goOn(token, String.UTF8.decode(get_buffer_bytes(BufferTypeValues.GrpcReceiveBuffer, 0, size)));
+  }
+
+  on_grpc_close(token: u32, status: u32): void {
+    this.goOn(token, status.toString());
+  }
+
+  /// The stream that waits for a call goes on, with the answer as a request header.
+  private goOn(token: u32, answer: string): void {
+    if (!this.waiting.has(token)) return;
+    const stream = this.waiting.get(token);
+    this.waiting.delete(token);
+    if (proxy_set_effective_context(stream) != WasmResultValues.Ok) return;
+    stream_context.headers.request.add("x-grpc", answer);
+    continue_request();
   }
 
   createContext(id: u32): Context {
@@ -135,6 +161,8 @@ class Stream extends Context {
       headers.remove("content-length");
     } else if (this.wanted == "call") {
       return this.call();
+    } else if (this.wanted == "grpc") {
+      return this.grpc();
     } else if (this.wanted == "local") {
       send_local_response(
         418, "", String.UTF8.encode("short and stout"), [pair("x-local", "yes")], GrpcStatusValues.InvalidCode);
@@ -174,6 +202,21 @@ class Stream extends Context {
       : FilterHeadersStatusValues.Continue;
   }
 
+  grpc(): FilterHeadersStatusValues {
+    const cluster = String.UTF8.encode("grpc");
+    const service = String.UTF8.encode("guest.Echo");
+    const method = String.UTF8.encode("Say");
+    const message = String.UTF8.encode("ping");
+    const out = new Out();
+    const sent = grpc_call(
+      changetype<usize>(cluster), cluster.byteLength, changetype<usize>(service), service.byteLength,
+      changetype<usize>(method), method.byteLength, 0, 0, changetype<usize>(message), message.byteLength,
+      CALL_TIMEOUT_MS, at(out, offsetof<Out>("number")));
+    if (sent != WasmResultValues.Ok) return FilterHeadersStatusValues.Continue;
+    this.root.waiting.set(out.number, this.context_id);
+    return FilterHeadersStatusValues.StopIteration;
+  }
+
   onRequestBody(size: usize, end: bool): FilterDataStatusValues {
     return this.wrap(BufferTypeValues.HttpRequestBody, size, end, "[", "]");
   }
@@ -196,6 +239,29 @@ class Stream extends Context {
     if (set != WasmResultValues.Ok) log(LogLevelValues.error, "guest: the body cannot be set");
     return FilterDataStatusValues.Continue;
   }
+}
+
+function exchange(buffer: BufferTypeValues, size: u32, data: string): u32 {
+  const bytes = String.UTF8.encode(data);
+  const set = proxy_set_buffer_bytes(buffer, 0, size, changetype<usize>(bytes), bytes.byteLength);
+  if (set != WasmResultValues.Ok) log(LogLevelValues.error, "guest: the data cannot be set");
+  return 0;
+}
+
+export function proxy_on_new_connection(_: u32): u32 {
+  return 0;
+}
+
+export function proxy_on_downstream_data(_: u32, size: u32, end: u32): u32 {
+  if (size == 0) return 0;
+  const data = String.UTF8.decode(get_buffer_bytes(BufferTypeValues.NetworkDownstreamData, 0, size));
+  return exchange(BufferTypeValues.NetworkDownstreamData, size, data.toUpperCase());
+}
+
+export function proxy_on_upstream_data(_: u32, size: u32, end: u32): u32 {
+  if (size == 0) return 0;
+  const data = String.UTF8.decode(get_buffer_bytes(BufferTypeValues.NetworkUpstreamData, 0, size));
+  return exchange(BufferTypeValues.NetworkUpstreamData, size, "<" + data + ">");
 }
 
 registerRootContext((id: u32) => new Root(id), "guest");
