@@ -138,12 +138,18 @@ fn certificates_come_with_their_state() {
 #[test]
 fn tickets_are_taken_by_who_has_the_keys() {
     let authority = Authority::new("ours").expect("an authority");
-    let leaf = authority.issue("server.test", "spiffe://mesh/server").expect("a leaf");
+    let issue = |uri: &str| authority.issue("server.test", uri).expect("a leaf");
+    let leaf = issue("spiffe://mesh/server");
+    let (renewed, another) = (issue("spiffe://mesh/server"), issue("spiffe://mesh/another"));
     let origin = Origin::start("a").expect("an origin");
     let files = tempfile::tempdir().expect("a folder");
     let key = |seed: u8| file(files.path(), &format!("key-{seed}"), &[seed; 80]);
     let common = json!({"tls_certificates": [leaf.config()]});
     let keys = |keys: Value| json!({"session_ticket_keys": {"keys": keys}, "common_tls_context": common});
+    let of = |leaf: &Leaf| {
+        let common = json!({"tls_certificates": [leaf.config()]});
+        json!({"session_ticket_keys": {"keys": [key(1)]}, "common_tls_context": common})
+    };
     let of_secret = json!({"session_ticket_keys_sds_secret_config": {"name": "keys"}, "common_tls_context": common});
     for peer in Peer::all() {
         let start = || {
@@ -153,7 +159,9 @@ fn tickets_are_taken_by_who_has_the_keys() {
                 .listener(secure("first", &keys(json!([key(1)]))))
                 .listener(secure("rolled", &keys(json!([key(2), key(1)]))))
                 .listener(secure("secret", &of_secret))
-                .listener(secure("strange", &keys(json!([key(9)]))));
+                .listener(secure("strange", &keys(json!([key(9)]))))
+                .listener(secure("renewed", &of(&renewed)))
+                .listener(secure("another", &of(&another)));
             let resources = with(bootstrap.value()["static_resources"].clone(), json!({"secrets": secrets}));
             bootstrap = bootstrap.set("static_resources", resources);
             DataPlane::start(peer, &bootstrap).expect("the proxy starts")
@@ -169,6 +177,9 @@ fn tickets_are_taken_by_who_has_the_keys() {
                 ("rolled", "Reused, TLS"),
                 ("secret", "Reused, TLS"),
                 ("strange", "New, TLS"),
+                // Sessions are those of whom the certificate is for.
+                ("renewed", "Reused, TLS"),
+                ("another", "New, TLS"),
             ] {
                 let address = another.listener(listener).expect("its listener");
                 let text = openssl(address, folder.path(), &[version, "-sess_in", "session"]);
@@ -184,6 +195,8 @@ fn keys_are_logged_for_those_addresses() {
     let authority = Authority::new("ours").expect("an authority");
     let leaf = authority.issue("server.test", "spiffe://mesh/server").expect("a leaf");
     let origin = Origin::start("a").expect("an origin");
+    let nowhere =
+        json!({"common_tls_context": {"tls_certificates": [leaf.config()], "key_log": {"path": "/nowhere/keys"}}});
     let range = |prefix: &str| json!([{"address_prefix": prefix, "prefix_len": 8}]);
     let logged = |log: Value| json!({"common_tls_context": {"tls_certificates": [leaf.config()], "key_log": log}});
     for peer in Peer::all() {
@@ -233,6 +246,9 @@ fn keys_are_logged_for_those_addresses() {
         assert_eq!(read(&plane.dir().join("elsewhere")), "", "{peer:?}");
         let out = plane.listener("out").expect("its listener");
         assert_eq!(outrigger_e2e::Request::get("/").send(out).expect("an answer").status, 200, "{peer:?}");
+        let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(secure("bad", &nowhere));
+        let (code, log) = DataPlane::validate(peer, &bootstrap).expect("it ends");
+        assert!(code != 0 && log.contains("/nowhere/keys"), "{peer:?}: {log}");
         let noted = eventually(DEADLINE, || {
             let text = read(&plane.dir().join("client"));
             // Envoy's clients speak TLS 1.2 unless they are told to speak more.

@@ -94,6 +94,18 @@ fn some_answers_may_get_better() {
     }
 }
 
+/// A network filter that lets everybody pass and has to see every connection's bytes for it.
+fn watching() -> Value {
+    let present = json!({"filter": "any", "path": [{"key": "k"}], "value": {"present_match": true}});
+    json!({"name": "envoy.filters.network.rbac", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC", "stat_prefix": "rbac",
+        "enforcement_type": "CONTINUOUS",
+        "rules": {"action": "ALLOW", "policies": {"all": {
+            "permissions": [{"any": true}], "principals": [{"metadata": present}, {"any": true}],
+        }}},
+    }})
+}
+
 #[test]
 fn connections_end_with_the_health_of_their_endpoint() {
     for peer in Peer::all() {
@@ -105,18 +117,25 @@ fn connections_end_with_the_health_of_their_endpoint() {
             let tunnels = with(checked(config(server.address(), port.clone()), json!({})), more.clone());
             let requests = with(checked(config(origin.address(), port), json!({})), more);
             let requests = with(requests, json!({"name": "r", "load_assignment": {"cluster_name": "r"}}));
+            let mut filtered = tcp_listener("filtered", "c");
+            let filters = &mut filtered["filter_chains"][0]["filters"];
+            *filters = json!([watching(), filters[0]]);
             let bootstrap = Bootstrap::new()
                 .cluster(tunnels)
                 .cluster(requests)
                 .listener(tcp_listener("tcp", "c"))
+                .listener(filtered)
                 .listener(HttpListener::new("main", &json!([route("/", "r")])));
             let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
             becomes(&plane, server.address(), "healthy");
-            let mut tunnel = talker::connect(plane.listener("tcp").expect("its listener")).expect("a tunnel");
-            tunnel.write_all(b"hello\n").expect("sends");
-            let mut tunnel = BufReader::new(tunnel);
-            assert_eq!(talker::name(&talker::line(&mut tunnel).expect("an answer")), "a", "{peer:?}");
-            assert_eq!(talker::line(&mut tunnel).expect("an echo"), "hello", "{peer:?}");
+            let tunnels = ["tcp", "filtered"].map(|listener| {
+                let mut tunnel = talker::connect(plane.listener(listener).expect("its listener")).expect("a tunnel");
+                tunnel.write_all(b"hello\n").expect("sends");
+                let mut tunnel = BufReader::new(tunnel);
+                assert_eq!(talker::name(&talker::line(&mut tunnel).expect("an answer")), "a", "{peer:?}");
+                assert_eq!(talker::line(&mut tunnel).expect("an echo"), "hello", "{peer:?}");
+                tunnel
+            });
             settles(plane.listener("main").expect("its listener"), &["b"]);
             checker.call_in_sick(true);
             becomes(&plane, server.address(), "/failed_active_hc");
@@ -126,12 +145,14 @@ fn connections_end_with_the_health_of_their_endpoint() {
                 other => Err(format!("{other:?}")),
             });
             gone.unwrap_or_else(|error| panic!("{peer:?} {closes}: {error:#}"));
-            if closes {
-                let mut rest = Vec::new();
-                assert_eq!(tunnel.read_to_end(&mut rest).expect("it ends"), 0, "{peer:?}");
-            } else {
-                tunnel.get_mut().write_all(b"again\n").expect("sends");
-                assert_eq!(talker::line(&mut tunnel).expect("an echo"), "again", "{peer:?}");
+            for mut tunnel in tunnels {
+                if closes {
+                    let mut rest = Vec::new();
+                    assert_eq!(tunnel.read_to_end(&mut rest).expect("it ends"), 0, "{peer:?}");
+                } else {
+                    tunnel.get_mut().write_all(b"again\n").expect("sends");
+                    assert_eq!(talker::line(&mut tunnel).expect("an echo"), "again", "{peer:?}");
+                }
             }
         }
     }

@@ -14,6 +14,7 @@ use outrigger_http::{
     CloseType, EndpointAddress, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint,
 };
 use rand::Rng;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use xxhash_rust::xxh64::xxh64;
 
@@ -194,6 +195,7 @@ async fn run_filtered(
     let state = filters.state.clone();
     let ends = Ends::of(&state.borrow().info);
     let guard = RefCell::new(None);
+    let (tell, told) = oneshot::channel();
     let connect = || {
         let Connecting { cluster, connected } = connecting(cx, chain, ends);
         {
@@ -205,12 +207,24 @@ async fn run_filtered(
         async move {
             let Connected { transport, remote, _guard, attempts } = connected.await?;
             describe_upstream(&mut state.borrow_mut().info, &transport, remote, attempts);
+            // Nobody is told only where the connection has ended.
+            _ = tell.send(_guard.is_over());
             *guard.borrow_mut() = Some(_guard);
             Ok(transport)
         }
     };
     let mut up = None;
-    let outcome = network::run(down, &mut up, &mut filters, connect, times(chain)).await;
+    let over = async {
+        match told.await {
+            Ok(over) => over.await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        outcome = network::run(down, &mut up, &mut filters, connect, times(chain)) => outcome,
+        () = over => Ok((End::Closed, ClosedBy::Proxy)),
+    };
     let by = outcome.as_ref().map_or(ClosedBy::Proxy, |(_, by)| *by);
     down.tell_sizes(&mut state.borrow_mut().info);
     let mut state = filters.close(by);

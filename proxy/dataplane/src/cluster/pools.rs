@@ -75,8 +75,9 @@ pub(crate) struct ConnectionGuard {
 
 impl ConnectionGuard {
     /// The wait until the cluster wants the connection closed (`close_connections_on_host_health_failure`).
-    pub(crate) async fn is_over(&self) {
-        self.pools.over.notified().await;
+    pub(crate) fn is_over(&self) -> impl Future<Output = ()> + use<> {
+        let pools = self.pools.clone();
+        async move { pools.over.notified().await }
     }
 }
 

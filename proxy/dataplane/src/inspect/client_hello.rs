@@ -54,6 +54,12 @@ pub(crate) fn read(bytes: &[u8]) -> Tls {
     }
 }
 
+/// Whether a client wants to know the state of the server's certificate. One whose hello says more than we can read, and
+/// is read by others, may.
+pub(crate) fn may_want_status(bytes: &[u8]) -> bool {
+    !matches!(read(bytes), Tls::Hello(hello) if !hello.wants_status)
+}
+
 /// The body of the first message, put together from its records.
 pub(super) fn message(bytes: &[u8]) -> Result<Vec<u8>, Tls> {
     let mut message: Vec<u8> = Vec::new();
@@ -256,6 +262,14 @@ pub(super) mod tests {
         check(&[extension(SERVER_NAME, &vector16(&[9, 0, 1, b'a']))], found("", &[]));
         let asks = read(&records(&body(&[extension(STATUS_REQUEST, &[1, 0, 0, 0, 0])]), 1 << 14));
         assert!(matches!(asks, Tls::Hello(ClientHello { wants_status: true, .. })));
+        for (extensions, may) in [
+            (vec![], false),
+            (vec![extension(STATUS_REQUEST, &[1, 0, 0, 0, 0])], true),
+            // Nobody knows what it wants.
+            (vec![sni("a"), sni("b")], true),
+        ] {
+            assert_eq!(may_want_status(&records(&body(&extensions), 1 << 14)), may);
+        }
         let none = body(&[]);
         assert_eq!(read(&records(&none[..none.len() - 2], 1 << 14)), found("", &[]));
     }

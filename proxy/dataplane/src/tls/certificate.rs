@@ -57,6 +57,33 @@ pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest.as_ref().try_into().unwrap_or_default()
 }
 
+/// Whom the certificates of a server are for, and who says so: the same for those that they are renewed by.
+pub(super) fn identity<'c>(leaves: impl Iterator<Item = &'c CertificateDer<'c>>) -> [u8; 32] {
+    let mut told = digest::Context::new(&digest::SHA256);
+    let mut tell = |kind: u8, bytes: &[u8]| {
+        told.update(&[kind]);
+        told.update(&(bytes.len() as u64).to_be_bytes());
+        told.update(bytes);
+    };
+    for leaf in leaves {
+        let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
+            tell(b'?', leaf);
+            continue;
+        };
+        tell(b'I', certificate.issuer().as_raw());
+        certificate.subject().iter_common_name().for_each(|name| tell(b'C', name.attr_value().data));
+        for san in sans(&certificate) {
+            match san {
+                GeneralName::DNSName(name) => tell(b'D', name.as_bytes()),
+                GeneralName::URI(name) => tell(b'U', name.as_bytes()),
+                GeneralName::IPAddress(bytes) => tell(b'A', bytes),
+                _ => {}
+            }
+        }
+    }
+    told.finish().as_ref().try_into().unwrap_or_default()
+}
+
 /// SHA-256 of a certificate's public key.
 pub(super) fn spki_digest(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;

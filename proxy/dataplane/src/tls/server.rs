@@ -142,9 +142,8 @@ impl Acceptor {
     fn stapling(&self, hello: &Hello, incoming: &[u8]) -> Option<Stapling> {
         let key = self.resolver.keys.get(hello.chosen?)?;
         key.staple.as_ref()?;
-        match client_hello::read(incoming) {
-            client_hello::Tls::Hello(hello) if hello.wants_status => {}
-            _ => return None,
+        if !client_hello::may_want_status(incoming) {
+            return None;
         }
         Some(match (key.fresh_staple(), self.resolver.staple_policy) {
             (Some(_), _) => Stapling::Staple,
@@ -226,7 +225,11 @@ fn resumption(
     let (stateless, stateful) = (tls.stateless_resumption && !asks, tls.stateful_resumption && !asks);
     if stateless {
         config.ticketer = match &resolved.ticket_keys {
-            Some(keys) => Arc::new(Tickets::new(keys, tls.session_timeout).ok_or(ContextError::TicketKey)?),
+            Some(keys) => {
+                let leaves = resolved.certificates.iter().filter_map(|certificate| certificate.chain.first());
+                let server = certificate::identity(leaves);
+                Arc::new(Tickets::new(keys, tls.session_timeout, server).ok_or(ContextError::TicketKey)?)
+            }
             None => rustls::crypto::aws_lc_rs::Ticketer::new().map_err(ContextError::Settings)?,
         };
     }

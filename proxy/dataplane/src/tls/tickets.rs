@@ -1,7 +1,7 @@
 //! Session tickets of configured keys (`session_ticket_keys`): whoever has the keys takes a ticket, after a restart too.
 //!
 //! A ticket is the key's name, an initialisation vector, the sealed session (AES-256-CBC) and an HMAC-SHA256 over all of
-//! that: Envoy's primitives, for keys that Envoy takes too. What is sealed is rustls's: Envoy's own tickets are strangers.
+//! that and whom the server's certificates are for: Envoy's primitives, for keys that Envoy takes too. What is sealed is rustls's: Envoy's own tickets are strangers.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,6 +27,8 @@ const TIME_BYTES: usize = 8;
 pub(super) struct Tickets {
     keys: Vec<Key>,
     lifetime: Duration,
+    /// Whose sessions they are: a ticket of another server isn't taken, though the keys are the same.
+    server: [u8; 32],
 }
 
 struct Key {
@@ -44,9 +46,14 @@ impl fmt::Debug for Key {
 
 impl Tickets {
     /// `None`: a key cannot be used.
-    pub(super) fn new(keys: &TicketKeys, lifetime: Duration) -> Option<Tickets> {
+    pub(super) fn new(keys: &TicketKeys, lifetime: Duration, server: [u8; 32]) -> Option<Tickets> {
         let keys = keys.keys.iter().map(Key::new).collect::<Option<Vec<Key>>>()?;
-        Some(Tickets { keys, lifetime })
+        Some(Tickets { keys, lifetime, server })
+    }
+
+    /// What is authenticated: who made the ticket doesn't stand in it.
+    fn with_server(&self, told: &[u8]) -> Vec<u8> {
+        [&self.server[..], told].concat()
     }
 
     fn seal(&self, plain: &[u8], now: u64) -> Option<Vec<u8>> {
@@ -56,7 +63,7 @@ impl Tickets {
         rand::fill(&mut iv).ok()?;
         key.sealing.less_safe_encrypt(&mut sealed, EncryptionContext::Iv128(FixedLength::from(iv))).ok()?;
         let mut ticket = [&key.name[..], &iv, &sealed].concat();
-        let tag = hmac::sign(&key.hmac, &ticket);
+        let tag = hmac::sign(&key.hmac, &self.with_server(&ticket));
         ticket.extend_from_slice(tag.as_ref());
         Some(ticket)
     }
@@ -68,7 +75,7 @@ impl Tickets {
         let (iv, sealed) = rest.split_first_chunk::<IV_BYTES>()?;
         let key = self.keys.iter().find(|key| key.name == *name)?;
         // Nothing is opened that somebody else may have made.
-        hmac::verify(&key.hmac, told, tag).ok()?;
+        hmac::verify(&key.hmac, &self.with_server(told), tag).ok()?;
         let mut sealed = sealed.to_vec();
         let opened = key.opening.decrypt(&mut sealed, DecryptionContext::Iv128(FixedLength::from(*iv))).ok()?;
         let (made, plain) = opened.split_first_chunk::<TIME_BYTES>()?;
@@ -114,7 +121,14 @@ mod tests {
     fn tickets(names: &[u8]) -> Tickets {
         let key = |name: &u8| TicketKey { name: [*name; 16], hmac: [name ^ 1; 32], aes: [name ^ 2; 32] };
         let keys = TicketKeys { keys: names.iter().map(key).collect() };
-        Tickets::new(&keys, Duration::from_secs(100)).unwrap()
+        Tickets::new(&keys, Duration::from_secs(100), [7; 32]).unwrap()
+    }
+
+    #[test]
+    fn another_server_has_other_tickets() {
+        let (ours, theirs) = (tickets(&[1]), Tickets { server: [8; 32], ..tickets(&[1]) });
+        let ticket = ours.seal(b"session", 0).unwrap();
+        assert!(ours.open(&ticket, 0).is_some() && theirs.open(&ticket, 0).is_none());
     }
 
     #[test]

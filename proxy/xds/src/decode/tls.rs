@@ -6,6 +6,8 @@ mod certificate;
 mod staple;
 mod validation;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -303,6 +305,11 @@ fn key_log(proto: &tls::TlsKeyLog, d: &mut Diagnostics) -> Option<KeyLog> {
     let remote = cidrs(&proto.remote_address_range, "remote_address_range", d);
     if proto.path.is_empty() {
         d.at("path", |d| d.error("is required"));
+        return None;
+    }
+    // Who reads it reads everything.
+    if let Err(error) = OpenOptions::new().append(true).create(true).mode(0o600).open(&proto.path) {
+        d.at("path", |d| d.error(format!("{} cannot be opened: {error}", proto.path)));
         return None;
     }
     Some(KeyLog { path: proto.path.as_str().into(), local, remote })
