@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::cluster::{Checkout, ClusterHandle, Picked};
 use crate::downstream::Downstream;
 use crate::error::{ErrorKind, ErrorSource, StreamError};
-use crate::filter::{FilterEvent, Filters, StreamSlot, Way};
+use crate::filter::{FilterEvent, Filters, Way, unused_slot};
 use crate::iteration::{Iteration, Stop};
 use crate::listener::ChainSlot;
 use crate::live::HttpChain;
@@ -37,7 +37,6 @@ use crate::trace::Trace;
 use crate::worker::WorkerCx;
 use rand::RngCore;
 
-pub(crate) use response::itoa;
 pub(crate) use selection::Selection;
 pub(crate) use timeouts::{grpc_text, grpc_timeout};
 
@@ -174,21 +173,20 @@ impl<'a> Exchange<'a> {
         stream: Rc<RefCell<StreamState>>,
         timer: &'a mut LazyTimer,
         received: Instant,
-    ) -> Exchange<'a> {
+    ) -> Box<Exchange<'a>> {
         let stats = &chain.stats;
         stats.downstream_rq_total().inc();
         let active = ActiveGuard::new(stats, HttpStats::downstream_rq_active);
-        let waits = Rc::new(StreamSlot::default());
         let selection = Selection::new(chain.routes.clone(), cx.random().next_u64());
         let filters = Filters {
             list: Vec::new(),
             response_len: 0,
             seen: usize::MAX,
             stream: stream.clone(),
-            slot: waits,
+            slot: unused_slot(),
             selection,
         };
-        Exchange {
+        Box::new(Exchange {
             cx,
             chain,
             slot,
@@ -222,16 +220,21 @@ impl<'a> Exchange<'a> {
             deadlines: Deadlines::default(),
             now: received,
             _active: active,
-        }
+        })
     }
 
-    /// Runs the exchange to its end and writes its access log.
-    pub(crate) async fn run(mut self, incoming: Incoming) -> Outcome {
-        let begun = self.begin(incoming);
-        let result = self.poll_through(begun).await;
-        match self.redirects.as_mut().and_then(|redirects| redirects.next.take()) {
-            Some(next) => self.begin_anew(next).await,
-            None => self.finish(result),
+    /// Runs the exchange to its end and writes its access log. It is in a box: so it isn't moved again, and a connection
+    /// that rests holds none of it.
+    pub(crate) async fn run(mut self: Box<Self>, incoming: Incoming) -> Outcome {
+        let mut begun = self.begin(incoming);
+        loop {
+            let result = self.poll_through(begun).await;
+            let Some(next) = self.redirects.as_mut().and_then(|redirects| redirects.next.take()) else {
+                return self.finish(result);
+            };
+            let body;
+            (self, body) = self.anew(next);
+            begun = self.begin_whole(body);
         }
     }
 
@@ -264,9 +267,11 @@ impl<'a> Exchange<'a> {
                 self.chain.stats.downstream_rq_tx_reset().inc();
             }
         }
+        // The answer may have begun in this turn: its end is later.
+        self.now = Instant::now();
         {
             let info = &mut self.stream.borrow_mut().info;
-            info.mark(TimingPoint::ResponseComplete, std::time::Instant::now());
+            info.mark(TimingPoint::ResponseComplete, self.now.into_std());
             info.downstream_wire = self.down.wire_bytes();
             info.downstream_closed.how = Some(CloseType::Normal);
         }
@@ -278,7 +283,7 @@ impl<'a> Exchange<'a> {
             }
             Origin::Connected(picked) => {
                 self.record(&picked);
-                picked.finish();
+                picked.finish(self.now);
                 if result.is_ok() { Outcome::Done } else { Outcome::Aborted }
             }
             _ if result.is_ok() => Outcome::Done,

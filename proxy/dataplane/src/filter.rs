@@ -171,6 +171,15 @@ pub(crate) fn new_list() -> Vec<FilterSlot> {
     LISTS.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
+thread_local! {
+    static UNUSED: Rc<StreamSlot> = Rc::default();
+}
+
+/// The slot of streams without filters: nobody leaves anything there.
+pub(crate) fn unused_slot() -> Rc<StreamSlot> {
+    UNUSED.with(Rc::clone)
+}
+
 /// The filters of a stream with what they share.
 pub(crate) struct Filters {
     pub(crate) list: Vec<FilterSlot>,

@@ -42,6 +42,7 @@ mod serve;
 mod socket;
 mod stats;
 mod tcp;
+mod texts;
 mod timer;
 mod tls;
 mod trace;

@@ -59,14 +59,14 @@ pub(crate) fn prepare(
             head.headers.set(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
         }
         if let Some(remote) = remote.filter(|_| !hcm.skip_xff_append) {
-            append_forwarded_for(&mut head.headers, &remote.to_string());
+            append_forwarded_for(&mut head.headers, cx.address_text(remote));
         }
     } else if !head.headers.contains(&HeaderName::X_FORWARDED_PROTO) {
         head.headers.append(HeaderName::X_FORWARDED_PROTO, Bytes::from_static(scheme.as_bytes()));
     }
     let external = state.info.downstream_trusted_ip.or(remote).filter(|_| hcm.use_remote_address && !internal);
     if let Some(external) = external {
-        head.headers.set(HeaderName::X_ENVOY_EXTERNAL_ADDRESS, Bytes::from(external.to_string()));
+        head.headers.set(HeaderName::X_ENVOY_EXTERNAL_ADDRESS, cx.address_text(external));
     }
     if internal {
         head.headers.set(HeaderName::X_ENVOY_INTERNAL, Bytes::from_static(b"true"));
@@ -123,7 +123,11 @@ fn is_internal(headers: &Headers, remote: Option<IpAddr>, hcm: &HttpConnectionMa
 }
 
 /// Envoy joins by a comma without a space.
-fn append_forwarded_for(headers: &mut Headers, remote: &str) {
+fn append_forwarded_for(headers: &mut Headers, remote: Bytes) {
+    if !headers.contains(&HeaderName::X_FORWARDED_FOR) {
+        headers.set(HeaderName::X_FORWARDED_FOR, remote);
+        return;
+    }
     let mut joined = BytesMut::new();
     for value in headers.get_all(&HeaderName::X_FORWARDED_FOR) {
         if !joined.is_empty() {
@@ -134,7 +138,7 @@ fn append_forwarded_for(headers: &mut Headers, remote: &str) {
     if !joined.is_empty() {
         joined.extend_from_slice(b",");
     }
-    joined.extend_from_slice(remote.as_bytes());
+    joined.extend_from_slice(&remote);
     headers.set(HeaderName::X_FORWARDED_FOR, joined.freeze());
 }
 

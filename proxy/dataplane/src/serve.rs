@@ -115,24 +115,24 @@ impl Client<'_> {
         local: Option<std::net::SocketAddr>,
         generation: u64,
         began: Instant,
-    ) -> StreamState {
+    ) -> Rc<RefCell<StreamState>> {
         if self.tls.is_some() && head.version != Version::Http2 {
             head.scheme = Scheme::Https;
         }
-        let mut info = StreamInfo {
-            connection_id: self.id,
-            connection_start: Some(self.accepted),
-            downstream_remote: remote,
-            downstream_local: local,
-            connection: self.info.clone(),
-            downstream_socket: self.socket.upgrade().map(|probe| probe as Arc<dyn ClientSocket>),
-            downstream_tls: self.tls.clone(),
-            request_header_bytes: head_bytes as u64,
-            generation,
-            ..StreamInfo::new(began.into_std(), self.cx.wall_clock(began))
-        };
-        self.slot.describe(&mut info);
-        StreamState::new(head, info)
+        // Written where it stays: it is too large to be handed around.
+        let mut state = StreamState::new(head, StreamInfo::new(began.into_std(), self.cx.wall_clock(began)));
+        let info = &mut state.info;
+        info.connection_id = self.id;
+        info.connection_start = Some(self.accepted);
+        info.downstream_remote = remote;
+        info.downstream_local = local;
+        info.connection.clone_from(&self.info);
+        info.downstream_socket = self.socket.upgrade().map(|probe| probe as Arc<dyn ClientSocket>);
+        info.downstream_tls.clone_from(&self.tls);
+        info.request_header_bytes = head_bytes as u64;
+        info.generation = generation;
+        self.slot.describe(info);
+        Rc::new(RefCell::new(state))
     }
 }
 
@@ -265,17 +265,9 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
         };
         let stats = chain.stats.clone();
         let idle = chain.hcm.stream_idle_timeout;
-        let exchange = Exchange::new(
-            client.cx,
-            chain,
-            &client.slot,
-            Downstream::H1(&mut connection),
-            Rc::new(RefCell::new(state)),
-            &mut timer,
-            received,
-        );
-        // In a box, so that a connection that rests holds none of it.
-        match Box::pin(exchange.run(incoming)).await {
+        let exchange =
+            Exchange::new(client.cx, chain, &client.slot, Downstream::H1(&mut connection), state, &mut timer, received);
+        match exchange.run(incoming).await {
             Outcome::Done if connection.reusable() => {}
             Outcome::Tunnel(picked) => {
                 stats.downstream_cx_upgrades_total().inc();
@@ -360,16 +352,18 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     connection.send_head(&head, true, None);
     let (remote, local) = (connection.transport.remote, connection.transport.local);
     let generation = chain.live.prepared.snapshot.generation;
-    let mut state = client.state(RequestHead::default(), 0, remote, local, generation, Instant::now());
-    state.request.path = Bytes::new();
-    state.response = Some(head);
-    if error != HeadError::Timeout {
-        state.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+    let refused = client.state(RequestHead::default(), 0, remote, local, generation, Instant::now());
+    {
+        let mut state = refused.borrow_mut();
+        state.request.path = Bytes::new();
+        state.response = Some(head);
+        if error != HeadError::Timeout {
+            state.info.flags.insert(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR);
+        }
+        state.info.code_details = error.to_string().into();
+        state.info.mark(outrigger_http::TimingPoint::ResponseComplete, std::time::Instant::now());
     }
-    state.info.code_details = error.to_string().into();
-    state.info.mark(outrigger_http::TimingPoint::ResponseComplete, std::time::Instant::now());
-    let state = Rc::new(RefCell::new(state));
-    chain.live.log(client.cx, &chain.hcm.access_logs, LogType::DownstreamEnd, &state);
+    chain.live.log(client.cx, &chain.hcm.access_logs, LogType::DownstreamEnd, &refused);
     drop(chain);
     linger(&mut connection.transport).await;
 }
@@ -532,7 +526,6 @@ fn http2_exchange<'c>(
         }
         let end = stream.request_complete();
         let incoming = Incoming { end, upgrade: None, expect_continue: false, shed: client.sheds() };
-        let state = Rc::new(RefCell::new(state));
         let mut timer = LazyTimer::default();
         let down = Downstream::H2(Box::new(stream));
         let outcome =

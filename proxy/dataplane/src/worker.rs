@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,6 +26,7 @@ use crate::overload::Overload;
 use crate::prepared::{Prepared, WorkerVms};
 use crate::socket::StdSocket;
 use crate::stats::InspectStats;
+use crate::texts::AddressTexts;
 use crate::tls::Handshakes;
 use crate::trace::{SpanSink, Spans};
 use crate::workers::{DrainOptions, DrainRequest};
@@ -84,6 +85,7 @@ pub(crate) struct WorkerCx {
     pub(crate) inspect_stats: InspectStats,
     random: RefCell<SmallRng>,
     date: RefCell<(u64, Bytes)>,
+    address_texts: AddressTexts,
     /// One instant by both clocks.
     clocks: Cell<(Instant, SystemTime)>,
     /// The process ends.
@@ -131,6 +133,7 @@ impl WorkerCx {
             listeners_by_address: RefCell::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             date: RefCell::new((0, Bytes::new())),
+            address_texts: AddressTexts::default(),
             clocks: Cell::new((Instant::now(), SystemTime::now())),
             ending: Drain::default(),
             idle: RefCell::default(),
@@ -165,6 +168,11 @@ impl WorkerCx {
             *date = (now, Bytes::from(crate::date::http_date(now)));
         }
         date.1.clone()
+    }
+
+    /// An address as headers tell it.
+    pub(crate) fn address_text(&self, address: IpAddr) -> Bytes {
+        self.address_texts.get(address)
     }
 
     /// An instant by the wall clock, which is read once a second.

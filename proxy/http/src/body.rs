@@ -7,14 +7,16 @@ use bytes::{Bytes, BytesMut};
 /// Body bytes in arrival order: what a filter sees as its buffer.
 #[derive(Debug, Clone, Default)]
 pub struct BodyBuffer {
-    chunks: VecDeque<Bytes>,
+    /// The oldest chunk, here so that a single one needs no memory of its own; empty: there is none.
+    first: Bytes,
+    rest: VecDeque<Bytes>,
     len: usize,
 }
 
 impl BodyBuffer {
     #[must_use]
     pub const fn new() -> BodyBuffer {
-        BodyBuffer { chunks: VecDeque::new(), len: 0 }
+        BodyBuffer { first: Bytes::new(), rest: VecDeque::new(), len: 0 }
     }
 
     #[must_use]
@@ -28,33 +30,40 @@ impl BodyBuffer {
     }
 
     pub fn push(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() {
-            self.len += chunk.len();
-            self.chunks.push_back(chunk);
+        if chunk.is_empty() {
+            return;
+        }
+        self.len += chunk.len();
+        if self.first.is_empty() {
+            self.first = chunk;
+        } else {
+            self.rest.push_back(chunk);
         }
     }
 
     /// The next chunk, out of the buffer.
     pub fn pop(&mut self) -> Option<Bytes> {
-        let chunk = self.chunks.pop_front()?;
+        let next = self.rest.pop_front().unwrap_or_default();
+        let chunk = std::mem::replace(&mut self.first, next);
         self.len -= chunk.len();
-        Some(chunk)
+        (!chunk.is_empty()).then_some(chunk)
     }
 
     pub fn clear(&mut self) {
-        self.chunks.clear();
+        self.first = Bytes::new();
+        self.rest.clear();
         self.len = 0;
     }
 
     pub fn chunks(&self) -> impl Iterator<Item = &Bytes> {
-        self.chunks.iter()
+        (!self.first.is_empty()).then_some(&self.first).into_iter().chain(&self.rest)
     }
 
     /// Calls `f` with each slice of `start..start + max`, clamped to what is there.
     pub fn for_each_slice(&self, start: usize, max: usize, mut f: impl FnMut(&[u8])) {
         let end = start.saturating_add(max).min(self.len);
         let mut offset = 0;
-        for chunk in &self.chunks {
+        for chunk in self.chunks() {
             let from = start.clamp(offset, offset + chunk.len());
             let to = end.clamp(offset, offset + chunk.len());
             if from < to {
@@ -67,8 +76,8 @@ impl BodyBuffer {
     /// `start..start + max` as one piece, clamped to what is there; shares the chunk where it lies within one.
     #[must_use]
     pub fn copy_range(&self, start: usize, max: usize) -> Bytes {
-        if self.chunks.len() == 1 {
-            let chunk = &self.chunks[0];
+        if self.rest.is_empty() {
+            let chunk = &self.first;
             let from = start.min(chunk.len());
             return chunk.slice(from..from.saturating_add(max).min(chunk.len()));
         }
@@ -98,7 +107,8 @@ impl BodyBuffer {
             return;
         }
         self.len += other.len;
-        self.chunks.append(&mut other.chunks);
+        self.rest.push_back(std::mem::take(&mut other.first));
+        self.rest.append(&mut other.rest);
         other.len = 0;
     }
 }

@@ -32,6 +32,7 @@ pub struct StreamState {
 impl StreamState {
     /// A stream of which nothing has come but the request's head.
     #[must_use]
+    #[inline]
     pub fn new(request: RequestHead, info: StreamInfo) -> StreamState {
         StreamState {
             request,
@@ -263,6 +264,7 @@ impl Default for StreamInfo {
 impl StreamInfo {
     /// A stream that began at one instant, told by two clocks.
     #[must_use]
+    #[inline]
     pub fn new(start: Instant, start_time: SystemTime) -> StreamInfo {
         StreamInfo {
             start_time,

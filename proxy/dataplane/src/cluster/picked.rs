@@ -49,7 +49,7 @@ impl Drop for RequestGuard {
 
 impl Picked {
     /// The exchange is complete: what can serve again goes back to its pool.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(self, now: Instant) {
         let Picked { stream, endpoint, connection, cluster, .. } = self;
         let (Upstream::H1(stream), Some(guard)) = (stream, connection) else { return };
         let http = &cluster.cluster().http;
@@ -58,10 +58,10 @@ impl Picked {
         }
         if http.max_requests_per_connection.is_some_and(|max| stream.requests >= max) {
             cluster.stats.upstream_cx_max_requests().inc();
-        } else if http.max_connection_duration.is_some_and(|max| guard.opened.elapsed() >= max) {
+        } else if http.max_connection_duration.is_some_and(|max| now.duration_since(guard.opened) >= max) {
             cluster.stats.upstream_cx_max_duration_reached().inc();
         } else {
-            endpoint.pools().put_idle(stream, guard);
+            endpoint.pools().put_idle(stream, guard, now);
         }
     }
 

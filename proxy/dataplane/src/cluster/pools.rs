@@ -144,7 +144,7 @@ impl Pools {
         }
     }
 
-    pub(super) fn put_idle(&self, stream: Box<h1::Stream>, guard: ConnectionGuard) {
+    pub(super) fn put_idle(&self, stream: Box<h1::Stream>, guard: ConnectionGuard, now: Instant) {
         if self.retired.get() {
             return;
         }
@@ -152,7 +152,7 @@ impl Pools {
         if idle.len() >= IDLE_MAX {
             idle.pop_front();
         }
-        idle.push_back(Idle { stream, guard, since: Instant::now() });
+        idle.push_back(Idle { stream, guard, since: now });
         drop(idle);
         self.changed.notify_one();
     }

@@ -15,6 +15,8 @@ use super::endpoint::{EndpointHandle, Standing};
 use super::hosts::Hosts;
 use super::pools::ConnectionGuard;
 use super::{ClusterHandle, PickKey};
+use tokio::time::Instant;
+
 use crate::error::StreamError;
 use crate::tls::Alpn;
 use crate::transport::Transport;
@@ -241,7 +243,7 @@ impl ClusterHandle {
         } else if alpn == Alpn::None {
             pools.put_raw(transport, guard);
         } else {
-            pools.put_idle(self.start_h1(transport), guard);
+            pools.put_idle(self.start_h1(transport), guard, Instant::now());
         }
     }
 
@@ -256,7 +258,7 @@ impl ClusterHandle {
         let (mut alone, mut permit) = first;
         for _ in 0..AT_ONCE_MAX {
             match self.connect_as(endpoint, permit, purpose.alpn, purpose.made_for).await {
-                Ok(Connected::H1(stream, guard)) => endpoint.pools().put_idle(stream, guard),
+                Ok(Connected::H1(stream, guard)) => endpoint.pools().put_idle(stream, guard, Instant::now()),
                 Ok(Connected::H2(_)) => {}
                 Err(error) => {
                     return alone.fail(Failure {

@@ -11,9 +11,9 @@ use outrigger_http::{BodyBuffer, HeaderName, Headers, RequestHead};
 use tokio::time::Instant;
 
 use super::Exchange;
-use super::response::itoa;
 use crate::cluster::{Checkout, ClusterHandle, PickKey, Picked};
 use crate::error::StreamError;
+use crate::texts::decimal;
 
 /// Of a body, for its copies.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -49,7 +49,7 @@ impl Mirrors {
         }
         let body = body.freeze();
         if !body.is_empty() && !self.head.headers.contains(&HeaderName::CONTENT_LENGTH) && trailers.is_none() {
-            self.head.headers.append(HeaderName::CONTENT_LENGTH, itoa(body.len() as u64).freeze());
+            self.head.headers.append(HeaderName::CONTENT_LENGTH, decimal(body.len() as u64));
         }
         for (cluster, suffix) in self.clusters {
             let mut head = self.head.clone();
@@ -95,7 +95,7 @@ async fn copy(
     let status = answer(&mut picked).await?;
     picked.count_status(status);
     picked.record(status, outrigger_http::ResponseFlags::NONE);
-    picked.finish();
+    picked.finish(Instant::now());
     Ok(())
 }
 

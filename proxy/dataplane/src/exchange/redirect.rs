@@ -2,8 +2,6 @@
 //! lead to, with a route, filters and a line in the access log of its own. What isn't followed is the client's to see.
 
 use std::cell::RefCell;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,7 +10,7 @@ use outrigger_config::{InternalRedirect, RedirectPredicate, RedirectTarget};
 use outrigger_http::{BodyBuffer, HeaderName, Method, RequestHead, ResponseHead, Scheme, StreamInfo, StreamState};
 
 use super::retry::Retry;
-use super::{Exchange, Origin, Outcome, Sent};
+use super::{Exchange, Origin, Sent};
 use crate::iteration::Stop;
 use crate::trace::Trace;
 
@@ -125,28 +123,21 @@ impl<'a> Exchange<'a> {
         Ok(Next { state, body })
     }
 
-    /// This exchange has ended with a redirect: the next one has its client.
-    pub(super) fn begin_anew(mut self, next: Box<Next>) -> Pin<Box<dyn Future<Output = Outcome> + 'a>> {
+    /// This exchange has ended with a redirect: the next one has its client. With the body of the request.
+    pub(super) fn anew(mut self: Box<Self>, next: Box<Next>) -> (Box<Self>, BodyBuffer) {
         self.finish(Ok(()));
         let selection = self.filters.selection.again();
-        let Exchange { cx, chain, slot, down, timer, internal, redirects, now, .. } = self;
+        let Exchange { cx, chain, slot, down, timer, internal, redirects, now, .. } = *self;
         let Next { state, body } = *next;
         let mut exchange = Exchange::new(cx, chain, slot, down, Rc::new(RefCell::new(state)), timer, now);
         exchange.filters.selection = selection;
         exchange.internal = internal;
         exchange.redirects = redirects;
-        Box::pin(async move {
-            let begun = exchange.begin_whole(body);
-            let result = exchange.poll_through(begun).await;
-            match exchange.redirects.as_mut().and_then(|redirects| redirects.next.take()) {
-                Some(next) => exchange.begin_anew(next).await,
-                None => exchange.finish(result),
-            }
-        })
+        (exchange, body)
     }
 
     /// Sends a request that is there as a whole through the filters of its route.
-    fn begin_whole(&mut self, mut body: BodyBuffer) -> Result<(), Stop> {
+    pub(super) fn begin_whole(&mut self, mut body: BodyBuffer) -> Result<(), Stop> {
         let hcm = self.chain.hcm.clone();
         self.deadlines.idle_timeout = hcm.stream_idle_timeout.filter(|timeout| !timeout.is_zero());
         self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| self.now + timeout);

@@ -70,6 +70,9 @@ impl Exchange<'_> {
     pub(crate) fn set_filters(&mut self, list: Vec<crate::filter::FilterSlot>, buffer_bytes_max: usize) {
         self.request = Iteration::new(Way::Request, list.len(), buffer_bytes_max);
         self.response = Iteration::new(Way::Response, list.len(), buffer_bytes_max);
+        if !list.is_empty() {
+            self.filters.slot = std::rc::Rc::default();
+        }
         self.filters.response_len = list.len();
         self.filters.list = list;
     }

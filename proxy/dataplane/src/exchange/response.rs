@@ -11,6 +11,7 @@ use crate::error::{ErrorKind, LocalReply, StreamError};
 use crate::filter::Way;
 use crate::http1::BodyEvent;
 use crate::iteration::Iteration;
+use crate::texts::decimal;
 use crate::upstream::UpstreamHead;
 
 /// How many informational responses an origin may send before its answer.
@@ -109,8 +110,8 @@ impl Exchange<'_> {
             let since = timings.get(TimingPoint::RequestComplete).or(timings.get(TimingPoint::UpstreamRequestSent));
             let answered = timings.get(TimingPoint::UpstreamResponseStart).unwrap_or_default();
             let elapsed = answered.saturating_sub(since.unwrap_or_default());
-            let mut text = itoa(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
-            head.headers.set(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, text.split().freeze());
+            let text = decimal(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+            head.headers.set(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, text);
             state.response = Some(head);
             if end {
                 state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
@@ -135,7 +136,7 @@ impl Exchange<'_> {
         if self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_response)
             && let Some(head) = &mut self.stream.borrow_mut().response
         {
-            head.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, itoa(u64::from(self.attempts)).freeze());
+            head.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, decimal(u64::from(self.attempts)));
         }
     }
 
@@ -318,7 +319,7 @@ impl Exchange<'_> {
             // Trailers-only: the status of the call is what a gRPC client reads.
             head = ResponseHead::new(200);
             head.headers.append(HeaderName::CONTENT_TYPE, Bytes::from_static(b"application/grpc"));
-            head.headers.append(HeaderName::GRPC_STATUS, itoa(u64::from(reply.grpc_status())).freeze());
+            head.headers.append(HeaderName::GRPC_STATUS, decimal(u64::from(reply.grpc_status())));
             if !body.is_empty() {
                 head.headers.append(HeaderName::GRPC_MESSAGE, percent_encode(&body));
             }
@@ -326,7 +327,7 @@ impl Exchange<'_> {
         } else {
             head = ResponseHead::new(if (200..600).contains(&reply.status) { reply.status } else { 500 });
             if !body.is_empty() && head.status != 204 && head.status != 304 {
-                head.headers.append(HeaderName::CONTENT_LENGTH, itoa(body.len() as u64).freeze());
+                head.headers.append(HeaderName::CONTENT_LENGTH, decimal(body.len() as u64));
                 if !reply.headers.contains(&HeaderName::CONTENT_TYPE) {
                     head.headers.append(HeaderName::CONTENT_TYPE, Bytes::from_static(b"text/plain"));
                 }
@@ -360,19 +361,4 @@ fn percent_encode(text: &[u8]) -> Bytes {
         }
     }
     out.into()
-}
-
-/// A number in decimal.
-pub(crate) fn itoa(mut number: u64) -> bytes::BytesMut {
-    let mut digits = [0_u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    bytes::BytesMut::from(&digits[at..])
 }

@@ -304,7 +304,7 @@ impl Exchange<'_> {
                 Some(answer) => picked.count_retried(answer.status),
                 None => picked.outcome(Outcome::Broken, true),
             }
-            picked.finish();
+            picked.finish(self.now);
         }
         let asked = answer.zip(retry.policy.rate_limited.as_ref()).and_then(|(head, back_off)| {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

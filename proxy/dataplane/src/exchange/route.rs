@@ -12,12 +12,12 @@ use outrigger_config::{
 use outrigger_http::{HeaderName, Headers, RequestHead, ResponseFlags};
 use rand::RngCore;
 
-use super::response::itoa;
 use super::{Exchange, Origin};
 use crate::cluster::{Checkout, Client, ClusterHandle, PickKey};
 use crate::error::{ErrorKind, LocalReply, StreamError};
 use crate::filter::Way;
 use crate::mutation;
+use crate::texts::decimal;
 use tokio::time::Instant;
 
 impl Exchange<'_> {
@@ -96,7 +96,7 @@ impl Exchange<'_> {
 
     pub(super) fn mutate_reply(&self, reply: &mut LocalReply) {
         if self.routed && self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_response) {
-            reply.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, itoa(u64::from(self.attempts.max(1))).freeze());
+            reply.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, decimal(u64::from(self.attempts.max(1))));
         }
         let state = self.stream.borrow();
         for mutations in self.mutations(|scope| scope.response) {
@@ -137,7 +137,7 @@ impl Exchange<'_> {
     pub(super) fn attempt_headers(&self) {
         let made = self.retry.as_ref().map_or(0, |retry| retry.made);
         if self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_request) {
-            let count = itoa(u64::from(made) + 1).freeze();
+            let count = decimal(u64::from(made) + 1);
             self.stream.borrow_mut().request.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, count);
         }
         if made > 0

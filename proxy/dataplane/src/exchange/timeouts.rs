@@ -8,8 +8,8 @@ use outrigger_http::{HeaderName, Headers, StreamState};
 use tokio::time::Instant;
 
 use super::Exchange;
-use super::response::itoa;
 use super::retry::take_millis;
+use crate::texts::decimal;
 
 impl Exchange<'_> {
     /// Sets the deadlines of the chosen route, counted from the stream's start.
@@ -82,7 +82,7 @@ impl Exchange<'_> {
         let millis = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
         let value = match &forward.expected_timeout {
             Some((usual, text)) if *usual == millis => text.clone(),
-            _ => itoa(millis).freeze(),
+            _ => decimal(millis),
         };
         if !self.chain.hcm.suppress_envoy_headers {
             state.request.headers.set(HeaderName::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);

@@ -7,8 +7,8 @@ use outrigger_http::{HeaderName, StreamState};
 
 use super::NativeHandle;
 use crate::error::{ErrorKind, StreamError};
-use crate::exchange::itoa;
 use crate::filter::{Action, Pause, StreamCx, StreamFilter};
+use crate::texts::decimal;
 
 #[derive(Debug)]
 pub(super) struct Filter {
@@ -29,7 +29,7 @@ impl Filter {
     /// What was buffered is sent with its length.
     fn measure(state: &mut StreamState) {
         if !state.request.headers.contains(&HeaderName::CONTENT_LENGTH) {
-            let length = itoa(state.request_body.len() as u64).freeze();
+            let length = decimal(state.request_body.len() as u64);
             state.request.headers.append(HeaderName::CONTENT_LENGTH, length);
         }
     }

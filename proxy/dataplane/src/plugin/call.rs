@@ -88,7 +88,7 @@ async fn exchange(cluster: &Rc<ClusterHandle>, call: HttpCall, answer: &mut Answ
         Ok(()) => {
             picked.count_status(status);
             picked.record(status, ResponseFlags::NONE);
-            picked.finish();
+            picked.finish(Instant::now());
             Ok(())
         }
         Err(error) => {

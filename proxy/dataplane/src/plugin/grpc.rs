@@ -180,7 +180,7 @@ async fn exchange<F: Fn(GrpcEvent)>(
     };
     picked.record(http, ResponseFlags::NONE);
     if end.status == status::OK {
-        picked.finish();
+        picked.finish(tokio::time::Instant::now());
     }
     end
 }
