@@ -319,7 +319,7 @@ fn rules_look_at_the_metadata_of_routes() {
         let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
         let mut found = Vec::new();
         for (name, _) in &filters {
-            for path in ["/open", "/shut", "/other", "/none"] {
+            for path in ["/open", "/shut", "/other", "/none", "/missing"] {
                 let address = plane.listener(name).expect("its listener");
                 found.push((format!("{name} {path}"), Request::get(path).send(address).expect("an answer").status));
             }

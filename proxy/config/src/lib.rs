@@ -82,16 +82,17 @@ pub use listener::{
 };
 pub use listener_filter::{ListenerFilter, ListenerFilterKind, PortPredicate, ProxyProtocol, TlsInspector};
 pub use matcher::{
-    CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, MetadataMatcher, PathMatcher, QueryMatch, QueryMatcher,
-    Regex, StringMatch, StringMatcher, UriTemplate, UriTemplateRewrite, ValueMatcher, cookie,
+    Branches, CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, Input, MatchTree, MetadataMatcher, OnMatch,
+    PathMatcher, Predicate, QueryMatch, QueryMatcher, Regex, StringMatch, StringMatcher, UriTemplate,
+    UriTemplateRewrite, ValueMatcher, cookie,
 };
 pub use metadata::{LB_NAMESPACE, MetadataMatch};
 pub use mutation::{AppendAction, HeaderMutations, HeaderValueOption};
 pub use native::{
     ActiveCount, BufferLimit, ConnectionLimit, CorsPolicy, Fault, FaultAbort, FaultDelay, HeaderChange,
     HeaderMutationFilter, HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, NativeFilter,
-    NetworkRbac, Permission, Principal, RateLimit, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict,
-    TokenBucket,
+    NetworkRbac, Permission, Principal, RateLimit, RbacAction, RbacEngine, RbacFilter, RbacMatch, RbacMatcher,
+    RbacPolicy, RbacRules, RbacVerdict, TokenBucket,
 };
 pub use origin::{Origin, Source, StreamSource};
 pub use outlier::{FailurePercentage, OutlierDetection, Rule, SuccessRate};

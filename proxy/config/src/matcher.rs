@@ -3,12 +3,16 @@
 mod metadata;
 mod re2;
 mod template;
+mod tree;
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use outrigger_http::{HeaderName, Headers, RequestHead, ResponseHead};
 
 pub use metadata::{MetadataMatcher, ValueMatcher};
 pub use template::{UriTemplate, UriTemplateRewrite};
+pub use tree::{Branches, Input, MatchTree, OnMatch, Predicate};
 
 /// A regular expression that must match the whole input, as Envoy's `safe_regex` does.
 /// The syntax is RE2's: see `re2`.
@@ -132,19 +136,40 @@ pub enum HeaderMatch {
     Range(i64, i64),
 }
 
-impl HeaderMatcher {
-    /// Of a request.
-    #[must_use]
-    pub fn matches(&self, head: &RequestHead) -> bool {
-        let value: Option<&[u8]> = match &self.name {
+impl HeaderMatchName {
+    /// Of a request's head; `None`: a header, or what requests don't have.
+    fn pseudo<'h>(&self, head: &'h RequestHead) -> Option<&'h [u8]> {
+        match self {
             HeaderMatchName::Method => Some(head.method.as_bytes()),
             HeaderMatchName::Path => Some(&head.path),
             HeaderMatchName::Authority => Some(&head.authority),
             HeaderMatchName::Scheme => Some(head.scheme.as_str().as_bytes()),
-            HeaderMatchName::Status => None,
-            HeaderMatchName::Header(name) => return self.matches_header(name, &head.headers),
-        };
-        self.matches_value(value)
+            HeaderMatchName::Status | HeaderMatchName::Header(_) => None,
+        }
+    }
+
+    /// All values of a request's header, with commas between them.
+    fn joined<'h>(&'h self, head: &'h RequestHead) -> Option<Cow<'h, [u8]>> {
+        let HeaderMatchName::Header(name) = self else { return self.pseudo(head).map(Cow::Borrowed) };
+        let mut values = head.headers.get_all(name);
+        match (values.next()?, values.next()) {
+            (only, None) => Some(Cow::Borrowed(only)),
+            (first, Some(second)) => {
+                let all: Vec<&[u8]> = [first, second].into_iter().chain(values).map(|value| &value[..]).collect();
+                Some(Cow::Owned(all.join(&b","[..])))
+            }
+        }
+    }
+}
+
+impl HeaderMatcher {
+    /// Of a request.
+    #[must_use]
+    pub fn matches(&self, head: &RequestHead) -> bool {
+        match &self.name {
+            HeaderMatchName::Header(name) => self.matches_header(name, &head.headers),
+            other => self.matches_value(other.pseudo(head)),
+        }
     }
 
     /// Of an answer.

@@ -17,7 +17,10 @@ pub use cors::CorsPolicy;
 pub use fault::{Fault, FaultAbort, FaultDelay};
 pub use header_mutation::{HeaderChange, HeaderMutationFilter};
 pub use rate_limit::{HostLimits, LimitAction, LimitActions, LimitDescriptor, LocalRateLimit, RateLimit};
-pub use rbac::{NetworkRbac, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules, RbacVerdict};
+pub use rbac::{
+    NetworkRbac, Permission, Principal, RbacAction, RbacEngine, RbacFilter, RbacMatch, RbacMatcher, RbacPolicy,
+    RbacRules, RbacVerdict,
+};
 pub use token_bucket::TokenBucket;
 
 /// A native filter with its configuration.

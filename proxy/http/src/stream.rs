@@ -224,6 +224,8 @@ pub struct StreamInfo {
     pub filter_chain_metadata: Option<Arc<Metadata>>,
     pub virtual_host_name: Option<Arc<str>>,
     pub virtual_host_metadata: Option<Arc<Metadata>>,
+    /// Whether a route was found.
+    pub routed: bool,
     pub route_name: Option<Arc<str>>,
     pub route_metadata: Option<Arc<Metadata>>,
     pub cluster_name: Option<Arc<str>>,
@@ -299,6 +301,7 @@ impl StreamInfo {
             filter_chain_metadata: None,
             virtual_host_name: None,
             virtual_host_metadata: None,
+            routed: false,
             route_name: None,
             route_metadata: None,
             cluster_name: None,

@@ -8,14 +8,14 @@ use outrigger_attributes::Expression;
 use outrigger_http::{StreamInfo, StreamState};
 
 use crate::expression::holds;
-use crate::{Cidr, HeaderMatcher, MetadataMatcher, StringMatcher, UriTemplate};
+use crate::{Cidr, HeaderMatcher, Input, MatchTree, MetadataMatcher, StringMatcher, UriTemplate};
 
 /// The filter: enforced rules, and rules that are only watched.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RbacFilter {
     /// `None`: nothing is refused.
-    pub rules: Option<RbacRules>,
-    pub shadow: Option<RbacRules>,
+    pub rules: Option<RbacEngine>,
+    pub shadow: Option<RbacEngine>,
     /// Before the names of the statistics.
     pub stat_prefix: Arc<str>,
     /// Before those of the shadow rules, and before their keys in the metadata.
@@ -30,6 +30,28 @@ pub struct NetworkRbac {
     pub continuous: bool,
     /// `delay_deny`: what is refused stays open for so long.
     pub delay_deny: Option<Duration>,
+}
+
+/// What decides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RbacEngine {
+    Rules(RbacRules),
+    Matcher(RbacMatcher),
+}
+
+/// `matcher`: what no action is found for is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbacMatcher {
+    tree: MatchTree<RbacMatch>,
+    /// One of its actions is to log.
+    logs: bool,
+}
+
+/// `envoy.config.rbac.v3.Action`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbacMatch {
+    pub name: Arc<str>,
+    pub action: RbacAction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +127,8 @@ pub struct RbacVerdict<'r> {
     pub allowed: bool,
     /// The policy that matched.
     pub policy: Option<&'r Arc<str>>,
+    /// What the access log is told where something may be there to be logged.
+    pub logged: Option<bool>,
 }
 
 impl NetworkRbac {
@@ -112,7 +136,7 @@ impl NetworkRbac {
     #[must_use]
     pub fn reads_metadata(&self) -> bool {
         let both = [&self.filter.rules, &self.filter.shadow];
-        both.into_iter().flatten().any(RbacRules::reads_metadata)
+        both.into_iter().flatten().any(RbacEngine::reads_metadata)
     }
 }
 
@@ -123,6 +147,42 @@ impl RbacVerdict<'_> {
         let name = self.policy.map_or("none", |name| name);
         let name: String = name.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
         format!("rbac_access_denied_matched_policy[{name}]")
+    }
+}
+
+impl RbacEngine {
+    #[must_use]
+    pub fn judge(&self, state: &StreamState) -> RbacVerdict<'_> {
+        match self {
+            RbacEngine::Rules(rules) => rules.judge(state),
+            RbacEngine::Matcher(matcher) => matcher.judge(state),
+        }
+    }
+
+    fn reads_metadata(&self) -> bool {
+        match self {
+            RbacEngine::Rules(rules) => rules.reads_metadata(),
+            RbacEngine::Matcher(matcher) => matcher.tree.reads(|input| matches!(input, Input::FilterState(_))),
+        }
+    }
+}
+
+impl RbacMatcher {
+    #[must_use]
+    pub fn new(tree: MatchTree<RbacMatch>) -> RbacMatcher {
+        let logs = tree.actions().iter().any(|found| found.action == RbacAction::Log);
+        RbacMatcher { tree, logs }
+    }
+
+    fn judge(&self, state: &StreamState) -> RbacVerdict<'_> {
+        let Some(found) = self.tree.find(state) else {
+            return RbacVerdict { allowed: false, policy: None, logged: None };
+        };
+        RbacVerdict {
+            allowed: found.action != RbacAction::Deny,
+            policy: Some(&found.name),
+            logged: self.logs.then_some(found.action == RbacAction::Log),
+        }
     }
 }
 
@@ -148,7 +208,7 @@ impl RbacRules {
             RbacAction::Deny => policy.is_none(),
             RbacAction::Log => true,
         };
-        RbacVerdict { allowed, policy }
+        RbacVerdict { allowed, policy, logged: (self.action == RbacAction::Log).then_some(policy.is_some()) }
     }
 }
 
@@ -219,9 +279,9 @@ fn remote(info: &StreamInfo) -> Option<IpAddr> {
     info.downstream_remote.map(|address| address.ip())
 }
 
-/// Where no virtual host has a request there is no route either, and nothing matches, inverted or not.
+/// Where there is no route nothing matches, inverted or not.
 fn of_route(matcher: &MetadataMatcher, info: &StreamInfo) -> bool {
-    info.virtual_host_name.is_some() && matcher.matches_in(info.route_metadata.as_deref())
+    info.routed && matcher.matches_in(info.route_metadata.as_deref())
 }
 
 /// The path without query and fragment.

@@ -54,6 +54,7 @@ impl Selection {
         state.info.virtual_host_name = host.map(|host| host.name.clone());
         state.info.virtual_host_metadata = host.and_then(|host| host.metadata.clone());
         state.info.route_metadata = route.and_then(|route| route.metadata.clone());
+        state.info.routed = route.is_some();
         state.info.route_name = route.map(|route| route.name.clone()).filter(|name| !name.is_empty());
         state.info.cluster_name = route.and_then(|route| cluster_name(route, self.weighted, &state.request.headers));
         (self.host, self.route) = (host.cloned(), route.cloned());

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::{OverrideConfig, RbacAction, RbacFilter, RbacVerdict};
+use outrigger_config::{OverrideConfig, RbacFilter, RbacVerdict};
 use outrigger_http::{MetadataValue, StreamState};
 
 use super::NativeHandle;
@@ -44,7 +44,7 @@ impl StreamFilter for Filter {
         self.count(&config.stat_prefix, if verdict.allowed { "allowed" } else { "denied" });
         let prefix = &config.stat_prefix;
         note(&mut state, NAMESPACE, &format!("{prefix}enforced"), verdict);
-        hint(&mut state, rules.action, verdict);
+        hint(&mut state, verdict);
         if verdict.allowed {
             return Action::Continue;
         }
@@ -74,9 +74,9 @@ pub(crate) fn note(state: &mut StreamState, namespace: &str, rules: &str, verdic
 }
 
 /// Tells the access log what rules that only log have found.
-pub(crate) fn hint(state: &mut StreamState, action: RbacAction, verdict: RbacVerdict<'_>) {
-    if action == RbacAction::Log {
-        set(state, "envoy.common", "access_log_hint", MetadataValue::Bool(verdict.policy.is_some()));
+pub(crate) fn hint(state: &mut StreamState, verdict: RbacVerdict<'_>) {
+    if let Some(logged) = verdict.logged {
+        set(state, "envoy.common", "access_log_hint", MetadataValue::Bool(logged));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::{NetworkRbac, RbacRules};
+use outrigger_config::{NetworkRbac, RbacEngine};
 use outrigger_stats::{Counter, Name, Registry};
 
 use super::delay::Delay;
@@ -113,11 +113,11 @@ impl Filter {
         }
     }
 
-    fn enforce(&self, rules: &RbacRules, cx: &ConnectionCx<'_>) -> bool {
+    fn enforce(&self, rules: &RbacEngine, cx: &ConnectionCx<'_>) -> bool {
         let mut state = cx.state.borrow_mut();
         let verdict = rules.judge(&state);
         self.handle.enforced.count(verdict.allowed);
-        hint(&mut state, rules.action, verdict);
+        hint(&mut state, verdict);
         if !verdict.allowed {
             state.info.connection_termination_details = verdict.details().into();
         }

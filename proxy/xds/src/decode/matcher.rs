@@ -1,6 +1,7 @@
 //! Strings, headers, query parameters and paths to match.
 
 mod metadata;
+mod tree;
 
 use bytes::Bytes;
 use outrigger_config::{
@@ -21,6 +22,7 @@ use super::access_log::message;
 use crate::Diagnostics;
 
 pub(crate) use metadata::metadata;
+pub(crate) use tree::match_tree;
 
 /// The longest regular expression.
 const REGEX_BYTES_MAX: usize = 16 << 10;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use outrigger_http::{CertificateInfo, StreamState, TlsInfo};
 
 use super::*;
-use crate::{HeaderMatch, HeaderMatchName, StringMatch};
+use crate::{Branches, HeaderMatch, HeaderMatchName, OnMatch, StringMatch};
 
 fn exact(text: &'static str) -> StringMatcher {
     StringMatcher { pattern: StringMatch::Exact(Bytes::from_static(text.as_bytes())), ignore_case: false }
@@ -119,4 +119,38 @@ fn actions() {
     check(RbacAction::Log, 1, true, false);
     let none = RbacRules { action: RbacAction::Allow, policies: Vec::new() };
     assert!(!none.judge(&state()).allowed);
+}
+
+#[test]
+fn the_longest_prefix_that_leads_somewhere_counts() {
+    let found = |name: &str, action| RbacMatch { name: name.into(), action };
+    let deny = |name| OnMatch::Action(found(name, RbacAction::Deny));
+    let nowhere = MatchTree { branches: Branches::None, on_no_match: None };
+    let entries =
+        [("", deny("all")), ("/a", deny("a")), ("/ab/c", OnMatch::Tree(Box::new(nowhere))), ("/ac", deny("ac"))];
+    let map = entries.into_iter().map(|(key, on_match)| (Bytes::from(key), on_match)).collect();
+    let tree =
+        MatchTree { branches: Branches::Prefix(Input::RequestHeader(HeaderMatchName::Path), map), on_no_match: None };
+    let matcher = RbacMatcher::new(tree);
+    let check = |path: &'static str, expected: &str| {
+        let mut state = StreamState::default();
+        state.request.path = Bytes::from_static(path.as_bytes());
+        let verdict = matcher.judge(&state);
+        assert_eq!(verdict.policy.map(|name| &**name), Some(expected), "{path}");
+        assert!(!verdict.allowed);
+    };
+    check("/", "all");
+    check("/b", "all");
+    check("/a", "a");
+    check("/ab/d", "a");
+    check("/ab/c", "a");
+    check("/acx", "ac");
+    check("/ad", "a");
+}
+
+#[test]
+fn what_no_tree_leads_to_is_refused() {
+    let tree = MatchTree { branches: Branches::None, on_no_match: None };
+    let matcher = RbacMatcher::new(tree);
+    assert_eq!(matcher.judge(&state()), RbacVerdict { allowed: false, policy: None, logged: None });
 }

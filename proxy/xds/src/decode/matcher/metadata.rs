@@ -16,21 +16,31 @@ pub(crate) fn metadata(proto: &matcher::MetadataMatcher, d: &mut Diagnostics) ->
     if proto.filter.is_empty() {
         d.at("filter", |d| d.error("is required"));
     }
-    let path = list(&proto.path, "path", d, |segment, d| match &segment.segment {
-        Some(Segment::Key(key)) if !key.is_empty() => Some(key.clone()),
-        _ => {
-            d.at("key", |d| d.error("is required"));
-            None
-        }
+    let path = list(&proto.path, "path", d, |segment, d| {
+        let key = segment.segment.as_ref().map(|Segment::Key(key)| &**key);
+        path_key(key, d)
     });
-    let value = d.at("value", |d| match &proto.value {
+    let value = d.at("value", |d| value(proto.value.as_ref(), d));
+    Some(MetadataMatcher { namespace: proto.filter.clone(), path: path?, value: value?, invert: proto.invert })
+}
+
+/// A part of the way to a value.
+pub(super) fn path_key(key: Option<&str>, d: &mut Diagnostics) -> Option<String> {
+    let key = key.filter(|key| !key.is_empty()).map(str::to_owned);
+    if key.is_none() {
+        d.at("key", |d| d.error("is required"));
+    }
+    key
+}
+
+pub(super) fn value(proto: Option<&matcher::ValueMatcher>, d: &mut Diagnostics) -> Option<ValueMatcher> {
+    match proto {
         Some(value) => value_matcher(value, 0, d),
         None => {
             d.error("is required");
             None
         }
-    });
-    Some(MetadataMatcher { namespace: proto.filter.clone(), path: path?, value: value?, invert: proto.invert })
+    }
 }
 
 fn value_matcher(proto: &matcher::ValueMatcher, depth: usize, d: &mut Diagnostics) -> Option<ValueMatcher> {

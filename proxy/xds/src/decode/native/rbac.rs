@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outrigger_config::{
-    MetadataMatcher, NetworkRbac, OverrideConfig, Permission, Principal, RbacAction, RbacFilter, RbacPolicy, RbacRules,
-    StringMatcher, UriTemplate,
+    MetadataMatcher, NetworkRbac, OverrideConfig, Permission, Principal, RbacAction, RbacEngine, RbacFilter, RbacMatch,
+    RbacMatcher, RbacPolicy, RbacRules, StringMatcher, UriTemplate,
 };
 use outrigger_proto::pb;
 use pb::envoy::config::core::v3 as core;
@@ -16,10 +16,12 @@ use pb::envoy::extensions::filters::http::rbac::v3 as proto;
 use pb::envoy::extensions::filters::network::rbac::v3 as network;
 use pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use pb::envoy::r#type::matcher::v3 as matcher;
+use pb::xds::core::v3::TypedExtensionConfig;
+use pb::xds::r#type::matcher::v3 as xds;
 
 use super::super::common::{cidr, duration, list, name, variant};
 use super::super::expression::expression;
-use super::super::matcher::{extension, header, metadata, string};
+use super::super::matcher::{extension, header, match_tree, metadata, string};
 use crate::Diagnostics;
 
 /// Rules within rules.
@@ -50,8 +52,9 @@ impl Place {
 
 pub(crate) fn network_filter(proto: &network::Rbac, d: &mut Diagnostics) -> Option<NetworkRbac> {
     use network::rbac::EnforcementType;
-    let rules = side(proto.rules.as_ref(), "rules", false, d);
-    let shadow = side(proto.shadow_rules.as_ref(), "shadow_rules", false, d);
+    let rules = engine(("rules", proto.rules.as_ref()), ("matcher", proto.matcher.as_ref()), false, d);
+    let shadow_matcher = ("shadow_matcher", proto.shadow_matcher.as_ref());
+    let shadow = engine(("shadow_rules", proto.shadow_rules.as_ref()), shadow_matcher, false, d);
     let enforcement = variant::<EnforcementType>(proto.enforcement_type, "enforcement_type", d);
     let filter = RbacFilter {
         rules: rules?,
@@ -67,8 +70,9 @@ pub(crate) fn network_filter(proto: &network::Rbac, d: &mut Diagnostics) -> Opti
 }
 
 pub(super) fn filter(proto: &proto::Rbac, d: &mut Diagnostics) -> Option<Arc<RbacFilter>> {
-    let rules = side(proto.rules.as_ref(), "rules", true, d);
-    let shadow = side(proto.shadow_rules.as_ref(), "shadow_rules", true, d);
+    let rules = engine(("rules", proto.rules.as_ref()), ("matcher", proto.matcher.as_ref()), true, d);
+    let shadow_matcher = ("shadow_matcher", proto.shadow_matcher.as_ref());
+    let shadow = engine(("shadow_rules", proto.shadow_rules.as_ref()), shadow_matcher, true, d);
     Some(Arc::new(RbacFilter {
         rules: rules?,
         shadow: shadow?,
@@ -86,21 +90,45 @@ pub(super) fn per_route(proto: &proto::RbacPerRoute, d: &mut Diagnostics) -> Opt
     Some(OverrideConfig::Rbac(found))
 }
 
-/// The outer `None`: not valid.
-fn side(proto: Option<&rbac::Rbac>, field: &'static str, http: bool, d: &mut Diagnostics) -> Option<Option<RbacRules>> {
-    match proto {
-        Some(proto) => d.at(field, |d| rules(proto, http, d)).map(Some),
-        None => Some(None),
+/// What decides, by name of its field; a matcher goes before rules. The outer `None`: not valid.
+fn engine(
+    (rules_field, rules_proto): (&'static str, Option<&rbac::Rbac>),
+    (matcher_field, matcher_proto): (&'static str, Option<&xds::Matcher>),
+    http: bool,
+    d: &mut Diagnostics,
+) -> Option<Option<RbacEngine>> {
+    if rules_proto.is_some() && matcher_proto.is_some() {
+        d.at(rules_field, |d| d.warn(format!("is not looked at, since {matcher_field} is set")));
     }
+    match (rules_proto, matcher_proto) {
+        (_, Some(proto)) => {
+            let tree = d.at(matcher_field, |d| match_tree(proto, http, action, d))?;
+            Some(Some(RbacEngine::Matcher(RbacMatcher::new(tree))))
+        }
+        (Some(proto), None) => d.at(rules_field, |d| rules(proto, http, d)).map(|rules| Some(RbacEngine::Rules(rules))),
+        (None, None) => Some(None),
+    }
+}
+
+/// A leaf of a matcher.
+fn action(proto: &TypedExtensionConfig, d: &mut Diagnostics) -> Option<RbacMatch> {
+    d.at("typed_config", |d| {
+        let proto: rbac::Action = extension(proto.typed_config.as_ref(), d)?;
+        Some(RbacMatch { name: name(&proto.name, "name", d), action: verb(proto.action, d)? })
+    })
+}
+
+fn verb(action: i32, d: &mut Diagnostics) -> Option<RbacAction> {
+    Some(match variant::<rbac::rbac::Action>(action, "action", d)? {
+        rbac::rbac::Action::Allow => RbacAction::Allow,
+        rbac::rbac::Action::Deny => RbacAction::Deny,
+        rbac::rbac::Action::Log => RbacAction::Log,
+    })
 }
 
 fn rules(proto: &rbac::Rbac, http: bool, d: &mut Diagnostics) -> Option<RbacRules> {
     let place = Place { http, depth: 0 };
-    let action = match variant::<rbac::rbac::Action>(proto.action, "action", d)? {
-        rbac::rbac::Action::Allow => RbacAction::Allow,
-        rbac::rbac::Action::Deny => RbacAction::Deny,
-        rbac::rbac::Action::Log => RbacAction::Log,
-    };
+    let action = verb(proto.action, d)?;
     if proto.policies.len() > POLICIES_MAX {
         d.at("policies", |d| d.error(format!("are more than {POLICIES_MAX}")));
         return None;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outrigger_config::{
-    ConnectionFilterKind, HttpFilterKind, NativeFilter, OverrideConfig, RbacAction, Resource, ResourceKind,
+    ConnectionFilterKind, HttpFilterKind, NativeFilter, OverrideConfig, RbacAction, RbacEngine, Resource, ResourceKind,
 };
 
 use super::{ROUTER, bad, bad_manager, good, manager};
@@ -48,7 +48,8 @@ fn rules_are_whole_or_rejected() {
     let NativeFilter::Rbac(found) = native("rbac.v3.RBAC", &policy("{any: true}", "{authenticated: {}}")) else {
         panic!()
     };
-    assert_eq!(found.rules.as_ref().unwrap().action, RbacAction::Deny);
+    let Some(RbacEngine::Rules(rules)) = &found.rules else { panic!() };
+    assert_eq!(rules.action, RbacAction::Deny);
     assert!(found.shadow.is_none());
     let check = |permission: &str, principal: &str, expected: &str| {
         assert_eq!(bad_filter("rbac.v3.RBAC", &policy(permission, principal)), expected);
@@ -92,7 +93,6 @@ fn rules_are_whole_or_rejected() {
         bad_filter("rbac.v3.RBAC", &format!("rules: {{policies: {{p: {{{sourced}, principals: [{{any: true}}]}}}}}}"));
     assert!(reason.contains("sourced_metadata.metadata_matcher: is required"), "{reason}");
     bad_condition("checked_condition: {}", "checked_condition: is not supported");
-    assert!(bad_filter("rbac.v3.RBAC", "matcher: {}").contains("matcher: is not supported"));
     let OverrideConfig::Rbac(None) = over("rbac.v3.RBACPerRoute", "") else { panic!() };
     let nested = by_route("rbac.v3.RBACPerRoute", "rbac: {rules: {policies: {p: {permissions: [{any: true}]}}}}");
     assert!(bad(ResourceKind::Route, &nested).contains("principals: is required"));
@@ -193,6 +193,51 @@ fn chains_have_so_many_connections() {
     check("stat_prefix: s", "max_connections: is required, at least 1");
     check("max_connections: 0, stat_prefix: s", "max_connections: is required, at least 1");
     check("max_connections: 1", "stat_prefix: is required");
+}
+
+#[test]
+fn match_trees_are_whole_or_rejected() {
+    let typed = |name: &str, fields: &str| {
+        format!("{{name: x, typed_config: {{'@type': type.googleapis.com/{name}, {fields}}}}}")
+    };
+    let network = |name: &str| typed(&format!("envoy.extensions.matching.common_inputs.network.v3.{name}"), "");
+    let action = |name: &str| format!("{{action: {}}}", typed("envoy.config.rbac.v3.Action", &format!("name: {name}")));
+    let rule = |predicate: &str, on_match: &str| {
+        format!("matcher: {{matcher_list: {{matchers: [{{predicate: {predicate}, on_match: {on_match}}}]}}}}")
+    };
+    let single = |input: &str, rest: &str| format!("{{single_predicate: {{input: {input}, {rest}}}}}");
+    let source = single(&network("SourceIPInput"), "value_match: {exact: 10.0.0.1}");
+    let NativeFilter::Rbac(found) = native("rbac.v3.RBAC", &rule(&source, &action("a"))) else { panic!() };
+    assert!(matches!(found.rules, Some(RbacEngine::Matcher(_))));
+    let check = |fields: &str, expected: &str| assert_eq!(bad_filter("rbac.v3.RBAC", fields), expected);
+    let at = |place: &str, text: &str| format!("matcher.matcher_list.matchers[0].{place}: {text}");
+    check(&rule("{}", &action("a")), &at("predicate", "has no predicate"));
+    check(&rule(&source, "{}"), &at("on_match", "has neither matcher nor action"));
+    check(&rule(&source, &action("''")), &at("on_match.action.typed_config.name", "is required"));
+    check(
+        &rule(&source, &format!("{{keep_matching: true, {}", &action("a")[1..])),
+        &at("on_match.keep_matching", "is not supported"),
+    );
+    check(
+        &rule(&format!("{{and_matcher: {{predicate: [{source}]}}}}"), &action("a")),
+        &at("predicate.and_matcher.predicate", "are at least two"),
+    );
+    let metadata =
+        typed("envoy.extensions.matching.common_inputs.network.v3.DynamicMetadataInput", "filter: f, path: [{key: k}]");
+    check(
+        &rule(&single(&metadata, "value_match: {exact: a}"), &action("a")),
+        &at("predicate.single_predicate.value_match", "matches texts, and metadata are no text: custom_match does"),
+    );
+    check(
+        &format!("matcher: {{matcher_tree: {{input: {metadata}, exact_match_map: {{map: {{a: {}}}}}}}}}", action("a")),
+        "matcher.matcher_tree.input: is of no type that a map can be asked by",
+    );
+    check(
+        &format!("matcher: {{matcher_tree: {{input: {}, prefix_match_map: {{}}}}}}", network("ServerNameInput")),
+        "matcher.matcher_tree.prefix_match_map.map: is required",
+    );
+    let deep = (0..40).fold(source.clone(), |inner, _| format!("{{not_matcher: {inner}}}"));
+    assert!(bad_filter("rbac.v3.RBAC", &rule(&deep, &action("a"))).ends_with("is nested more than 32 deep"));
 }
 
 #[test]
