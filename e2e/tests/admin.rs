@@ -1,12 +1,13 @@
 //! Pages of the admin interface that nobody else reads, and windows of HTTP/2 as they are told: both as Envoy's.
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
-use outrigger_e2e::bootstrap::{HttpListener, cluster, route};
+use outrigger_e2e::bootstrap::{HttpListener, cluster, route, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
 use outrigger_e2e::h2raw::{INITIAL_WINDOW_SIZE, RawH2, kind};
 use outrigger_e2e::wait::{DEADLINE, until};
+use outrigger_e2e::yaml::to_yaml;
 use outrigger_e2e::{Bootstrap, Origin, Request, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn start(peer: Peer, origin: &Origin, listener: HttpListener) -> DataPlane {
     let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()])).listener(listener);
@@ -109,4 +110,39 @@ fn windows_are_told() {
         });
         assert_eq!(update.expect("an update"), (0, 100_000 - 65_535), "{}", peer.name());
     }
+}
+
+/// What is counted of a cluster that is no more is forgotten after a while.
+#[test]
+fn statistics_of_what_is_gone_are_forgotten() {
+    let origin = Origin::start("o").expect("an origin");
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("cds.yaml");
+    let write = |version: &str, clusters: &[&str]| {
+        let typed = json!({"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster"});
+        let clusters = clusters.iter().map(|name| with(typed.clone(), cluster(name, &[origin.address()])));
+        let resources = json!({"version_info": version, "resources": clusters.collect::<Vec<_>>()});
+        let beside = file.with_extension("new");
+        std::fs::write(&beside, to_yaml(&resources)).and_then(|()| std::fs::rename(&beside, &file)).expect("writes");
+    };
+    write("1", &["stays", "goes"]);
+    let mut listener: Value = HttpListener::new("main", &json!([route("/stays", "stays"), route("/", "goes")])).into();
+    listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]["validate_clusters"] = false.into();
+    let bootstrap = Bootstrap::new().listener(listener).set("stats_eviction_interval", "1s".into()).set(
+        "dynamic_resources",
+        json!({"cds_config": {
+            "path_config_source": {"path": file}, "resource_api_version": "V3",
+        }}),
+    );
+    let plane = DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy starts");
+    let main = plane.listener("main").expect("its listener");
+    for path in ["/stays", "/goes"] {
+        assert_eq!(Request::get(path).send(main).expect("an answer").status, 200, "{path}");
+    }
+    let shown =
+        |name: &str| plane.admin.stats().expect("stats").contains_key(&format!("cluster.{name}.upstream_rq_total"));
+    assert!(shown("stays") && shown("goes"));
+    write("2", &["stays"]);
+    until(DEADLINE, "it is forgotten", || !shown("goes")).expect("forgotten");
+    assert!(shown("stays"), "what is there is not");
 }

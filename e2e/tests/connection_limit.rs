@@ -2,9 +2,11 @@
 #![allow(clippy::expect_used, reason = "a test that cannot set itself up fails")]
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, tcp_listener, with};
+use outrigger_e2e::process::run;
 use outrigger_e2e::wait::{DEADLINE, until};
 use outrigger_e2e::{Bootstrap, Connection, DataPlane, Origin, Peer, Request, eventually};
 use serde_json::{Value, json};
@@ -124,5 +126,47 @@ fn a_delayed_refusal_counts() {
         drop((second, third));
         active(0);
         drop(served(address).expect("there is room again"));
+    }
+}
+
+/// The process's limit is not that of a listener that says so.
+#[test]
+fn a_listener_may_ignore_the_limit_of_all() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("an origin");
+        let named = |name: &str, more: Value| with(with(http(name), json!({"stat_prefix": name})), more);
+        let monitor = json!({"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+            "max_active_downstream_connections": 1,
+        }});
+        let bootstrap = Bootstrap::new()
+            .cluster(cluster("o", &[origin.address()]))
+            .listener(named("limited", json!({})))
+            .listener(named("exempt", json!({"ignore_global_conn_limit": true})))
+            .set("overload_manager", json!({"resource_monitors": [monitor]}));
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let [limited, exempt] = ["limited", "exempt"].map(|name| plane.listener(name).expect("a listener"));
+        let _first = served(limited).expect("the first one is served");
+        assert!(served(limited).is_err(), "{}: a second one is served", peer.name());
+        let others = [served(exempt), served(exempt)];
+        assert!(others.iter().all(Result::is_ok), "{}: {others:?}", peer.name());
+        let refused = plane.admin.stat("listener.limited.downstream_global_cx_overflow").expect("a statistic");
+        assert_eq!(refused, 1, "{}", peer.name());
+    }
+}
+
+/// How many connections the kernel keeps for who doesn't come to accept them.
+#[test]
+fn a_listener_has_its_backlog() {
+    for peer in Peer::all() {
+        let origin = Origin::start("o").expect("an origin");
+        let bootstrap = Bootstrap::new()
+            .cluster(cluster("o", &[origin.address()]))
+            .listener(with(http("short"), json!({"tcp_backlog_size": 7})));
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let port = plane.listener("short").expect("a listener").port();
+        let sockets = run(Command::new("ss").args(["-Hltn", &format!("sport = :{port}")])).expect("ss");
+        let backlogs: Vec<&str> = sockets.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
+        assert_eq!(backlogs, ["7"], "{}: {sockets}", peer.name());
     }
 }

@@ -314,3 +314,90 @@ fn a_plugin_that_fails_is_an_event_of_the_span() {
         assert_eq!(found["wasm.revision"].len(), 12, "{found:?}");
     }
 }
+
+/// Listeners like the first one, with tracing of their own; each with its name as its path.
+fn beside(mut bootstrap: Bootstrap, listeners: &[(&str, Value)]) -> Bootstrap {
+    let main = bootstrap.value()["static_resources"]["listeners"][0].clone();
+    for (name, tracing) in listeners {
+        let mut listener = with(main.clone(), json!({"name": name}));
+        let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        manager["tracing"] = with(manager["tracing"].clone(), tracing.clone());
+        bootstrap = bootstrap.listener(listener);
+    }
+    bootstrap
+}
+
+#[test]
+fn shares_of_requests_are_traced_and_paths_are_cut() {
+    let shares = |client: u8, random: u8, overall: u8| {
+        json!({
+            "client_sampling": {"value": client}, "random_sampling": {"value": random},
+            "overall_sampling": {"value": overall}, "max_path_tag_length": 5,
+        })
+    };
+    // The shares, and whether a request that its client wants traced is, and any other.
+    let cases = [
+        ("/all", shares(100, 100, 100), true, true),
+        ("/client", shares(100, 0, 100), true, false),
+        ("/random", shares(0, 100, 100), true, true),
+        ("/nobody", shares(0, 0, 100), false, false),
+        ("/never", shares(100, 100, 0), false, false),
+    ];
+    let listeners: Vec<(&str, Value)> = cases.iter().map(|(name, shares, ..)| (*name, shares.clone())).collect();
+    for peer in Peer::all() {
+        let (origin, collector) = (Origin::start("o").expect("origin"), Origin::start("otlp").expect("collector"));
+        let bootstrap = beside(bootstrap(&origin, &collector, Transport::Http, json!({})), &listeners);
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let mut expected = Vec::new();
+        for (name, _, wanted, other) in &cases {
+            for (asks, told) in [(true, *wanted), (false, *other)] {
+                let id = if asks { "asked" } else { "other" };
+                let request = Request::get(&format!("{name}-{id}")).with("user-agent", &format!("{name} {id}"));
+                let request = if asks { request.with("x-client-trace-id", "1") } else { request };
+                let address = plane.listener(name).expect("listener");
+                assert_eq!(request.send(address).expect("answer").status, 200, "{peer:?} {name}");
+                if told {
+                    expected.push((format!("{name} {id}"), format!("{name}-{id}")[..5].to_owned()));
+                }
+            }
+        }
+        let told = eventually(DEADLINE, || {
+            let told = spans(&collector, Transport::Http);
+            if told.len() >= expected.len() { Ok(told) } else { Err(format!("{} spans", told.len())) }
+        });
+        let mut told: Vec<(String, String)> = told
+            .expect("spans")
+            .iter()
+            .map(|(_, span)| attributes(&span.attributes))
+            .map(|tags| (tags["user_agent"].clone(), tags["http.url"].rsplit_once('/').expect("a path").1.to_owned()))
+            .map(|(agent, path)| (agent, format!("/{path}")))
+            .collect();
+        told.sort();
+        expected.sort();
+        assert_eq!(told, expected, "{peer:?}");
+    }
+}
+
+/// A collector that doesn't answer costs what is beyond `max_cache_size`.
+#[test]
+fn so_many_spans_wait_for_their_collector() {
+    if !Peer::all().contains(&Peer::Outrigger) {
+        return;
+    }
+    let (origin, collector) = (Origin::start("o").expect("origin"), Origin::start("otlp").expect("collector"));
+    let held = json!({"provider": {"typed_config": {"max_cache_size": 2, "http_service": {
+        "http_uri": {"timeout": "600s"},
+        "request_headers_to_add": [{"header": {"key": "x-origin", "value": "gate=open"}}],
+    }}}});
+    let bootstrap = bootstrap(&origin, &collector, Transport::Http, json!({}));
+    let plane = DataPlane::start(Peer::Outrigger, &beside(bootstrap, &[("held", held)])).expect("the proxy starts");
+    let address = plane.listener("held").expect("listener");
+    let send = || assert_eq!(Request::get("/").send(address).expect("answer").status, 200);
+    send();
+    eventually(DEADLINE, || if collector.seen().is_empty() { Err("not asked") } else { Ok(()) }).expect("an export");
+    (0..5).for_each(|_| send());
+    let dropped = plane.admin.stat_reaches("tracing.opentelemetry.spans_dropped", 3, DEADLINE).expect("counted");
+    assert_eq!(dropped, 3);
+    collector.open_gate("open");
+    assert_eq!(plane.admin.stat_reaches("tracing.opentelemetry.spans_sent", 3, DEADLINE).expect("counted"), 3);
+}

@@ -9,6 +9,8 @@ mod counters;
 mod drops;
 mod elsewhere;
 mod limits;
+mod membership;
+mod names;
 mod protocols;
 mod redirects;
 mod retries;

@@ -342,7 +342,10 @@ fn start_secrets(node: core::Node, server: &Rc<Server>, sink: &Rc<Sink>) {
         let connect = |source: Arc<StreamSource>| {
             let (cluster, authority) = (Arc::clone(&source.cluster), source.authority.clone());
             let made = || Rc::new(Connector::new(Rc::clone(&server), cluster, authority));
-            let connector = Rc::clone(connectors.borrow_mut().entry(source).or_insert_with(made));
+            let mut connectors = connectors.borrow_mut();
+            // What nobody names any more goes.
+            connectors.retain(|known, _| Arc::strong_count(known) > 1);
+            let connector = Rc::clone(connectors.entry(source).or_insert_with(made));
             async move { connector.connect().await }
         };
         run_secret_streams(node, connect, &*sink, sink.needed(), &server.status).await;

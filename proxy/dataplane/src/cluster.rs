@@ -232,12 +232,9 @@ impl ClusterHandle {
 
     /// Closes connections that were idle for too long; called about once a second.
     pub(crate) fn sweep(&self, now: tokio::time::Instant) {
-        if self.hosts.borrow().is_some() || !self.before.borrow().is_empty() {
-            let http = &self.cluster().http;
-            self.with_hosts(|hosts| {
-                hosts.list.iter().for_each(|endpoint| endpoint.pools().sweep(&self.stats, http, now))
-            });
-        }
+        // Endpoints are made here, too, where there is no request after an update: gauges tell of them.
+        let http = &self.cluster().http;
+        self.with_hosts(|hosts| hosts.list.iter().for_each(|endpoint| endpoint.pools().sweep(&self.stats, http, now)));
         if let Some(destinations) = &self.destinations {
             destinations.sweep(&self.stats, &self.cluster().http, now);
         }

@@ -107,7 +107,22 @@ fn build(config: &DnsResolver, family: DnsFamily) -> Result<TokioResolver, Strin
         options.timeout = timeout;
     }
     if let Some(tries) = config.tries {
-        options.attempts = tries as usize;
+        // Those after the first one. (Within each of them hickory repeats its datagrams.)
+        options.attempts = tries.saturating_sub(1) as usize;
     }
     builder.build().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_try_is_one_of_them() {
+        for (tries, expected) in [(Some(1), 0), (Some(4), 3)] {
+            let config =
+                DnsResolver { servers: vec!["127.0.0.1:53".parse().unwrap()], tries, ..DnsResolver::default() };
+            assert_eq!(build(&config, DnsFamily::Auto).unwrap().options().attempts, expected, "{tries:?}");
+        }
+    }
 }
