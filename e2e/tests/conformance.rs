@@ -5,6 +5,8 @@
 
 #[path = "conformance/cases.rs"]
 mod cases;
+#[path = "conformance/edges.rs"]
+mod edges;
 #[path = "conformance/properties.rs"]
 mod properties;
 
@@ -14,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use cases::{CASES, Case, Drive};
+use edges::EDGES;
 use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, tcp_listener, wasm_filter, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
 use outrigger_e2e::guest::{assemble, reports};
@@ -209,7 +212,8 @@ fn cases_are_answered_as_in_envoy() {
         return;
     }
     let wanted = std::env::var("OUTRIGGER_E2E_CASE").unwrap_or_default();
-    let cases: Vec<&Case> = CASES.iter().chain(PROPERTIES).filter(|case| case.name.contains(&wanted)).collect();
+    let cases: Vec<&Case> =
+        CASES.iter().chain(EDGES).chain(PROPERTIES).filter(|case| case.name.contains(&wanted)).collect();
     let (envoy, ours) = std::thread::scope(|scope| {
         let envoy = scope.spawn(|| observe(Peer::Envoy, &cases));
         let ours = observe(Peer::Outrigger, &cases);

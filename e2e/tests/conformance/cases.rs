@@ -32,7 +32,7 @@ pub(crate) struct Case {
     pub(crate) differs: &'static [(&'static str, &'static str, &'static str, &'static str)],
 }
 
-const RUST_PANICS: &str = "the Rust SDK panics on anything but Ok and NotFound";
+pub(crate) const RUST_PANICS: &str = "the Rust SDK panics on anything but Ok and NotFound";
 const LEGACY: &str = "old filters still ask by the names before 1.33";
 
 pub(crate) const fn case(name: &'static str, drive: Drive, script: &'static str) -> Case {

@@ -105,7 +105,7 @@ fn copy_body(host: &Host, direction: Direction, start: usize, piece: &mut [u8]) 
 fn status(cx: &mut Cx<'_>, buffer: u32, len_out: u32, flags_out: u32) -> Answer {
     let buffer = Buffer::from_number(buffer).ok_or(Status::NotFound)?;
     let len = match readable(cx.host(), buffer).ok_or(Status::NotFound)? {
-        Readable::Empty => return Err(Status::NotFound.into()),
+        Readable::Empty => 0,
         Readable::Bytes(bytes) => bytes.len(),
         Readable::Body(_, len) => len,
     };

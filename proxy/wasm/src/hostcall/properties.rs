@@ -43,8 +43,7 @@ fn get(cx: &mut Cx<'_>, path: u32, path_len: u32, ptr_out: u32, len_out: u32) ->
 
 fn set(cx: &mut Cx<'_>, path: u32, path_len: u32, value: u32, value_len: u32) -> Answer {
     let (memory, host) = cx.split();
-    let path = segments(piece(memory, path, path_len)?).filter(|path| path.iter().any(|segment| !segment.is_empty()));
-    let path = path.ok_or(Status::BadArgument)?.join(".");
+    let path = segments(piece(memory, path, path_len)?).ok_or(Status::BadArgument)?.join(".");
     let value = piece(memory, value, value_len)?;
     let (_, stream) = host.stream().ok_or(Status::NotFound)?;
     if stream.open & open::OVER != 0 {
