@@ -296,6 +296,62 @@ fn worn_vms_are_recycled_between_streams() {
     assert_eq!(metric(&plane, "traps"), 0);
 }
 
+/// A plugin of a script, in a proxy of its own.
+fn scripted(origin: &Origin, script: &str, config: &Value) -> DataPlane {
+    let dir = tempfile::tempdir().expect("a folder");
+    let module = dir.path().join("scripted.wasm");
+    std::fs::write(&module, wat::parse_str(assemble("scripted", "0_2_1", script)).expect("a module"))
+        .expect("its file");
+    start(origin, &json!([route("/", "o")]), own(wasm_filter("scripted", &module, &json!({})), config))
+}
+
+#[test]
+fn vms_that_grew_are_recycled_between_streams() {
+    if !ours() {
+        return;
+    }
+    // 16 MiB with each request, and no request meets the limit.
+    let limits = json!({"limits": {"memory_bytes": 64 << 20, "recycle_memory_bytes": 24 << 20}});
+    let origin = Origin::start("o").expect("origin");
+    let plane = scripted(&origin, "request_headers:\n grow 256", &limits);
+    let mut client = Connection::open(plane.listener("main").expect("listener")).expect("connect");
+    for _ in 0..2 {
+        assert_eq!(client.exchange(&Request::get("/")).expect("an answer").status, 200);
+    }
+    eventually(DEADLINE, || match (metric(&plane, "vm_recycled"), metric(&plane, "vm_active")) {
+        (1, 1) => Ok(()),
+        not_yet => Err(not_yet),
+    })
+    .expect("a new one takes over, and the old one ends");
+    assert_eq!(client.exchange(&Request::get("/")).expect("an answer").status, 200);
+    assert_eq!(metric(&plane, "traps"), 0);
+}
+
+#[test]
+fn what_plugins_share_outlives_the_only_vm() {
+    if !ours() {
+        return;
+    }
+    let script = "configure:
+        register_shared_queue 'q' *n
+        dequeue_shared_queue $n *v
+        get_shared_data 'k' *v *w
+        enqueue_shared_queue $n 'message'
+        set_shared_data 'k' 'value' 0
+      request_headers:
+        trap";
+    let origin = Origin::start("o").expect("origin");
+    let plane = scripted(&origin, script, &json!({"config": {"vm_config": {"vm_id": "shares"}}}));
+    assert_eq!(Request::get("/").send(plane.listener("main").expect("listener")).expect("an answer").status, 503);
+    let found = ["configure.1 dequeue_shared_queue=0 message", "configure.2 get_shared_data=0 value"];
+    eventually(DEADLINE, || {
+        let told = reports(&plane.process.log()).remove("scripted").unwrap_or_default();
+        let missing = found.iter().find(|line| !told.iter().any(|told| told == *line));
+        missing.map_or(Ok(()), |line| Err(format!("{line} is not in {told:?}")))
+    })
+    .expect("the next instance finds what the one that trapped left");
+}
+
 #[test]
 fn a_folder_says_when_vms_are_recycled() {
     if !ours() {

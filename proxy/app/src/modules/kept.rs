@@ -8,8 +8,10 @@ use tokio::time::Instant;
 
 use crate::cache::Digest;
 
-/// Modules that are kept though nobody may use them any more, so that a change back costs nothing.
+/// Modules that are kept though nobody may use them any more, so that a change back costs nothing. Each has its machine code
+/// mapped and two descriptors of the file open: the mapping's, and one for a pool that may want it later.
 const KEPT_MAX: usize = 32;
+
 /// Modules by digest, with when they were last asked for.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -77,6 +79,7 @@ mod tests {
     use std::time::Duration;
 
     use outrigger_config::{Backoff, CodeSource, RemoteCode};
+    use outrigger_wasm::{Code, Engine};
 
     use super::*;
 
@@ -91,6 +94,24 @@ mod tests {
             machine_code: None,
         };
         ModuleCode { source: CodeSource::Remote(remote), sha256: Some([7; 32]) }
+    }
+
+    #[test]
+    fn modules_that_were_used_lately_are_kept_and_no_more() {
+        let text = r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+            (func (export "malloc") (param i32) (result i32) i32.const 8))"#;
+        let engine = Engine::new().expect("an engine");
+        let code = engine.compile(&wat::parse_str(text).expect("a module")).expect("its code");
+        let module = engine.load(Code::Bytes(code)).expect("it loads");
+        let digest = |at: usize| [u8::try_from(at).expect("below 256"); 32];
+        let mut kept = Kept::default();
+        for at in 0..3 * KEPT_MAX {
+            kept.insert(digest(at), module.clone());
+            assert!(kept.get(&digest(0)).is_some(), "it is asked for again and again");
+        }
+        assert_eq!(kept.len(), KEPT_MAX);
+        let last = 3 * KEPT_MAX - 1;
+        assert!(kept.get(&digest(last)).is_some() && kept.get(&digest(KEPT_MAX)).is_none());
     }
 
     #[test]
