@@ -244,7 +244,8 @@ fn connection(info: &StreamInfo, name: &str) -> Option<Property> {
 /// What both sides tell of TLS.
 fn of_tls(tls: &TlsInfo, name: &str) -> Option<Property> {
     let (local, peer) = (tls.local.as_deref(), tls.peer.as_deref());
-    let subject = |certificate: Option<&CertificateInfo>| text(&certificate?.subject);
+    // Of no certificate it is an empty one; all else that is of none isn't there.
+    let subject = |certificate: Option<&CertificateInfo>| text(certificate.map_or("", |known| &known.subject));
     let first = |sans: &[String]| text(sans.first()?);
     match name {
         "tls_version" => text(tls.version),
@@ -255,7 +256,7 @@ fn of_tls(tls: &TlsInfo, name: &str) -> Option<Property> {
         "uri_san_local_certificate" => first(&local?.uri_sans),
         "uri_san_peer_certificate" => first(&peer?.uri_sans),
         "sha256_peer_certificate_digest" => text(&peer?.sha256),
-        "peer_certificate" => text(&peer?.url_encoded_pem()),
+        "peer_certificate" => text(&peer?.pem()),
         _ => None,
     }
 }
@@ -434,7 +435,8 @@ mod tests {
             check(&format!("{side}/subject_peer_certificate"), text("CN=peer"));
             check(&format!("{side}/dns_san_peer_certificate"), text("a"));
             check(&format!("{side}/uri_san_peer_certificate"), None);
-            check(&format!("{side}/subject_local_certificate"), None);
+            check(&format!("{side}/subject_local_certificate"), text(""));
+            check(&format!("{side}/uri_san_local_certificate"), None);
             check(&format!("{side}/sha256_peer_certificate_digest"), text("00ff"));
         }
         check("upstream/locality/zone", text("z"));

@@ -54,6 +54,12 @@ pub struct CertificateInfo {
 }
 
 impl CertificateInfo {
+    /// The leaf in PEM.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.chain.first().map(|der| pem(der)).unwrap_or_default()
+    }
+
     /// The leaf in PEM, URL-encoded, as `x-forwarded-client-cert` has it.
     #[must_use]
     pub fn url_encoded_pem(&self) -> String {
@@ -67,11 +73,10 @@ impl CertificateInfo {
     }
 }
 
-/// PEM of which all that isn't unreserved is escaped.
-fn url_encoded_pem(der: &[u8]) -> String {
+fn pem(der: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(der.len() * 3 / 2 + 128);
-    out.push_str("-----BEGIN%20CERTIFICATE-----%0A");
+    out.push_str("-----BEGIN CERTIFICATE-----\n");
     let mut column = 0;
     for group in der.chunks(3) {
         let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
@@ -80,23 +85,35 @@ fn url_encoded_pem(der: &[u8]) -> String {
                 true => ALPHABET[(bits >> (18 - 6 * position) & 63) as usize],
                 false => b'=',
             };
-            match symbol {
-                b'+' => out.push_str("%2B"),
-                b'/' => out.push_str("%2F"),
-                b'=' => out.push_str("%3D"),
-                other => out.push(char::from(other)),
-            }
+            out.push(char::from(symbol));
         }
         column += 4;
         if column == 64 {
-            out.push_str("%0A");
+            out.push('\n');
             column = 0;
         }
     }
     if column > 0 {
-        out.push_str("%0A");
+        out.push('\n');
     }
-    out.push_str("-----END%20CERTIFICATE-----%0A");
+    out.push_str("-----END CERTIFICATE-----\n");
+    out
+}
+
+/// PEM of which all that isn't unreserved is escaped.
+fn url_encoded_pem(der: &[u8]) -> String {
+    let plain = pem(der);
+    let mut out = String::with_capacity(plain.len() + 128);
+    for symbol in plain.chars() {
+        match symbol {
+            ' ' => out.push_str("%20"),
+            '\n' => out.push_str("%0A"),
+            '+' => out.push_str("%2B"),
+            '/' => out.push_str("%2F"),
+            '=' => out.push_str("%3D"),
+            other => out.push(other),
+        }
+    }
     out
 }
 
@@ -113,6 +130,7 @@ mod tests {
         check(b"ab", "YWI%3D");
         check(b"abc", "YWJj");
         check(&[0xfb, 0xff], "%2B%2F8%3D");
+        assert_eq!(of(b"a").pem(), "-----BEGIN CERTIFICATE-----\nYQ==\n-----END CERTIFICATE-----\n");
         check(&[0; 48], &"A".repeat(64));
         check(&[0; 49], &format!("{}%0AAA%3D%3D", "A".repeat(64)));
     }
