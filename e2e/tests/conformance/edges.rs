@@ -307,4 +307,8 @@ pub(crate) const EDGES: &[Case] = &[
            close_stream 2
            return 1",
     ),
+    Case {
+        plugin: r#"{"vm_config": {"environment_variables": {"host_env_keys": ["PATH", "NOBODY_HAS_THIS"]}}}"#,
+        ..case("environment-of-the-host", Drive::Root, "configure:\n wasi.environ_sizes_get *n *w")
+    },
 ];

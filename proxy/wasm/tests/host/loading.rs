@@ -114,3 +114,25 @@ fn duplicate_imports_are_fine() {
     let other = r#"(import "wasi_snapshot_preview1" "fd_write" (func (param i32) (result i32)))"#;
     assert!(message(&format!("{write}{other}{REST}")).starts_with("does not link"));
 }
+
+#[test]
+fn what_newer_toolchains_emit_loads() {
+    let check = |what: &str, body: &str| {
+        assert!(load(&raw(&format!("{REST} {body}"))).is_ok(), "{what}: {}", message(&format!("{REST} {body}")));
+    };
+    check("a second memory", "(memory 1)");
+    check("a second memory of 64 bits", "(memory i64 1)");
+    check("tail calls", "(func $f (result i32) (return_call $f))");
+    check("vectors", "(func (result v128) (i32x4.splat #1))");
+    check(
+        "relaxed vectors",
+        "(func (param v128 v128) (result v128) (i8x16.relaxed_swizzle (local.get 0) (local.get 1)))",
+    );
+    check("references", "(table 1 externref) (func (result funcref) (ref.null func))");
+    check("function references", "(type $t (func)) (func (param (ref $t)) (call_ref $t (local.get 0)))");
+    check("garbage collection", "(type $s (struct (field i32))) (func (result (ref $s)) (struct.new $s #1))");
+    check("exceptions", "(tag $e) (func (block $b (try_table (catch_all $b) (throw $e))))");
+    // A guest is one thread's: what waits on others would wait for ever.
+    let threads = raw(&format!("{REST} (memory 1 1 shared)"));
+    assert!(engine().compile(&threads).expect_err("no threads").to_string().contains("threads"));
+}
