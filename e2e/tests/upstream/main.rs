@@ -8,6 +8,7 @@ mod connections;
 mod counters;
 mod drops;
 mod elsewhere;
+mod goaway;
 mod limits;
 mod membership;
 mod names;

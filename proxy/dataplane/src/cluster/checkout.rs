@@ -143,8 +143,14 @@ impl ClusterHandle {
         let (cluster, priority, made_for) = (self.clone(), key.priority, self.made_for(key, &endpoint));
         self.preconnect_shared(&endpoint, Purpose { alpn: Alpn::Http2, priority, made_for: made_for.as_ref() });
         Checkout::Connecting(Box::pin(async move {
-            let (connection, reused) = cluster.shared_h2(&endpoint, priority, made_for.as_ref()).await?;
-            cluster.stream_on(&connection, reused, endpoint, request).await
+            loop {
+                let (connection, reused) = cluster.shared_h2(&endpoint, priority, made_for.as_ref()).await?;
+                match cluster.stream_on(&connection, reused).await {
+                    // Its server has gone away: another one will do.
+                    Err(_) if reused => {}
+                    stream => return Ok(Box::new(cluster.picked_shared(stream?, endpoint, request))),
+                }
+            }
         }))
     }
 
@@ -170,15 +176,23 @@ impl ClusterHandle {
         }
         let (cluster, priority) = (self.clone(), key.priority);
         Checkout::Connecting(Box::pin(async move {
-            let (connected, reused) = match cluster.claimed(claim, priority).await? {
+            let mut connected = match cluster.claimed(claim, priority).await? {
                 Some((transport, guard)) => (Connected::H1(cluster.start_h1(transport), guard), false),
                 None => cluster.connected_by_alpn(&endpoint, priority, made_for.as_ref()).await?,
             };
-            match connected {
-                Connected::H1(stream, guard) => {
-                    Ok(Box::new(cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None)))
+            loop {
+                let (connection, reused) = match connected {
+                    (Connected::H2(connection), reused) => (connection, reused),
+                    (Connected::H1(stream, guard), _) => {
+                        let picked = cluster.picked(Upstream::H1(stream), endpoint, Some(guard), request, None);
+                        return Ok(Box::new(picked));
+                    }
+                };
+                match cluster.stream_on(&connection, reused).await {
+                    Err(_) if reused => {}
+                    stream => return Ok(Box::new(cluster.picked_shared(stream?, endpoint, request))),
                 }
-                Connected::H2(connection) => cluster.stream_on(&connection, reused, endpoint, request).await,
+                connected = cluster.connected_by_alpn(&endpoint, priority, made_for.as_ref()).await?;
             }
         }))
     }
@@ -266,20 +280,33 @@ impl ClusterHandle {
         Box::new(h1::Stream::new(transport, self.cluster().http.http1.enable_trailers))
     }
 
+    /// A stream of a shared connection, which takes no more of them where its server has gone away.
     async fn stream_on(
-        self: &Rc<Self>,
+        &self,
         connection: &Rc<H2Connection>,
         reused: bool,
-        endpoint: Rc<EndpointHandle>,
-        request: RequestGuard,
-    ) -> Result<Box<Picked>, StreamError> {
+    ) -> Result<(h2::Stream, StreamCount), StreamError> {
         let count = StreamCount::new(connection);
         let sender = connection.sender.clone().ready().await.map_err(|_| {
             connection.closed.set(true);
             StreamError::upstream(ErrorKind::Terminated)
         })?;
+        let requests_max = self.cluster().http.max_requests_per_connection;
+        if requests_max.is_some_and(|max| connection.streams_total.get() >= max) && connection.pools.unshare(connection)
+        {
+            self.stats.upstream_cx_max_requests().inc();
+        }
         let stream = h2::Stream::new(sender, reused, connection.addresses, connection.tls.clone(), connection.upstream);
-        Ok(Box::new(self.picked(Upstream::H2(Box::new(stream)), endpoint, None, request, Some(count))))
+        Ok((stream, count))
+    }
+
+    fn picked_shared(
+        self: &Rc<Self>,
+        (stream, count): (h2::Stream, StreamCount),
+        endpoint: Rc<EndpointHandle>,
+        request: RequestGuard,
+    ) -> Picked {
+        self.picked(Upstream::H2(Box::new(stream)), endpoint, None, request, Some(count))
     }
 
     /// A shared connection with room for a stream.

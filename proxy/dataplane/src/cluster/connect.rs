@@ -4,9 +4,11 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrigger_config::{LbPolicy, RoutingPriority, UpstreamBind};
 use outrigger_http::{EndpointAddress, UpstreamConnection};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::announce::MadeFor;
@@ -195,6 +197,7 @@ impl ClusterHandle {
             .map_err(|_| StreamError::upstream(ErrorKind::ConnectTimeout))?
             .map_err(failed)?;
         let closed = Rc::new(Cell::new(false));
+        let (held, let_go) = oneshot::channel();
         let connection = Rc::new(H2Connection {
             sender,
             streams: Cell::new(0),
@@ -207,17 +210,27 @@ impl ClusterHandle {
             upstream,
             made_for,
             pools: endpoint.pools().clone(),
+            _held: held,
         });
-        // The task lives as long as the connection, which the pool and its streams hold.
+        // The task lives as long as the connection, which the pool and its streams hold, and as its last words take.
         let ping = options.keepalive.and_then(|keepalive| Some((keepalive, driver.ping_pong()?)));
         let stats = self.stats.clone();
         tokio::task::spawn_local(async move {
-            match ping {
-                None => _ = driver.await,
-                Some((keepalive, ping)) => tokio::select! {
-                    _ = driver => {}
-                    () = crate::http2::keep_alive(keepalive, ping) => stats.inc_rare("http2.keepalive_timeout"),
-                },
+            let mut driven = std::pin::pin!(async move {
+                match ping {
+                    None => _ = driver.await,
+                    Some((keepalive, ping)) => tokio::select! {
+                        _ = driver => {}
+                        () = crate::http2::keep_alive(keepalive, ping) => stats.inc_rare("http2.keepalive_timeout"),
+                    },
+                }
+            });
+            tokio::select! {
+                () = &mut driven => {}
+                // A server that doesn't read keeps them from going out.
+                _ = let_go => {
+                    _ = tokio::time::timeout(FAREWELL_MAX, driven).await;
+                }
             }
             closed.set(true);
             drop(guard);
@@ -227,11 +240,14 @@ impl ClusterHandle {
     }
 }
 
+/// What a shared connection that nobody uses any more has left for its last frames.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
 fn keep_alive(socket: &Socket, options: Option<(u32, u32, u32)>) {
     let Some((idle, interval, probes)) = options else { return };
     let keepalive = socket2::TcpKeepalive::new()
-        .with_time(std::time::Duration::from_secs(idle.into()))
-        .with_interval(std::time::Duration::from_secs(interval.into()))
+        .with_time(Duration::from_secs(idle.into()))
+        .with_interval(Duration::from_secs(interval.into()))
         .with_retries(probes);
     _ = socket2::SockRef::from(socket).set_tcp_keepalive(&keepalive);
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use outrigger_config::UpstreamHttpOptions;
 use outrigger_http::{TlsInfo, UpstreamConnection};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::announce::MadeFor;
@@ -98,7 +98,7 @@ struct Idle {
     since: Instant,
 }
 
-/// A shared HTTP/2 connection; its task ends when the last sender and stream are gone.
+/// A shared HTTP/2 connection; its task ends when the pool and the last stream have let it go.
 #[derive(Debug)]
 pub(crate) struct H2Connection {
     pub(super) sender: SendRequest<Bytes>,
@@ -112,6 +112,8 @@ pub(crate) struct H2Connection {
     pub(super) tls: Option<Arc<TlsInfo>>,
     pub(super) upstream: Option<UpstreamConnection>,
     pub(super) made_for: Option<Arc<MadeFor>>,
+    /// Dropped with it, which its task is told by.
+    pub(super) _held: oneshot::Sender<()>,
 }
 
 impl H2Connection {
@@ -182,6 +184,14 @@ impl Pools {
             self.h2.borrow_mut().push(connection.clone());
             self.has_room(connection);
         }
+    }
+
+    /// Nobody else gets a stream of a connection; `false`: nobody did before. It ends with those that it has.
+    pub(super) fn unshare(&self, connection: &Rc<H2Connection>) -> bool {
+        let mut shared = self.h2.borrow_mut();
+        let before = shared.len();
+        shared.retain(|known| !Rc::ptr_eq(known, connection));
+        shared.len() < before
     }
 
     /// A shared connection has room for a stream.

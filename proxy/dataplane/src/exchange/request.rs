@@ -352,15 +352,15 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// The origin closed a pooled connection while the request was on its way: a request that may be repeated goes out
-    /// once more on a fresh connection (RFC 9110 §9.2.2).
+    /// The origin closed a pooled connection while the request was on its way, or goes away and hasn't seen it: a request
+    /// that may be repeated goes out once more on a fresh connection (RFC 9110 §9.2.2).
     pub(super) fn may_repeat(&self, error: StreamError) -> bool {
         let Origin::Connected(picked) = &self.origin else { return false };
         let idempotent = matches!(
             self.stream.borrow().request.method,
             Method::Get | Method::Head | Method::Options | Method::Put | Method::Delete | Method::Trace
         );
-        error.kind == ErrorKind::Terminated
+        matches!(error.kind, ErrorKind::Terminated | ErrorKind::RefusedStream)
             && error.source == ErrorSource::Upstream
             && picked.stream.reused()
             && !picked.stream.answered()

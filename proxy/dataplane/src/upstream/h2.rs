@@ -137,6 +137,10 @@ impl Stream {
 }
 
 fn reset_kind(error: &h2::Error) -> StreamError {
+    // A server that goes away says which streams it hasn't looked at (RFC 9113 §6.8).
+    if error.is_go_away() && error.is_remote() {
+        return StreamError::upstream(ErrorKind::RefusedStream);
+    }
     match error.reason() {
         Some(h2::Reason::PROTOCOL_ERROR) if !error.is_remote() => StreamError::upstream(ErrorKind::Protocol),
         Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => StreamError::upstream(ErrorKind::RefusedStream),
