@@ -1,5 +1,6 @@
 //! Connections to origins: how old they get, and how it is noticed that nobody is there any more.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -263,4 +264,30 @@ fn an_earlier_version_keeps_no_connection() {
     assert_eq!((answer.status, answer.header("x-origin-name")), (302, Some("old")));
     let one = || plane.admin.stat("cluster.late.upstream_cx_active").unwrap_or_default() == 1;
     until(DEADLINE, "only the last version's connection stays", one).expect("closed");
+}
+
+/// Nobody comes upon a connection that its origin has closed, where its cluster isn't used again.
+#[test]
+fn what_an_origin_closes_is_closed() {
+    for peer in Peer::all() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        let (plane, main) = start(peer, cluster("c", &[listener.local_addr().expect("its address")]));
+        let mut clients = [(); 3].map(|()| {
+            let mut client = Connection::open(main).expect("a connection");
+            client.send(Request::get("/").bytes()).expect("sends");
+            client.expect_answer_to("GET");
+            let (socket, _) = listener.accept().expect("the proxy's connection");
+            (client, socket)
+        });
+        for (client, socket) in &mut clients {
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("answers");
+            assert_eq!(client.response().expect("an answer").status, 200, "{peer:?}");
+        }
+        // All three are idle.
+        let open = || plane.admin.stat("cluster.c.upstream_cx_active").unwrap_or_default();
+        assert_eq!(open(), 3, "{peer:?}");
+        drop(clients);
+        until(DEADLINE, "they are closed", || open() == 0).expect("closed");
+        assert_eq!(plane.admin.stat("cluster.c.upstream_cx_destroy_remote").expect("stats"), 3, "{peer:?}");
+    }
 }
