@@ -299,3 +299,118 @@ fn the_header_comes_before_tls_and_over_http2() {
         assert!(found >= 4, "{}: {stats:?}", peer.name());
     }
 }
+
+/// An entry of a header.
+fn entry(kind: u8, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(value.len()).expect("a short value").to_be_bytes();
+    [&[kind], &length[..], value].concat()
+}
+
+/// What is noted of entries, and which of them may be passed on.
+fn with_rules(mut listener: Value, passed: &Value) -> Value {
+    let log = json!([{"name": "f", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog", "path": "@DIR@/access.log",
+        "log_format": {"json_format": {
+            "port": "%DOWNSTREAM_REMOTE_PORT%", "type": "%ACCESS_LOG_TYPE%",
+            "noted": "%DYNAMIC_METADATA(envoy.filters.listener.proxy_protocol)%", "other": "%DYNAMIC_METADATA(other)%",
+        }},
+    }}]);
+    let rules = json!([
+        {"tlv_type": 0xea, "on_tlv_present": {"key": "unused"}},
+        {"tlv_type": 0xea, "on_tlv_present": {"key": "text"}},
+        {"tlv_type": 0xeb, "on_tlv_present": {"key": "bytes", "value_string_encoding": "BASE64"}},
+        {"tlv_type": 0xec, "on_tlv_present": {"key": "elsewhere", "metadata_namespace": "other"}},
+        {"tlv_type": 0xed},
+    ]);
+    listener = behind_a_balancer(listener);
+    listener["listener_filters"][0]["typed_config"]["rules"] = rules;
+    listener["listener_filters"][0]["typed_config"]["pass_through_tlvs"] = passed.clone();
+    listener["access_log"] = log.clone();
+    listener["filter_chains"][0]["filters"][0]["typed_config"]["access_log"] = log;
+    listener
+}
+
+#[test]
+fn entries_are_noted_and_passed_on() {
+    let told = [
+        entry(0xea, b"x\xff\xc3\xa9\xe2\x82y"),
+        entry(0xea, b"second"),
+        entry(0xeb, b"\0\x01\xff"),
+        entry(0xec, b"o"),
+        entry(0xed, b""),
+        entry(0xee, b"1"),
+        entry(0xee, b"2"),
+        entry(0xf0, b"of the client"),
+        entry(0xf3, b"more"),
+    ]
+    .concat();
+    let denied = entry(0xea, b"deny");
+    let added = json!([
+        {"type": 0xf0, "value": "Y2x1c3Rlcg=="}, {"type": 0xf1, "value": "Y2x1c3Rlcg=="}, {"type": 0xf0, "value": "YWdhaW4="},
+    ]);
+    let own = json!({"typed_filter_metadata": {"envoy.transport_sockets.proxy_protocol": {
+        "@type": "type.googleapis.com/envoy.config.core.v3.PerHostConfig",
+        "added_tlvs": [{"type": 0xf1, "value": "aG9zdA=="}, {"type": 0xf2, "value": "aG9zdA=="}, {"type": 0xf1, "value": "dHdv"}],
+    }}});
+    let some = json!({"match_type": "INCLUDE", "tlv_type": [0xea, 0xee, 0xf0]});
+    let deny = json!({"name": "rbac", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC", "stat_prefix": "r",
+        "rules": {"action": "DENY", "policies": {"p": {"principals": [{"any": true}], "permissions": [{"metadata": {
+            "filter": "envoy.filters.listener.proxy_protocol", "path": [{"key": "text"}],
+            "value": {"string_match": {"exact": "deny"}},
+        }}]}}},
+    }});
+    let run = |peer: Peer| -> Vec<String> {
+        let origin = Told::start();
+        let to = |name: &str, passed: &Value| {
+            let mut cluster = cluster(name, &[origin.address]);
+            cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["metadata"] = own.clone();
+            telling(cluster, &json!({"version": "V2", "added_tlvs": added, "pass_through_tlvs": passed}))
+        };
+        let mut judged = with_rules(tcp_listener("judged", "all"), &json!({}));
+        judged["filter_chains"][0]["filters"].as_array_mut().expect("filters").insert(0, deny.clone());
+        judged["filter_chains"][0]["filters"][0]["typed_config"].as_object_mut().expect("RBAC").remove("access_log");
+        let http = |name: &str, to: &str| -> Value { HttpListener::new(name, &json!([route("/", to)])).into() };
+        let bootstrap = Bootstrap::new()
+            .cluster(to("all", &json!({"match_type": "INCLUDE_ALL"})))
+            .cluster(to("some", &some))
+            .cluster(to("none", &Value::Null))
+            .listener(with_rules(tcp_listener("bytes", "all"), &json!({})))
+            .listener(with_rules(tcp_listener("bytes-some", "all"), &some))
+            .listener(with_rules(tcp_listener("none", "none"), &json!({})))
+            .listener(with_rules(http("main", "all"), &json!({})))
+            .listener(with_rules(http("main-some", "some"), &json!({})))
+            .listener(judged);
+        let plane = DataPlane::start(peer, &bootstrap).expect("the proxy starts");
+        let mut found = Vec::new();
+        let names = ["bytes", "bytes-some", "none", "main", "main-some", "judged", "judged"];
+        for (port, name) in (1..).zip(names) {
+            let mut stream = TcpStream::connect(plane.listener(name).expect("the listener")).expect("a connection");
+            let values = if port == names.len() as u16 { &denied } else { &told };
+            let (client, to) = (SocketAddr::from(([10, 0, 0, 9], port)), SocketAddr::from(([10, 0, 0, 1], 80)));
+            stream.write_all(&v2(client, to, values)).expect("written");
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").expect("written");
+            let answered = stream.read_exact(&mut [0; 15]).is_ok();
+            let header = answered.then(|| origin.next().0);
+            found.push(format!(
+                "{name}: {:?}",
+                header.map(|header| String::from_utf8_lossy(&header).escape_debug().to_string())
+            ));
+            drop(stream);
+            for kind in ["NotSet", if name.starts_with("main") { "DownstreamEnd" } else { "TcpConnectionEnd" }] {
+                let of = |record: &Value| record["port"] == port && record["type"] == kind;
+                // A connection that is refused has never been one of its TCP proxy's in Envoy.
+                if answered {
+                    found.push(plane.access_record_where(of).expect("a record").to_string());
+                }
+            }
+        }
+        found
+    };
+    let (ours, theirs) = (run(Peer::Outrigger), run(Peer::Envoy));
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(ours.len(), theirs.len());
+    assert!(theirs.last().is_some_and(|last| last == "judged: None"), "{theirs:?}");
+}

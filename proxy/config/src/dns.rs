@@ -158,6 +158,7 @@ mod tests {
             metadata: None,
             additional_addresses: Box::default(),
             health_check: None,
+            proxy_entries: Box::default(),
         };
         let place = Locality {
             metadata: None,

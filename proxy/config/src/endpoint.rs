@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use outrigger_http::EndpointAddress;
+use outrigger_http::{EndpointAddress, ProxyEntry};
 
 use crate::{EndpointHealthCheck, Fraction, Metadata, Origin};
 
@@ -57,6 +57,8 @@ pub struct Endpoint {
     /// `additional_addresses`: tried beside `address`, the first that answers counts.
     pub additional_addresses: Box<[SocketAddr]>,
     pub health_check: Option<Box<EndpointHealthCheck>>,
+    /// `envoy.transport_sockets.proxy_protocol` in its metadata: what it is told beside what its cluster is.
+    pub proxy_entries: Box<[ProxyEntry]>,
 }
 
 impl Endpoint {

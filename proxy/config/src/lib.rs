@@ -80,7 +80,9 @@ pub use listener::{
     CodecType, EscapedSlashes, HttpConnectionManager, HttpLimits, Listener, NetworkFilter, PathNormalization,
     RouteSource, ServerHeader, TcpCluster, TcpProxy, UpgradeConfig,
 };
-pub use listener_filter::{ListenerFilter, ListenerFilterKind, PortPredicate, ProxyProtocol, TlsInspector};
+pub use listener_filter::{
+    ListenerFilter, ListenerFilterKind, PortPredicate, ProxyEntryRule, ProxyProtocol, TlsInspector,
+};
 pub use matcher::{
     Branches, CookieMatcher, HeaderMatch, HeaderMatchName, HeaderMatcher, Input, MatchTree, MetadataMatcher, OnMatch,
     PathMatcher, Predicate, QueryMatch, QueryMatcher, Regex, StringMatch, StringMatcher, UriTemplate,
@@ -119,5 +121,5 @@ pub use tls::{
     TlsVersions, Trust, TrustDomain, Unresolved, UpstreamTls, UpstreamTransport, ValidationContext,
 };
 pub use tracing::{CustomTag, OtlpTransport, Share, TagValue, Tracer, Tracing};
-pub use upstream_proxy_protocol::{ProxyProtocolVersion, UpstreamProxyProtocol};
+pub use upstream_proxy_protocol::{PassedEntries, ProxyProtocolVersion, UpstreamProxyProtocol};
 pub use wasm_override::WasmOverride;

@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::PassedEntries;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerFilter {
     pub name: Arc<str>,
@@ -41,6 +43,21 @@ pub struct ProxyProtocol {
     /// Allowed versions: all but `disallowed_versions`.
     pub version1: bool,
     pub version2: bool,
+    /// One for each type.
+    pub rules: Vec<ProxyEntryRule>,
+    /// `pass_through_tlvs`: what endpoints may be told.
+    pub passed: PassedEntries,
+}
+
+/// `ProxyProtocol.Rule`: what is noted in the metadata of a connection whose header has such an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProxyEntryRule {
+    /// `tlv_type`.
+    pub kind: u8,
+    pub namespace: Arc<str>,
+    pub key: Arc<str>,
+    /// The value in base64; else as text.
+    pub base64: bool,
 }
 
 /// `ListenerFilterChainMatchPredicate`: by the destination's port.

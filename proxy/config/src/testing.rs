@@ -100,6 +100,7 @@ pub(crate) fn dns(name: &str, host: &str) -> (Resource, Arc<DnsTargets>) {
         metadata: None,
         additional_addresses: Box::default(),
         health_check: None,
+        proxy_entries: Box::default(),
     };
     let place = Locality {
         metadata: None,

@@ -31,7 +31,7 @@ use std::sync::Arc;
 
 use outrigger_config::{Cluster, ClusterEntry, Discovery, Fraction};
 
-pub(crate) use announce::{Client, MadeFor, header};
+pub(crate) use announce::{Client, MadeFor, Told, header};
 pub(crate) use breakers::{BreakerSet, Breakers, RetryGuard};
 pub(crate) use checkout::Checkout;
 pub(crate) use connect::FailedConnect;

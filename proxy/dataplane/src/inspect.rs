@@ -13,9 +13,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, BytesMut};
 use outrigger_config::{ConnectionFacts, Listener, ListenerFilterKind, ProxyProtocol, TlsInspector};
-use outrigger_http::ConnectionInfo;
+use outrigger_http::{ConnectionInfo, MetadataValue, ProxyEntry, StreamMetadata};
 
 use crate::stats::InspectStats;
 use crate::transport::Transport;
@@ -41,6 +43,9 @@ pub(crate) struct Found {
     ja4: Arc<str>,
     /// The peer of the socket, where the PROXY protocol told of another client.
     direct_remote: Option<SocketAddr>,
+    /// What was noted of a PROXY header's entries, and those that are passed on.
+    metadata: Option<Box<StreamMetadata>>,
+    proxy_entries: Arc<[ProxyEntry]>,
     /// The destination is not where the socket was connected to.
     pub(crate) restored: bool,
 }
@@ -95,13 +100,16 @@ impl Found {
     /// For the connection's streams.
     pub(crate) fn info(&self, transport: &Transport) -> Option<Arc<ConnectionInfo>> {
         let told = self.direct_remote.is_some() || self.server_name.is_some() || self.restored;
-        if !told && self.ja3.is_empty() && self.ja4.is_empty() {
+        let of_header = self.metadata.is_some() || !self.proxy_entries.is_empty();
+        if !told && !of_header && self.ja3.is_empty() && self.ja4.is_empty() {
             return None;
         }
         Some(Arc::new(ConnectionInfo {
             direct_remote: self.direct_remote,
             requested_server_name: self.server_name.clone(),
             original_dst: self.original_dst(transport),
+            metadata: self.metadata.clone(),
+            proxy_entries: self.proxy_entries.clone(),
             ja3: self.ja3.clone(),
             ja4: self.ja4.clone(),
         }))
@@ -271,8 +279,33 @@ fn proxy(config: &ProxyProtocol, transport: &mut Transport, found: &mut Found, s
         return Look::Refused;
     }
     stats.inc(found_name);
+    take_entries(config, &transport.input[header.entries.clone()], found);
     take_header(&header, transport, found);
     Look::Done
+}
+
+/// Notes entries, the first of each key, and keeps what is passed on.
+fn take_entries(config: &ProxyProtocol, bytes: &[u8], found: &mut Found) {
+    for (kind, value) in proxy_header::entries(bytes) {
+        let Some(rule) = config.rules.iter().find(|rule| rule.kind == kind) else { continue };
+        let noted = &mut found.metadata.get_or_insert_default().dynamic;
+        if noted.get(&rule.namespace, &rule.key).is_none() {
+            let text = if rule.base64 { STANDARD.encode(value) } else { sanitized(value) };
+            noted.set(&rule.namespace, &rule.key, MetadataValue::String(text.into()));
+        }
+    }
+    let passed = proxy_header::entries(bytes).filter(|(kind, _)| config.passed.includes(*kind));
+    found.proxy_entries = passed.map(|(kind, value)| (kind, value.into())).collect();
+}
+
+/// A text, with `!` for each byte that is part of none.
+fn sanitized(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(std::iter::repeat_n('!', chunk.invalid().len()));
+    }
+    text
 }
 
 fn take_header(header: &ProxyHeader, transport: &mut Transport, found: &mut Found) {

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use outrigger_config::{DownstreamTransport, TcpProxy};
 use outrigger_http::{
-    CloseType, EndpointAddress, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint,
+    CloseType, ConnectionInfo, EndpointAddress, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState,
+    TimingPoint,
 };
 use rand::Rng;
 use tokio::sync::oneshot;
@@ -118,6 +119,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
         connection_start: Some(down.opened),
         downstream_remote: down.remote,
         downstream_local: down.local,
+        metadata: info.as_ref().and_then(|connection| connection.metadata.clone()),
         connection: info,
         downstream_socket: down.asked(),
         downstream_tls: down.tls().cloned(),
@@ -197,7 +199,7 @@ async fn run_filtered(
     let guard = RefCell::new(None);
     let (tell, told) = oneshot::channel();
     let connect = || {
-        let Connecting { cluster, connected } = connecting(cx, chain, ends);
+        let Connecting { cluster, connected } = connecting(cx, chain, ends.clone());
         {
             let info = &mut state.borrow_mut().info;
             info.cluster_name = cluster;
@@ -232,19 +234,17 @@ async fn run_filtered(
     (outcome, state)
 }
 
-/// What of a client decides its endpoint.
-#[derive(Debug, Clone, Copy)]
+/// What of a client decides its endpoint, and what that is told of it.
+#[derive(Debug, Clone)]
 pub(crate) struct Ends {
     pub(crate) source: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
-    /// Where it wanted to.
-    pub(crate) destination: Option<SocketAddr>,
+    pub(crate) connection: Option<Arc<ConnectionInfo>>,
 }
 
 impl Ends {
     fn of(info: &StreamInfo) -> Ends {
-        let destination = info.connection.as_ref().and_then(|connection| connection.original_dst);
-        Ends { source: info.downstream_remote, local: info.downstream_local, destination }
+        Ends { source: info.downstream_remote, local: info.downstream_local, connection: info.connection.clone() }
     }
 }
 
@@ -310,7 +310,7 @@ fn ended(
 
 /// Chooses a cluster and connects to one of its endpoints.
 fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, ends: Ends) -> Connecting {
-    let Ends { source, local, destination } = ends;
+    let Ends { source, local, connection } = ends;
     let client = Client::of(source, local);
     let source = source.filter(|_| chain.proxy.hashes_source_ip);
     let hash = source.map(|source| xxh64(source.ip().to_string().as_bytes(), 0));
@@ -325,7 +325,9 @@ fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, ends: Ends) -> Connecting
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match cluster.connect_raw(&PickKey { hash, client, destination, ..PickKey::default() }).await {
+            let connection = connection.as_deref();
+            let destination = connection.and_then(|connection| connection.original_dst);
+            match cluster.connect_raw(&PickKey { hash, client, connection, destination, ..PickKey::default() }).await {
                 Ok((transport, guard, endpoint)) => {
                     let remote = endpoint.address_of(transport.remote);
                     return Ok(Connected { transport, remote, _guard: guard, attempts });

@@ -14,7 +14,7 @@ use outrigger_config::UpstreamProxyProtocol;
 use outrigger_http::{ClientSocket, StreamInfo, TlsInfo, UpstreamConnection, WireBytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use crate::cluster::{self, Client, MadeFor};
+use crate::cluster::{self, Client, MadeFor, Told};
 use crate::probe::{Asked, Probe};
 pub(crate) use crate::socket::Socket;
 use crate::tls::{Acceptor, Connector, HandshakeError, Session, Target, TlsStats};
@@ -131,8 +131,8 @@ impl Transport {
     }
 
     /// Tells a server who the client is; `None`: the proxy itself.
-    pub(crate) async fn announce(&mut self, config: &UpstreamProxyProtocol, client: Option<Client>) -> io::Result<()> {
-        let header = cluster::header(config, client, Client::of(self.local, self.remote));
+    pub(crate) async fn announce(&mut self, config: &UpstreamProxyProtocol, told: Option<Told<'_>>) -> io::Result<()> {
+        let header = cluster::header(config, told, Client::of(self.local, self.remote));
         self.socket.write_all(&header).await?;
         self.bytes_written += header.len() as u64;
         Ok(())

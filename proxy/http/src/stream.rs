@@ -155,6 +155,9 @@ pub struct StreamEvent {
     pub attributes: Vec<(&'static str, Arc<str>)>,
 }
 
+/// An entry of a PROXY header: its type and its value.
+pub type ProxyEntry = (u8, Box<[u8]>);
+
 /// What all streams of a downstream connection share beyond its addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConnectionInfo {
@@ -164,6 +167,10 @@ pub struct ConnectionInfo {
     pub requested_server_name: Option<Arc<str>>,
     /// Where the client wanted to, if it was redirected to us, or a balancer says so.
     pub original_dst: Option<SocketAddr>,
+    /// What listener filters have noted, for logs and filters of the connection.
+    pub metadata: Option<Box<StreamMetadata>>,
+    /// Of the PROXY header, what may be passed on to endpoints.
+    pub proxy_entries: Arc<[ProxyEntry]>,
     /// Fingerprints of the client's hello, where the listener's inspector takes them; else empty.
     pub ja3: Arc<str>,
     pub ja4: Arc<str>,

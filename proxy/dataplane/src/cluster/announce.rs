@@ -6,11 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use outrigger_config::{ProxyProtocolVersion, UpstreamProxyProtocol};
+use outrigger_http::ProxyEntry;
 
 use super::endpoint::EndpointHandle;
 use super::{ClusterHandle, PickKey};
 use crate::inspect::proxy_header::SIGNATURE;
 use crate::transport::Transport;
+
+/// What follows the fixed part of a header.
+const BODY_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Whom a connection was made for, where that counts: requests of others don't go on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +23,18 @@ pub(crate) struct MadeFor {
     pub(crate) server_name: Option<Arc<str>>,
     /// Of whom it was told by the PROXY protocol.
     pub(crate) client: Option<Client>,
+    /// What of the client's own header it was told.
+    pub(crate) passed: Box<[ProxyEntry]>,
+}
+
+/// What a header tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told<'a> {
+    client: Client,
+    /// The endpoint's own entries, which go before those of its cluster.
+    of_endpoint: &'a [ProxyEntry],
+    /// Those of the client's header, which come last.
+    passed: &'a [ProxyEntry],
 }
 
 /// The two ends of a client's connection.
@@ -51,26 +67,35 @@ impl Client {
 impl ClusterHandle {
     /// Whom a connection to an endpoint is made for; `None`: for everybody.
     pub(super) fn made_for(&self, key: &PickKey<'_>, endpoint: &EndpointHandle) -> Option<Arc<MadeFor>> {
-        let client = key.client.filter(|_| self.transport_of(endpoint).proxy_protocol.is_some());
+        let config = self.transport_of(endpoint).proxy_protocol.as_ref();
+        let client = key.client.filter(|_| config.is_some());
         if key.server_name.is_none() && client.is_none() {
             return None;
         }
-        Some(Arc::new(MadeFor { server_name: key.server_name.cloned(), client }))
+        let entries = key.connection.map_or(&[][..], |connection| &connection.proxy_entries);
+        let passes =
+            |entry: &&ProxyEntry| client.is_some() && config.is_some_and(|config| config.passed.includes(entry.0));
+        let passed = entries.iter().filter(passes).cloned().collect();
+        Some(Arc::new(MadeFor { server_name: key.server_name.cloned(), client, passed }))
     }
 
     /// Tells an endpoint who the client is, where its transport socket says so.
     pub(super) async fn announce(&self, transport: &mut Transport, endpoint: &EndpointHandle) -> io::Result<()> {
         let Some(config) = &self.transport_of(endpoint).proxy_protocol else { return Ok(()) };
-        let client = transport.made_for.as_ref().and_then(|made_for| made_for.client);
-        transport.announce(config, client).await
+        let made_for = transport.made_for.clone();
+        let told = made_for.as_ref().and_then(|made_for| {
+            let of_endpoint = &endpoint.endpoint.proxy_entries;
+            Some(Told { client: made_for.client?, of_endpoint, passed: &made_for.passed })
+        });
+        transport.announce(config, told).await
     }
 }
 
 /// The header of a connection. `own`: its own ends, which version 1 tells where it is made for nobody.
-pub(crate) fn header(config: &UpstreamProxyProtocol, client: Option<Client>, own: Option<Client>) -> Vec<u8> {
+pub(crate) fn header(config: &UpstreamProxyProtocol, told: Option<Told<'_>>, own: Option<Client>) -> Vec<u8> {
     match config.version {
-        ProxyProtocolVersion::V1 => version1(client.or(own)),
-        ProxyProtocolVersion::V2 => version2(client, &config.added),
+        ProxyProtocolVersion::V1 => version1(told.map(|told| told.client).or(own)),
+        ProxyProtocolVersion::V2 => version2(told, &config.added),
     }
 }
 
@@ -82,14 +107,14 @@ fn version1(told: Option<Client>) -> Vec<u8> {
     format!("PROXY {family} {from} {to} {} {}\r\n", source.port(), destination.port()).into_bytes()
 }
 
-fn version2(told: Option<Client>, values: &[(u8, Box<[u8]>)]) -> Vec<u8> {
+fn version2(told: Option<Told<'_>>, added: &[ProxyEntry]) -> Vec<u8> {
     const LOCAL: [u8; 4] = [0x20, 0, 0, 0];
     let mut header = SIGNATURE.to_vec();
-    let Some(client) = told else {
+    let Some(told) = told else {
         header.extend(LOCAL);
         return header;
     };
-    let Client { source, destination } = client.in_one_family();
+    let Client { source, destination } = told.client.in_one_family();
     let mut body = Vec::new();
     for address in [source, destination] {
         match address.ip() {
@@ -99,35 +124,58 @@ fn version2(told: Option<Client>, values: &[(u8, Box<[u8]>)]) -> Vec<u8> {
     }
     body.extend(source.port().to_be_bytes());
     body.extend(destination.port().to_be_bytes());
-    for (kind, value) in values {
-        body.push(*kind);
-        // Their sum was checked with the configuration.
-        body.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
-        body.extend(&value[..]);
-    }
+    write_entries(told, added, &mut body);
     header.extend([0x21, if source.is_ipv4() { 0x11 } else { 0x21 }]);
     header.extend(u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes());
     header.extend(body);
     header
 }
 
+/// A type that is told by the endpoint isn't by its cluster, nor passed on if either tells it; one that has no room is left
+/// out, as in Envoy.
+fn write_entries(told: Told<'_>, added: &[ProxyEntry], body: &mut Vec<u8>) {
+    let among = |entries: &[ProxyEntry], entry: &ProxyEntry| entries.iter().any(|(kind, _)| *kind == entry.0);
+    let own = told.of_endpoint;
+    let added_rest = added.iter().filter(|entry| !among(own, entry));
+    let passed_rest = told.passed.iter().filter(|entry| !among(own, entry) && !among(added, entry));
+    for (kind, value) in own.iter().chain(added_rest).chain(passed_rest) {
+        let Some(length) = u16::try_from(value.len()).ok().filter(|_| body.len() + 3 + value.len() <= BODY_BYTES_MAX)
+        else {
+            continue;
+        };
+        body.push(*kind);
+        body.extend(length.to_be_bytes());
+        body.extend(&value[..]);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::proxy_header::{Proxy, ProxyHeader, read};
+    use crate::inspect::proxy_header::{Proxy, entries, read};
+    use outrigger_config::PassedEntries;
 
     fn client(source: &str, destination: &str) -> Client {
         Client { source: source.parse().unwrap(), destination: destination.parse().unwrap() }
     }
 
+    fn config(version: ProxyProtocolVersion, added: Vec<ProxyEntry>) -> UpstreamProxyProtocol {
+        UpstreamProxyProtocol { version, added, passed: PassedEntries::None }
+    }
+
+    fn entry(kind: u8, value: &[u8]) -> ProxyEntry {
+        (kind, value.into())
+    }
+
     /// What we write we read.
-    fn check(version: ProxyProtocolVersion, told: Option<Client>, expected: Option<Client>) -> Vec<u8> {
-        let added = vec![(0xe0, b"hi".as_slice().into()), (0xe1, Box::default())];
-        let bytes = header(&UpstreamProxyProtocol { version, added }, told, None);
-        let addresses = expected.map(|client| (client.source, client.destination));
-        let version = if version == ProxyProtocolVersion::V1 { 1 } else { 2 };
-        assert_eq!(read(&bytes), Proxy::Header(ProxyHeader { version, length: bytes.len(), addresses }), "{bytes:?}");
-        bytes
+    fn check(version: ProxyProtocolVersion, told: Option<Client>, expected: Option<Client>) {
+        let added = vec![entry(0xe0, b"hi"), entry(0xe1, b"")];
+        let told = told.map(|client| Told { client, of_endpoint: &[], passed: &[] });
+        let bytes = header(&config(version, added), told, None);
+        let Proxy::Header(found) = read(&bytes) else { panic!("{bytes:?}") };
+        assert_eq!(found.addresses, expected.map(|client| (client.source, client.destination)));
+        assert_eq!(found.length, bytes.len());
+        assert_eq!(found.version, if version == ProxyProtocolVersion::V1 { 1 } else { 2 });
     }
 
     #[test]
@@ -145,20 +193,39 @@ mod tests {
     }
 
     #[test]
-    fn values_follow_the_addresses() {
-        let bytes = check(
-            ProxyProtocolVersion::V2,
-            Some(client("1.2.3.4:5", "6.7.8.9:10")),
-            Some(client("1.2.3.4:5", "6.7.8.9:10")),
-        );
-        assert_eq!(bytes[28..], [0xe0, 0, 2, b'h', b'i', 0xe1, 0, 0]);
+    fn entries_follow_the_addresses() {
+        let told_entries = |added: Vec<ProxyEntry>, of_endpoint: &[ProxyEntry], passed: &[ProxyEntry]| {
+            let told = Told { client: client("1.2.3.4:5", "6.7.8.9:10"), of_endpoint, passed };
+            let bytes = header(&config(ProxyProtocolVersion::V2, added), Some(told), None);
+            let Proxy::Header(found) = read(&bytes) else { panic!("{bytes:?}") };
+            entries(&bytes[found.entries]).map(|(kind, value)| entry(kind, value)).collect::<Vec<_>>()
+        };
+        let hi = || entry(0xe0, b"hi");
+        assert_eq!(told_entries(vec![hi(), entry(0xe1, b"")], &[], &[]), [hi(), entry(0xe1, b"")]);
+        let own = [entry(1, b"own"), entry(1, b"again")];
+        let passed = [entry(1, b"x"), entry(2, b"y"), entry(3, b"z"), entry(3, b"z")];
+        let added = vec![entry(1, b"a"), entry(2, b"b"), entry(2, b"c")];
+        let expected = [&own[..], &[entry(2, b"b"), entry(2, b"c"), entry(3, b"z"), entry(3, b"z")]].concat();
+        assert_eq!(told_entries(added, &own, &passed), expected);
+    }
+
+    #[test]
+    fn entries_without_room_are_left_out() {
+        let long = entry(1, &[0; 65_000]);
+        let told = Told {
+            client: client("1.2.3.4:5", "6.7.8.9:10"),
+            of_endpoint: &[],
+            passed: &[entry(2, &[0; 600]), entry(3, b"fits")],
+        };
+        let bytes = header(&config(ProxyProtocolVersion::V2, vec![long]), Some(told), None);
+        assert_eq!(bytes.len(), 16 + 12 + 3 + 65_000 + 3 + 4);
+        assert_eq!(bytes[14..16], (12 + 3 + 65_000 + 3 + 4_u16).to_be_bytes());
     }
 
     #[test]
     fn a_connection_for_nobody_tells_of_itself() {
-        let of = |version| {
-            header(&UpstreamProxyProtocol { version, added: Vec::new() }, None, Some(client("1.2.3.4:5", "6.7.8.9:10")))
-        };
+        let own = Some(client("1.2.3.4:5", "6.7.8.9:10"));
+        let of = |version| header(&config(version, Vec::new()), None, own);
         assert_eq!(of(ProxyProtocolVersion::V1), b"PROXY TCP4 1.2.3.4 6.7.8.9 5 10\r\n");
         assert_eq!(of(ProxyProtocolVersion::V2)[12..], [0x20, 0, 0, 0]);
     }

@@ -75,6 +75,7 @@ impl Destinations {
             metadata: None,
             additional_addresses: Box::default(),
             health_check: None,
+            proxy_entries: Box::default(),
         };
         let placed = Placed { endpoint, locality: self.locality.clone() };
         let endpoint = EndpointHandle::build(placed, None, None, now);

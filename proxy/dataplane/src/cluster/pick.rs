@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrigger_config::{MetadataMatch, RoutingPriority};
-use outrigger_http::EndpointAddress;
+use outrigger_http::{ConnectionInfo, EndpointAddress};
 
 use super::announce::Client;
 
@@ -30,6 +30,8 @@ pub(crate) struct PickKey<'a> {
     pub(crate) server_name: Option<&'a Arc<str>>,
     /// Who the client is, for endpoints that are told (PROXY protocol).
     pub(crate) client: Option<Client>,
+    /// The client's connection, which may have come with more to tell of it.
+    pub(crate) connection: Option<&'a ConnectionInfo>,
     /// Where the client wanted to: the endpoint of an ORIGINAL_DST cluster.
     pub(crate) destination: Option<SocketAddr>,
     /// Not on a pooled connection.

@@ -149,18 +149,24 @@ impl Exchange<'_> {
 
     /// An endpoint and a connection for the next attempt; `fresh`: not a pooled one.
     pub(super) fn checkout(&mut self, cluster: &Rc<ClusterHandle>, fresh: bool) -> Checkout {
-        let (version, client, destination, server_name) = {
+        let (version, client, connection, server_name) = {
             let stream = self.stream.borrow();
-            let connection = stream.info.connection.as_ref();
-            let destination = connection.and_then(|connection| connection.original_dst);
+            let connection = stream.info.connection.clone();
             let client = Client::of(stream.info.downstream_remote, stream.info.downstream_local);
             let client = client.filter(|_| self.chain.hcm.add_proxy_protocol_connection_state);
-            (stream.request.version, client, destination, cluster.server_name(&stream.request))
+            (stream.request.version, client, connection, cluster.server_name(&stream.request))
         };
-        let server_name = server_name.as_ref();
-        let upgrade = self.upgrade.is_some();
-        let mut key =
-            PickKey { hash: self.hash, client, destination, fresh, server_name, upgrade, ..PickKey::default() };
+        let connection = connection.as_deref();
+        let mut key = PickKey {
+            hash: self.hash,
+            client,
+            connection,
+            destination: connection.and_then(|connection| connection.original_dst),
+            fresh,
+            server_name: server_name.as_ref(),
+            upgrade: self.upgrade.is_some(),
+            ..PickKey::default()
+        };
         if let Some(forward) = self.filters.selection.forward() {
             key.priority = forward.priority;
             key.metadata = self.filters.selection.metadata();

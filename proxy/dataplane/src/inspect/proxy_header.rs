@@ -3,6 +3,7 @@
 //! It says who may do what, so it is read strictly: one wrong byte refuses the connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 /// What a header tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(crate) struct ProxyHeader {
     pub(crate) length: usize,
     /// The client and where it connected to; `None`: the balancer speaks for itself (`LOCAL`, `UNKNOWN`).
     pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Where among its bytes entries stand.
+    pub(crate) entries: Range<usize>,
 }
 
 /// What the first bytes of a connection are.
@@ -55,7 +58,7 @@ fn version1(bytes: &[u8]) -> Proxy {
     };
     let length = end + 2;
     match addresses1(&bytes[V1.len()..end]) {
-        Some(addresses) => Proxy::Header(ProxyHeader { version: 1, length, addresses }),
+        Some(addresses) => Proxy::Header(ProxyHeader { version: 1, length, addresses, entries: 0..0 }),
         None => Proxy::Malformed,
     }
 }
@@ -104,12 +107,13 @@ fn version2(bytes: &[u8]) -> Proxy {
     };
     let Some(body) = bytes.get(V2_HEADER_BYTES..length) else { return Proxy::Partial };
     let Some(family) = family else {
-        return Proxy::Header(ProxyHeader { version: 2, length, addresses: None });
+        return Proxy::Header(ProxyHeader { version: 2, length, addresses: None, entries: 0..0 });
     };
     let found = if family == 0x11 { addresses4(body) } else { addresses6(body) };
     match found {
-        Some((addresses, rest)) if values_are_whole(rest) => {
-            Proxy::Header(ProxyHeader { version: 2, length, addresses: Some(addresses) })
+        Some((addresses, rest)) if entries_are_whole(rest) => {
+            let entries = length - rest.len()..length;
+            Proxy::Header(ProxyHeader { version: 2, length, addresses: Some(addresses), entries })
         }
         _ => Proxy::Malformed,
     }
@@ -140,12 +144,22 @@ fn two_ports(bytes: &[u8; 4]) -> (u16, u16) {
     (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]))
 }
 
-/// Whether type-length-value entries fill what follows the addresses.
-fn values_are_whole(mut rest: &[u8]) -> bool {
-    while let Some((head, after)) = rest.split_first_chunk::<3>() {
-        let Some(next) = after.get(usize::from(u16::from_be_bytes([head[1], head[2]]))..) else { return false };
-        rest = next;
-    }
+/// The type and the value of the first entry, which is taken off, if it is whole.
+fn take_entry<'b>(bytes: &mut &'b [u8]) -> Option<(u8, &'b [u8])> {
+    let (head, after) = bytes.split_first_chunk::<3>()?;
+    let (value, rest) = after.split_at_checked(usize::from(u16::from_be_bytes([head[1], head[2]])))?;
+    *bytes = rest;
+    Some((head[0], value))
+}
+
+/// Types and values of a header's entries.
+pub(crate) fn entries(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || take_entry(&mut bytes))
+}
+
+/// Whether entries fill what follows the addresses.
+fn entries_are_whole(mut rest: &[u8]) -> bool {
+    while take_entry(&mut rest).is_some() {}
     rest.is_empty()
 }
 
@@ -160,7 +174,14 @@ mod tests {
 
     fn header(version: u8, length: usize, addresses: Option<(&str, &str)>) -> Proxy {
         let addresses = addresses.map(|(source, destination)| (source.parse().unwrap(), destination.parse().unwrap()));
-        Proxy::Header(ProxyHeader { version, length, addresses })
+        Proxy::Header(ProxyHeader { version, length, addresses, entries: 0..0 })
+    }
+
+    /// With so many bytes of entries.
+    fn with_entries(header: Proxy, bytes: usize) -> Proxy {
+        let Proxy::Header(mut header) = header else { return header };
+        header.entries = header.length - bytes..header.length;
+        Proxy::Header(header)
     }
 
     /// Every shorter start is partial.
@@ -214,10 +235,12 @@ mod tests {
         let six = [[0; 15].as_slice(), &[1], &[0; 15], &[2], &[0, 9, 1, 0]].concat();
         let addresses = Some(("1.2.3.4:9", "5.6.7.8:256"));
         let rest = b"GET";
-        check(&[&v2(0x21, 0x11, &four)[..], rest].concat(), &header(2, 28, addresses));
+        check(&[&v2(0x21, 0x11, &four)[..], rest].concat(), &with_entries(header(2, 28, addresses), 0));
         let values = [&four[..], &[0xea, 0, 2, b'a', b'b', 4, 0, 0]].concat();
-        check(&[&v2(0x21, 0x11, &values)[..], rest].concat(), &header(2, 36, addresses));
-        check(&v2(0x21, 0x21, &six), &header(2, 52, Some(("[::1]:9", "[::2]:256"))));
+        let bytes = [&v2(0x21, 0x11, &values)[..], rest].concat();
+        check(&bytes, &with_entries(header(2, 36, addresses), 8));
+        assert_eq!(entries(&bytes[28..36]).collect::<Vec<_>>(), [(0xea, &b"ab"[..]), (4, b"")]);
+        check(&v2(0x21, 0x21, &six), &with_entries(header(2, 52, Some(("[::1]:9", "[::2]:256"))), 0));
         check(&v2(0x20, 0x00, &[]), &header(2, 16, None));
         // What a LOCAL header carries is skipped, whatever it is.
         check(&v2(0x20, 0x11, &[9, 9]), &header(2, 18, None));

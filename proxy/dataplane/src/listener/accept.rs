@@ -142,6 +142,7 @@ impl Record {
             downstream_remote: transport.remote,
             downstream_local: transport.local,
             connection: connection.cloned(),
+            metadata: connection.and_then(|connection| connection.metadata.clone()),
             downstream_socket: transport.asked(),
             listener_name: listener.name.clone(),
             listener_direction: listener.direction,
@@ -224,8 +225,8 @@ fn poll_server(
         if pending.early.is_none() && slot.hand_off(cx, pending).is_none() {
             let chain = slot.find(&pending.found.facts(&pending.transport));
             let transport = &pending.transport;
-            let destination = pending.found.original_dst(transport);
-            let ends = Ends { source: transport.remote, local: transport.local, destination };
+            let ends =
+                Ends { source: transport.remote, local: transport.local, connection: pending.found.info(transport) };
             pending.early = chain.and_then(|chain| Early::begin(cx, chain, ends));
         }
     }

@@ -43,6 +43,7 @@ fn describe(cx: &WorkerCx, accepted: &Accepted) -> StreamState {
         downstream_remote: down.remote,
         downstream_local: down.local,
         connection: accepted.info.clone(),
+        metadata: accepted.info.as_ref().and_then(|connection| connection.metadata.clone()),
         downstream_socket: down.asked(),
         downstream_tls: down.tls().cloned(),
         ..StreamInfo::default()

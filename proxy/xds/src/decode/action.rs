@@ -17,7 +17,7 @@ use pb::envoy::config::route::v3 as route;
 use pb::envoy::extensions::path::rewrite::uri_template::v3::UriTemplateRewriteConfig;
 
 use super::access_log::body_format;
-use super::common::{data_source, duration, flag, metadata_struct, name, timeout_or, variant};
+use super::common::{data_source, duration, flag, metadata_struct, name, note_typed_metadata, timeout_or, variant};
 use super::matcher::{extension, header_name, rewrite};
 use super::mutation::{Side, mutations, overrides};
 use super::native::rate_limits;
@@ -67,7 +67,7 @@ pub(crate) fn action(
 
 fn decode_forward(proto: &route::RouteAction, around: &Around<'_>, d: &mut Diagnostics) -> Option<RouteForward> {
     use route::route_action::ClusterNotFoundResponseCode as NotFound;
-    let metadata = metadata_match(proto.metadata_match.as_ref());
+    let metadata = metadata_match(proto.metadata_match.as_ref(), d);
     let mut cluster = cluster(proto.cluster_specifier.as_ref(), around, d);
     if let Some(cluster) = &mut cluster {
         inherit_metadata(cluster, metadata.as_ref());
@@ -192,13 +192,14 @@ fn weighted_cluster(
             &proto.response_headers_to_remove,
             d,
         ),
-        metadata: metadata_match(proto.metadata_match.as_ref()),
+        metadata: metadata_match(proto.metadata_match.as_ref(), d),
         overrides: overrides(&proto.typed_per_filter_config, around.names, around.overrides, d),
     }
 }
 
 /// The part of `metadata_match` that load balancing reads.
-fn metadata_match(proto: Option<&core::Metadata>) -> Option<Arc<MetadataMatch>> {
+fn metadata_match(proto: Option<&core::Metadata>, d: &mut Diagnostics) -> Option<Arc<MetadataMatch>> {
+    note_typed_metadata(proto, "metadata_match", "", d);
     let fields = proto?.filter_metadata.get(LB_NAMESPACE)?;
     Some(Arc::new(MetadataMatch::new(metadata_struct(fields))))
 }

@@ -69,7 +69,7 @@ impl XdsResource for Cluster {
             name,
             stat_name,
             origin,
-            metadata: shown_metadata(proto.metadata.as_ref()),
+            metadata: shown_metadata(proto.metadata.as_ref(), d),
             discovery: discovery.ok_or(Rejection)?,
             lb: lb.as_ref().ok_or(Rejection)?.0,
             lb_options: lb.map(|(_, options)| options).filter(|options| *options != LbOptions::default()).map(Box::new),

@@ -304,6 +304,18 @@ pub(crate) fn object(metadata: Option<&core::Metadata>) -> Arc<str> {
     Arc::from(join(join(text("kind"), " ", name), " ", place))
 }
 
+/// Says which typed metadata nobody looks at: all but that of `known`.
+pub(crate) fn note_typed_metadata(
+    proto: Option<&core::Metadata>,
+    field: &'static str,
+    known: &str,
+    d: &mut Diagnostics,
+) {
+    for name in proto.iter().flat_map(|proto| proto.typed_filter_metadata.keys()).filter(|name| *name != known) {
+        d.at(field, |d| d.at_key("typed_filter_metadata", name, |d| d.warn("is not supported")));
+    }
+}
+
 /// `filter_metadata`; `None` where there is none.
 pub(crate) fn metadata(proto: Option<&core::Metadata>) -> Option<Arc<Metadata>> {
     let proto = proto.filter(|proto| !proto.filter_metadata.is_empty())?;
@@ -314,7 +326,8 @@ pub(crate) fn metadata(proto: Option<&core::Metadata>) -> Option<Arc<Metadata>> 
 
 /// As [`metadata`], of what is shown to guests: without our control plane's own notes ([`object`]), which stand at every
 /// object of a mesh and would be kept for nobody.
-pub(crate) fn shown_metadata(proto: Option<&core::Metadata>) -> Option<Arc<Metadata>> {
+pub(crate) fn shown_metadata(proto: Option<&core::Metadata>, d: &mut Diagnostics) -> Option<Arc<Metadata>> {
+    note_typed_metadata(proto, "metadata", "", d);
     let namespaces = &proto?.filter_metadata;
     let shown = namespaces.iter().filter(|(name, _)| *name != OWN_NAMESPACE);
     let shown: BTreeMap<_, _> =

@@ -11,7 +11,7 @@ use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::endpoint::v3 as endpoint;
 
 use super::common::{metadata, name, number, origin, shown_metadata, socket_address, variant};
-use super::{Rejection, XdsResource, forward, health_check, socket};
+use super::{Rejection, XdsResource, forward, health_check, proxy_protocol, socket};
 use crate::Diagnostics;
 
 /// Priorities go up to this number, as in Envoy.
@@ -111,7 +111,7 @@ pub(crate) fn locality_of(proto: &endpoint::LocalityLbEndpoints, diagnostics: &m
         region: locality.region,
         zone: locality.zone,
         sub_zone: locality.sub_zone,
-        metadata: shown_metadata(proto.metadata.as_ref()),
+        metadata: shown_metadata(proto.metadata.as_ref(), diagnostics),
         priority: proto.priority,
         weight: proto.load_balancing_weight.map(|weight| weight.value),
         endpoints: Vec::new(),
@@ -162,5 +162,6 @@ pub(crate) fn lb_endpoint_with(
         Box::new(diagnostics.at("endpoint", |d| d.at("health_check_config", |d| health_check::of_endpoint(check, d))))
     });
     let hostname = Arc::from(host.hostname.as_str());
-    Some(Endpoint { address, hostname, weight, health, metadata, additional_addresses, health_check })
+    let proxy_entries = proxy_protocol::of_endpoint(proto.metadata.as_ref(), diagnostics);
+    Some(Endpoint { address, hostname, weight, health, metadata, additional_addresses, health_check, proxy_entries })
 }

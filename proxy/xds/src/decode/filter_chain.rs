@@ -80,7 +80,7 @@ fn filter_chain(proto: &listener::FilterChain, d: &mut Diagnostics) -> Option<Fi
         d.at("filters", |d| d.error("don't end with an http_connection_manager or a tcp_proxy"));
     }
     Some(FilterChain {
-        metadata: shown_metadata(proto.metadata.as_ref()),
+        metadata: shown_metadata(proto.metadata.as_ref(), d),
         name: Arc::from(proto.name.as_str()),
         criteria: criteria.unwrap_or_default(),
         transport: transport?,

@@ -68,7 +68,7 @@ impl XdsResource for Listener {
             name,
             stat_prefix: stat_prefix.ok_or(Rejection)?,
             origin,
-            metadata: shown_metadata(proto.metadata.as_ref()),
+            metadata: shown_metadata(proto.metadata.as_ref(), d),
             addresses: addresses.ok_or(Rejection)?,
             bind_to_port: binds(&proto),
             use_original_dst: flag(proto.use_original_dst, false),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use outrigger_config::{ListenerFilter, ListenerFilterKind, PortPredicate, ProxyProtocol, TlsInspector};
+use outrigger_config::{
+    ListenerFilter, ListenerFilterKind, PassedEntries, PortPredicate, ProxyEntryRule, ProxyProtocol, TlsInspector,
+};
 use outrigger_proto::{pb, type_url};
 use pb::envoy::config::core::v3 as core;
 use pb::envoy::config::listener::v3 as listener;
@@ -13,8 +15,11 @@ use pb::google::protobuf::Any;
 use super::access_log::message;
 use super::common::{flag, name, number, variant};
 use super::http::inner_type;
+use super::proxy_protocol::{entry_type, passed};
 use crate::Diagnostics;
 
+/// Where entries of PROXY headers are noted unless a rule says otherwise.
+const PROXY_NAMESPACE: &str = "envoy.filters.listener.proxy_protocol";
 /// Predicates may be nested this deep.
 const DEPTH_MAX: usize = 16;
 
@@ -31,7 +36,13 @@ pub(super) fn listener_filters(proto: &listener::Listener, d: &mut Diagnostics) 
     #[expect(deprecated, reason = "still in use")]
     let proxy = proto.filter_chains.first().is_some_and(|chain| chain.use_proxy_proto.is_some_and(|flag| flag.value));
     if proxy {
-        let kind = ListenerFilterKind::ProxyProtocol(ProxyProtocol { optional: false, version1: true, version2: true });
+        let kind = ListenerFilterKind::ProxyProtocol(ProxyProtocol {
+            optional: false,
+            version1: true,
+            version2: true,
+            rules: Vec::new(),
+            passed: PassedEntries::None,
+        });
         filters.push(plain("envoy.filters.listener.proxy_protocol", kind));
     }
     filters
@@ -97,8 +108,19 @@ fn kind(config: &Any, d: &mut Diagnostics) -> Option<ListenerFilterKind> {
 
 fn proxy(proto: &proxy_protocol::ProxyProtocol, d: &mut Diagnostics) -> ProxyProtocol {
     use core::proxy_protocol_config::Version;
-    let mut found =
-        ProxyProtocol { optional: proto.allow_requests_without_proxy_protocol, version1: true, version2: true };
+    let mut found = ProxyProtocol {
+        optional: proto.allow_requests_without_proxy_protocol,
+        version1: true,
+        version2: true,
+        rules: Vec::new(),
+        passed: passed(proto.pass_through_tlvs.as_ref(), d),
+    };
+    for (index, rule) in proto.rules.iter().enumerate() {
+        let Some(rule) = d.at_index("rules", index, |d| entry_rule(rule, d)) else { continue };
+        // As in Envoy the last one of a type counts.
+        found.rules.retain(|earlier| earlier.kind != rule.kind);
+        found.rules.push(rule);
+    }
     for version in &proto.disallowed_versions {
         match variant(*version, "disallowed_versions", d) {
             Some(Version::V1) => found.version1 = false,
@@ -107,6 +129,21 @@ fn proxy(proto: &proxy_protocol::ProxyProtocol, d: &mut Diagnostics) -> ProxyPro
         }
     }
     found
+}
+
+fn entry_rule(proto: &proxy_protocol::proxy_protocol::Rule, d: &mut Diagnostics) -> Option<ProxyEntryRule> {
+    use proxy_protocol::proxy_protocol::key_value_pair::ValueStringEncoding;
+    let kind = d.at("tlv_type", |d| entry_type(proto.tlv_type, d));
+    let Some(pair) = &proto.on_tlv_present else {
+        return Some(ProxyEntryRule { kind: kind?, namespace: PROXY_NAMESPACE.into(), key: "".into(), base64: false });
+    };
+    d.at("on_tlv_present", |d| {
+        let namespace = Some(&*pair.metadata_namespace).filter(|name| !name.is_empty()).unwrap_or(PROXY_NAMESPACE);
+        let key = name(&pair.key, "key", d);
+        let encoding = variant::<ValueStringEncoding>(pair.value_string_encoding, "value_string_encoding", d)?;
+        let base64 = encoding == ValueStringEncoding::Base64;
+        Some(ProxyEntryRule { kind: kind?, namespace: namespace.into(), key, base64 })
+    })
 }
 
 fn port_predicate(

@@ -142,7 +142,7 @@ fn virtual_host(proto: &route::VirtualHost, around: &Around<'_>, d: &mut Diagnos
     let routes = routes.map(Arc::new).collect();
     VirtualHost {
         name,
-        metadata: shown_metadata(proto.metadata.as_ref()),
+        metadata: shown_metadata(proto.metadata.as_ref(), d),
         domains: proto.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
         routes,
         request_headers: mutations(Side::Request, &proto.request_headers_to_add, &proto.request_headers_to_remove, d),
@@ -219,7 +219,7 @@ fn decode(proto: &route::Route, around: &Around<'_>, d: &mut Diagnostics) -> Opt
     let action = action(proto.action.as_ref(), &around, d);
     Some(Route {
         name: Arc::from(proto.name.as_str()),
-        metadata: shown_metadata(proto.metadata.as_ref()),
+        metadata: shown_metadata(proto.metadata.as_ref(), d),
         path: path?,
         case_sensitive: flag(matching.case_sensitive, true),
         headers,

@@ -63,6 +63,7 @@ fn hosts_at(makes: &[Make], now: Instant) -> Vec<Rc<EndpointHandle>> {
             metadata,
             additional_addresses: Box::default(),
             health_check: None,
+            proxy_entries: Box::default(),
         };
         EndpointHandle::build(Placed { endpoint, locality }, Some(Arc::new(HostState::default())), None, now)
     };

@@ -21,6 +21,7 @@ fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Ar
         metadata: None,
         additional_addresses: Box::default(),
         health_check: None,
+        proxy_entries: Box::default(),
     };
     let locality = Locality {
         metadata: None,

@@ -2,8 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::{
-    Address, Listener, ListenerFilterKind, PortPredicate, ProxyProtocol, Resource, ResourceKind, SocketOption,
-    TcpKeepalive, TlsInspector,
+    Address, Listener, ListenerFilterKind, PassedEntries, PortPredicate, ProxyEntryRule, ProxyProtocol, Resource,
+    ResourceKind, SocketOption, TcpKeepalive, TlsInspector,
 };
 
 use super::{bad, good};
@@ -35,19 +35,29 @@ fn the_filters_of_a_listener() {
         filter("original_dst.v3.OriginalDst", ""),
         filter(
             "proxy_protocol.v3.ProxyProtocol",
-            ", allow_requests_without_proxy_protocol: true, disallowed_versions: [V1]"
+            ", allow_requests_without_proxy_protocol: true, disallowed_versions: [V1], tlv_location: DYNAMIC_METADATA, \
+             rules: [{tlv_type: 1}, {tlv_type: 2, on_tlv_present: {key: k}}, {tlv_type: 1, on_tlv_present: {key: k, \
+             metadata_namespace: ns, value_string_encoding: BASE64}}], pass_through_tlvs: {}"
         ),
         filter("tls_inspector.v3.TlsInspector", ", max_client_hello_size: 9000"),
         "{name: f, filter_disabled: {not_match: {or_match: {rules: [{any_match: true}, {destination_port_range: {start: \
          80, end: 81}}]}}}, typed_config: {'@type': \
          type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector}}",
     ));
+    let rule =
+        |kind, namespace: &str, base64| ProxyEntryRule { kind, namespace: namespace.into(), key: "k".into(), base64 };
     let kinds: Vec<&ListenerFilterKind> = found.listener_filters.iter().map(|filter| &filter.kind).collect();
     assert_eq!(
         kinds,
         [
             &ListenerFilterKind::OriginalDst,
-            &ListenerFilterKind::ProxyProtocol(ProxyProtocol { optional: true, version1: false, version2: true }),
+            &ListenerFilterKind::ProxyProtocol(ProxyProtocol {
+                optional: true,
+                version1: false,
+                version2: true,
+                rules: vec![rule(2, "envoy.filters.listener.proxy_protocol", false), rule(1, "ns", true)],
+                passed: PassedEntries::All,
+            }),
             &ListenerFilterKind::TlsInspector(TlsInspector {
                 hello_bytes_max: 9000,
                 close_on_malformed: false,
@@ -111,7 +121,10 @@ fn bad_ones_name_the_field() {
         &filter("tls_inspector.v3.TlsInspector", ", max_client_hello_size: 20000"),
         "typed_config.max_client_hello_size: 20000 is not between 1 and 16384",
     );
-    one(&filter("proxy_protocol.v3.ProxyProtocol", ", rules: [{tlv_type: 1}]"), "typed_config.rules: is not supported");
+    let proxy = |fields: &str| filter("proxy_protocol.v3.ProxyProtocol", &format!(", {fields}"));
+    one(&proxy("rules: [{tlv_type: 256}]"), "typed_config.rules[0].tlv_type: is more than 255");
+    one(&proxy("rules: [{tlv_type: 1, on_tlv_present: {}}]"), "typed_config.rules[0].on_tlv_present.key: is required");
+    one(&proxy("tlv_location: FILTER_STATE"), "typed_config.tlv_location: is not supported");
     let original_dst = "typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.\
                         OriginalDst}";
     one(
