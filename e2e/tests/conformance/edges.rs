@@ -311,4 +311,28 @@ pub(crate) const EDGES: &[Case] = &[
         plugin: r#"{"vm_config": {"environment_variables": {"host_env_keys": ["PATH", "NOBODY_HAS_THIS"]}}}"#,
         ..case("environment-of-the-host", Drive::Root, "configure:\n wasi.environ_sizes_get *n *w")
     },
+    case("end-of-a-stream", Drive::Get, "response_headers:\n args\nlog:\n args\ndone:\n args\ndelete:\n args"),
+    Case {
+        until: "http_call_response.2",
+        ..case(
+            "answer-after-the-stream",
+            Drive::Get,
+            "request_headers:
+               http_call 'o' {:method=GET;:path=/;:authority=a;x-origin=silent} '' '' 500 *w
+             http_call_response:
+               get_header_map_value 6 ':status' *v
+               set_effective_context $context
+               continue_stream 0",
+        )
+    },
+    case(
+        "reply-when-a-context-is-made",
+        Drive::Get,
+        "context_create:
+           send_local_response 403 '' 'no' {x-t=1} -1
+         request_headers:
+           args
+         response_headers:
+           get_header_map_value 2 ':status' *v",
+    ),
 ];
