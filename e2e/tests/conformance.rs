@@ -31,6 +31,8 @@ use serde_json::{Value, json};
 const NETWORK_WASM: &str = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm";
 const WASM_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog";
 
+const FLOOD_BYTES: usize = 2 << 20;
+
 /// What a case showed: each line's value, and the order of the lines.
 #[derive(Debug, Default)]
 struct Observed {
@@ -127,6 +129,7 @@ fn client(case: &Case, address: SocketAddr) -> Option<String> {
     let request = match case.drive {
         Drive::Root => return None,
         Drive::Get | Drive::AccessLog => Request::get("/path?q=1"),
+        Drive::Flood => Request::new("POST", "/path?q=1").body("x".repeat(FLOOD_BYTES)),
         Drive::Post(body) => Request::new("POST", "/path?q=1").body(body),
         Drive::Grpc => Request::new("POST", "/s/m").with("content-type", "application/grpc").body("x"),
         Drive::Trailers => return Some(trailers(address)),
@@ -136,7 +139,10 @@ fn client(case: &Case, address: SocketAddr) -> Option<String> {
             return Some(format!("client={}", answer.split_once('\n').map_or("no answer", |(_, rest)| rest)));
         }
     };
-    let request = request.with("x-a", "1").with("x-a", "2").with("user-agent", "tester").origin("header=x-o:1");
+    let request = request.with("x-a", "1").with("x-a", "2").with("user-agent", "tester").origin(match case.drive {
+        Drive::Flood => "body=2097152",
+        _ => "header=x-o:1",
+    });
     Some(match request.send(address) {
         Ok(response) => {
             let shown = |name: &str| {

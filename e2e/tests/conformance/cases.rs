@@ -7,6 +7,8 @@ pub(crate) enum Drive {
     Root,
     Get,
     Post(&'static str),
+    /// Bodies both ways that are larger than what a filter may keep.
+    Flood,
     /// A request that says it is gRPC.
     Grpc,
     /// A body and trailers both ways, over HTTP/2.

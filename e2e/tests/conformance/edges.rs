@@ -335,4 +335,40 @@ pub(crate) const EDGES: &[Case] = &[
          response_headers:
            get_header_map_value 2 ':status' *v",
     ),
+    case(
+        "request-that-is-kept-too-long",
+        Drive::Flood,
+        "request_body:
+           return 1
+         response_headers:
+           get_header_map_value 2 ':status' *v
+         response_body:
+           get_buffer_bytes 1 0 99 *v
+         log:
+           get_property 'response\\x00code' *v
+           get_property 'response\\x00code_details' *v",
+    ),
+    case(
+        "response-that-is-kept-too-long",
+        Drive::Flood,
+        "response_body:
+           return 1
+         log:
+           get_property 'response\\x00code' *v
+           get_property 'response\\x00code_details' *v",
+    ),
+    case(
+        "bodies-that-the-guest-keeps-itself",
+        Drive::Flood,
+        "request_headers:
+           remove_header_map_value 0 'content-length'
+         response_headers:
+           remove_header_map_value 2 'content-length'
+         request_body:
+           set_buffer_bytes 0 0 999999 ''
+         response_body:
+           set_buffer_bytes 1 0 999999 ''
+         log:
+           get_property 'response\\x00code' *v",
+    ),
 ];

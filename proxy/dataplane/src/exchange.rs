@@ -423,6 +423,10 @@ impl<'a> Exchange<'a> {
     }
 
     fn fail(&mut self, error: StreamError) -> Result<(), StreamError> {
+        if error.kind == ErrorKind::ResponseTooLarge {
+            // Also where the head is out, and only the end can tell.
+            self.stream.borrow_mut().info.code_details = error.reply().details;
+        }
         if self.sent != Sent::Nothing
             || (error.source == ErrorSource::Downstream && error.kind == ErrorKind::Terminated)
         {
@@ -454,17 +458,6 @@ impl<'a> Exchange<'a> {
             reply.status = 408;
         }
         self.reply(reply, flags)
-    }
-
-    /// Where nobody was asked the answer is counted as the cluster's all the same.
-    fn count_reply(&self, error: StreamError, status: u16) {
-        let was_counted = matches!(error.kind, ErrorKind::DropAll | ErrorKind::DropOverload);
-        if let Some(cluster) = &self.cluster
-            && !was_counted
-            && !matches!(self.origin, Origin::Connected(_))
-        {
-            cluster.stats.answered(status);
-        }
     }
 
     /// A deadline has passed.

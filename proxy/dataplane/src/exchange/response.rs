@@ -289,6 +289,17 @@ impl Exchange<'_> {
         self.forward_response().map(|_| ())
     }
 
+    /// Where nobody was asked the answer is counted as the cluster's all the same.
+    pub(super) fn count_reply(&self, error: StreamError, status: u16) {
+        let was_counted = matches!(error.kind, ErrorKind::DropAll | ErrorKind::DropOverload);
+        if let Some(cluster) = &self.cluster
+            && !was_counted
+            && !matches!(self.origin, Origin::Connected(_))
+        {
+            cluster.stats.answered(status);
+        }
+    }
+
     fn origin_is_done(&mut self, was_answered: bool, status: u16) {
         if let Origin::Connected(picked) = &self.origin {
             picked.cluster.stats.upstream_rq_tx_reset().inc();
