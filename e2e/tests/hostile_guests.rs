@@ -120,6 +120,13 @@ const ATTACKS: &[Attack] = &[
         script: "request_headers:\n http_call 'o' {:method=GET;:path=/called;:authority=a} '' '' 5000 *w\n return 1\nhttp_call_response:\n trap",
     },
     Attack {
+        name: "resumes-what-it-held-to-the-end",
+        requests: 5,
+        statuses: &[200],
+        script: "response_body:\n until_end\n http_call 'o' {:method=GET;:path=/called;:authority=a} '' '' 5000 *w\n return 2\n
+                 http_call_response:\n set_effective_context $context\n get_buffer_bytes 1 0 1 *v\n continue_stream 1",
+    },
+    Attack {
         name: "traps-at-the-end",
         requests: 5,
         statuses: &[200, 503],
@@ -176,6 +183,8 @@ fn hostile_guests_harm_nobody() {
     assert!(log.len() < 4 << 20, "a guest's lines are bounded: {} bytes", log.len());
     let two = reports(&log).remove("two-replies").unwrap_or_default();
     assert!(two.iter().any(|line| line.starts_with("log.0 send_local_response=0")), "{two:?}");
+    let held = reports(&log).remove("resumes-what-it-held-to-the-end").unwrap_or_default();
+    assert!(held.iter().any(|line| line.starts_with("http_call_response.1 get_buffer_bytes=0 {")), "{held:?}");
     let rss = plane.process.rss_mib();
     assert!(rss < 300, "{rss} MiB");
     let settled = eventually(DEADLINE, || {
