@@ -104,6 +104,58 @@ fn connections_end_with_their_endpoint() {
     }
 }
 
+#[test]
+fn who_waits_for_an_endpoint_that_goes_is_served() {
+    for peer in Peer::all() {
+        let [old, new] = origins(["old", "new"]);
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("eds.yaml");
+        discover(&file, old.address());
+        let source = json!({"path_config_source": {"path": file}, "resource_api_version": "V3"});
+        let discovered = with(
+            json!({"name": "c", "type": "EDS", "connect_timeout": "2s", "eds_cluster_config": {"eds_config": source}}),
+            json!({"circuit_breakers": {"thresholds": [{"max_connections": 1}]}}),
+        );
+        let two = http_options(json!({
+            "explicit_http_config": {"http2_protocol_options": {"max_concurrent_streams": 2}},
+        }));
+        let (plane, main) = start(peer, with(discovered, two));
+        let from = |who: &str| {
+            let answered = eventually(DEADLINE, || match Request::get("/").send(main) {
+                Ok(answer) if answer.header("x-origin-name") == Some(who) => Ok(()),
+                other => Err(format!("{other:?}")),
+            });
+            answered.unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+        };
+        from("old");
+        let held = |gate: &str| {
+            let mut client = Connection::open(main).expect("a connection");
+            let path = format!("/{gate}");
+            client.send(Request::get(&path).origin(&format!("gate={gate}")).bytes()).expect("sends");
+            client.expect_answer_to("GET");
+            until(DEADLINE, "the origin has it", || !old.seen_at(&path).is_empty()).expect("held");
+            client
+        };
+        let (mut long, mut short) = (held("long"), held("short"));
+        let mut waits = Connection::open(main).expect("a connection");
+        waits.send(Request::get("/waits").bytes()).expect("sends");
+        waits.expect_answer_to("GET");
+        let pending = eventually(DEADLINE, || match plane.admin.stat("cluster.c.upstream_rq_pending_active") {
+            Ok(1) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        pending.unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
+        discover(&file, new.address());
+        from("new");
+        old.open_gate("short");
+        assert_eq!(short.response().expect("an answer").status, 200, "{peer:?}");
+        // The stream that is free now is his who waits for it, though the connection is nobody's after that.
+        assert_eq!(waits.response().expect("an answer").header("x-origin-name"), Some("old"), "{peer:?}");
+        old.open_gate("long");
+        assert_eq!(long.response().expect("an answer").status, 200, "{peer:?}");
+    }
+}
+
 /// Of the sockets that are connected to an address: whether the kernel's keepalive timer runs, and for how many seconds.
 fn keepalive_timers(to: SocketAddr) -> Vec<Option<u64>> {
     let SocketAddr::V4(to) = to else { panic!("{to} is of IPv4") };

@@ -28,6 +28,8 @@ use crate::server::Server;
 
 /// A batch goes out when it is full, or this long after its first span.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// A tracer that has had nothing to send for so long has its connection closed.
+const UNUSED_FOR: Duration = Duration::from_secs(90);
 const BATCH_SPANS_MAX: usize = 512;
 /// How long spans gather before they are taken: being woken for each would cost more than the span.
 const GATHERED_FOR: Duration = Duration::from_millis(5);
@@ -62,7 +64,8 @@ pub(crate) async fn export(mut queue: SpanQueue, server: Rc<Server>, registry: A
     });
     let mut batches: HashMap<Arc<Tracer>, Batch> = HashMap::new();
     loop {
-        let due = batches.values().filter(|batch| !batch.spans.is_empty()).map(|batch| batch.due).min();
+        let now = Instant::now();
+        let due = batches.values().map(|batch| batch.due(now)).min();
         let timer = async {
             match due {
                 Some(due) => tokio::time::sleep_until(due).await,
@@ -83,10 +86,10 @@ pub(crate) async fn export(mut queue: SpanQueue, server: Rc<Server>, registry: A
             () = timer => {}
         }
         let now = Instant::now();
+        batches.retain(|_, batch| !batch.spans.is_empty() || now < batch.due(now));
         for (tracer, batch) in &mut batches {
             let ready = batch.spans.len() >= BATCH_SPANS_MAX || (!batch.spans.is_empty() && batch.due <= now);
-            let busy = batch.exporting.as_ref().is_some_and(|export| !export.is_finished());
-            if ready && !busy {
+            if ready && !batch.is_busy() {
                 batch.send(tracer, &server, &metrics).await;
             } else if ready {
                 batch.due = now + FLUSH_INTERVAL;
@@ -122,6 +125,19 @@ fn take(span: Span, batches: &mut HashMap<Arc<Tracer>, Batch>, metrics: &Rc<Metr
 impl Batch {
     fn new() -> Batch {
         Batch { spans: Vec::new(), due: Instant::now(), exporting: None }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.exporting.as_ref().is_some_and(|export| !export.is_finished())
+    }
+
+    /// When something is to be done: its spans are sent, or its connection is closed, since nobody uses it.
+    fn due(&self, now: Instant) -> Instant {
+        match (self.spans.is_empty(), self.is_busy()) {
+            (false, _) => self.due,
+            (true, false) => self.due + UNUSED_FOR,
+            (true, true) => now + UNUSED_FOR,
+        }
     }
 
     /// Waits for the export before this one.

@@ -5,6 +5,9 @@
 mod tickets;
 
 use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +103,14 @@ pub struct KeyLog {
     pub local: Vec<Cidr>,
     /// Empty: whoever the peer is.
     pub remote: Vec<Cidr>,
+}
+
+impl KeyLog {
+    /// Opens the file, which is made where it is missing, to append to it. Never waits: a pipe must have its reader.
+    pub fn open(path: &str) -> io::Result<File> {
+        // Who reads it reads everything.
+        OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NONBLOCK).open(path)
+    }
 }
 
 /// Where a certificate of a context is.

@@ -87,11 +87,13 @@ pub(crate) struct ClusterHandle {
 }
 
 impl ClusterHandle {
-    /// Builds a handle, with the endpoints (connections, counts) of the previous one that are still there.
+    /// Builds a handle, with the endpoints (connections, counts) of the previous one that are still there. `current`: no
+    /// later version may have its place already.
     pub(crate) fn build(
         entry: &Arc<ClusterEntry>,
         cx: &WorkerCx,
         previous: Option<&Rc<ClusterHandle>>,
+        current: bool,
     ) -> Rc<ClusterHandle> {
         let cluster = &entry.cluster;
         let same_name = previous.filter(|previous| previous.cluster().stat_name == cluster.stat_name);
@@ -105,7 +107,7 @@ impl ClusterHandle {
             None => None,
         };
         let gauges = gauges.or_else(|| {
-            let claim = breakers.claim_gauges()?;
+            let claim = current.then(|| breakers.claim_gauges()).flatten()?;
             Some(Gauges::new(GroupStats::new(&cx.registry, &cluster.stat_name, ""), claim))
         });
         if previous.is_some() {
@@ -117,17 +119,17 @@ impl ClusterHandle {
             (None, Some(previous)) => previous.retire(),
             (None, None) => {}
         }
+        let known = before.filter(|before| before.cluster().discovery == cluster.discovery);
+        let known = known.and_then(|before| before.destinations.clone());
+        if known.is_none() {
+            previous.iter().filter_map(|previous| previous.destinations.as_ref()).for_each(|gone| gone.retire());
+        }
         Rc::new(ClusterHandle {
             health: cx.health.get(&cluster.name),
             hosts: RefCell::new(None),
             before: RefCell::new(before.map(|before| before.endpoints()).unwrap_or_default()),
             destinations: match &cluster.discovery {
-                Discovery::OriginalDst(config) => Some(
-                    before
-                        .filter(|before| before.cluster().discovery == cluster.discovery)
-                        .and_then(|before| before.destinations.clone())
-                        .unwrap_or_else(|| Rc::new(Destinations::new(config))),
-                ),
+                Discovery::OriginalDst(config) => Some(known.unwrap_or_else(|| Rc::new(Destinations::new(config)))),
                 _ => None,
             },
             gauges: RefCell::new(gauges),
@@ -136,7 +138,7 @@ impl ClusterHandle {
             drop_overload: entry.assignment.as_ref().and_then(|assignment| assignment.policy.drop_overload),
             entry: entry.clone(),
             local: cx.local.clone(),
-            current: Cell::new(true),
+            current: Cell::new(current),
             failed: RefCell::default(),
             ids: cx.connection_ids.clone(),
             stats,
@@ -232,9 +234,14 @@ impl ClusterHandle {
 
     /// Closes connections that were idle for too long; called about once a second.
     pub(crate) fn sweep(&self, now: tokio::time::Instant) {
-        // Endpoints are made here, too, where there is no request after an update: gauges tell of them.
         let http = &self.cluster().http;
-        self.with_hosts(|hosts| hosts.list.iter().for_each(|endpoint| endpoint.pools().sweep(&self.stats, http, now)));
+        // Gauges tell of endpoints also where no request follows an update; a worker without them makes none for that.
+        let tells = self.gauges.borrow().is_some() && self.destinations.is_none();
+        if tells || self.hosts.borrow().is_some() || !self.before.borrow().is_empty() {
+            self.with_hosts(|hosts| {
+                hosts.list.iter().for_each(|endpoint| endpoint.pools().sweep(&self.stats, http, now));
+            });
+        }
         if let Some(destinations) = &self.destinations {
             destinations.sweep(&self.stats, &self.cluster().http, now);
         }

@@ -119,7 +119,7 @@ impl LiveConfig {
             let handle = if Arc::ptr_eq(entry, &handle.entry) {
                 handle.clone()
             } else {
-                ClusterHandle::build(entry, cx, Some(handle))
+                ClusterHandle::build(entry, cx, Some(handle), true)
             };
             clusters.insert(name.clone(), handle);
         }
@@ -142,7 +142,7 @@ impl LiveConfig {
             return Some(handle.clone());
         }
         let (name, entry) = self.snapshot().clusters.get_key_value(name)?;
-        let handle = ClusterHandle::build(entry, cx, None);
+        let handle = ClusterHandle::build(entry, cx, None, self.current.get());
         if !self.current.get() {
             handle.retire();
         }

@@ -1,6 +1,6 @@
 //! Shared queues: process-wide, by `vm_id` and name, bounded. Whoever registered a queue last is told of its messages, on
 //! the worker that its VM lives on, and its limits are the queue's: those of another, who only writes, say nothing. The queue
-//! counts among those of that plugin, and goes with it.
+//! counts among those of all that registered it, and goes with the last of them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -31,16 +31,18 @@ struct All {
 
 #[derive(Debug)]
 struct Queue {
-    /// Whose it is: the [`Tenant`] that registered it last.
-    owner: u64,
     messages: VecDeque<Bytes>,
     bytes: usize,
     reader: Reader,
+    /// Those who registered it before the reader, the last of them at the end: once each.
+    others: Vec<Reader>,
 }
 
-/// Who registered a queue last.
+/// Who registered a queue.
 #[derive(Debug)]
 struct Reader {
+    /// The number of its [`Tenant`].
+    owner: u64,
     events: Weak<QueueEvents>,
     root: RootId,
     bytes_max: usize,
@@ -52,6 +54,30 @@ fn cost(message: &Bytes) -> usize {
 }
 
 impl Queue {
+    fn is_of(&self, owner: u64) -> bool {
+        self.reader.owner == owner || self.others.iter().any(|other| other.owner == owner)
+    }
+
+    /// Another one, or the same anew, is told of messages from now on.
+    fn hand_to(&mut self, reader: Reader) {
+        let before = std::mem::replace(&mut self.reader, reader);
+        self.others.push(before);
+        self.others.retain(|other| other.owner != self.reader.owner);
+        self.shrink();
+    }
+
+    /// Without a plugin that is gone: who registered it before has it again; `false`: nobody is left.
+    fn leave(&mut self, owner: u64) -> bool {
+        self.others.retain(|other| other.owner != owner);
+        if self.reader.owner != owner {
+            return true;
+        }
+        let Some(before) = self.others.pop() else { return false };
+        self.reader = before;
+        self.shrink();
+        true
+    }
+
     fn is_over(&self) -> bool {
         self.bytes > self.reader.bytes_max || self.messages.len() > self.reader.messages_max
     }
@@ -123,6 +149,7 @@ impl Queues {
         }
         let (vm_id, owner) = tenant.identity();
         let reader = Reader {
+            owner,
             events: Arc::downgrade(events),
             root,
             bytes_max: limits.shared_queue_bytes,
@@ -131,21 +158,20 @@ impl Queues {
         let mut all = self.all();
         let key = (vm_id.to_owned(), name.to_vec());
         let known = all.by_name.get(&key).copied();
-        let is_own = known.and_then(|id| all.queues.get(&id)).is_some_and(|queue| queue.owner == owner);
-        if !is_own && all.queues.values().filter(|queue| queue.owner == owner).count() >= limits.shared_queues {
+        let is_own = known.and_then(|id| all.queues.get(&id)).is_some_and(|queue| queue.is_of(owner));
+        if !is_own && all.queues.values().filter(|queue| queue.is_of(owner)).count() >= limits.shared_queues {
             return None;
         }
         if let Some(id) = known {
             let queue = all.queues.get_mut(&id)?;
-            (queue.reader, queue.owner) = (reader, owner);
-            queue.shrink();
+            queue.hand_to(reader);
             queue.tell(id, queue.messages.len());
             return Some(id);
         }
         let id = all.last_id.checked_add(1)?;
         all.last_id = id;
         all.by_name.insert(key, id);
-        all.queues.insert(id, Queue { owner, messages: VecDeque::new(), bytes: 0, reader });
+        all.queues.insert(id, Queue { messages: VecDeque::new(), bytes: 0, reader, others: Vec::new() });
         Some(id)
     }
 
@@ -165,10 +191,10 @@ impl Queues {
         self.all().queues.get_mut(&id).ok_or(QueueError::NotFound)?.pop().ok_or(QueueError::Empty)
     }
 
-    /// A plugin is gone. What another has taken over meanwhile stays.
+    /// A plugin is gone. What another one has registered too stays.
     pub(crate) fn remove_of(&self, owner: u64) {
         let All { by_name, queues, .. } = &mut *self.all();
-        queues.retain(|_, queue| queue.owner != owner);
+        queues.retain(|_, queue| queue.leave(owner));
         by_name.retain(|_, id| queues.contains_key(id));
     }
 }
@@ -330,7 +356,7 @@ mod tests {
         let others = ["d", "e", "a"].map(|name| fixture.register(&other, name));
         assert_eq!((others[0].is_some(), others[2]), (true, ids[0]), "each for itself");
         assert_eq!((fixture.register(&other, "b"), fixture.register(&other, "f")), (None, None));
-        assert!(fixture.register(&one, "f").is_some(), "one was taken over");
+        assert_eq!(fixture.register(&one, "f"), None, "what another has registered too is still one of its own");
         assert_eq!(fixture.register(&fixture.in_vm("another"), &"x".repeat(300)), None);
     }
 
@@ -347,6 +373,22 @@ mod tests {
         drop(again);
         assert_eq!(fixture.queues.dequeue(a), Err(QueueError::NotFound));
         assert_eq!(["a", "b", "c"].map(|name| fixture.queues.resolve("vm", name.as_bytes())), [None, Some(b), Some(c)]);
+    }
+
+    #[test]
+    fn a_queue_of_two_outlives_who_registered_it_last() {
+        let fixture = Fixture::new();
+        let vm = fixture.vm("vm");
+        let (one, other) = (vm.tenant("one"), vm.tenant("other"));
+        let id = fixture.register(&one, "q").expect("below the bound");
+        let last = Fixture { events: Arc::default(), queues: fixture.queues.clone(), limits: fixture.limits.clone() };
+        assert_eq!(last.register(&other, "q"), Some(id));
+        assert_eq!((last.enqueue(id, "m"), told(&last.events), told(&fixture.events)), (0, vec![id], vec![]));
+        drop(other);
+        assert_eq!((fixture.enqueue(id, "n"), told(&fixture.events)), (0, vec![id]), "the one before is told again");
+        assert_eq!(fixture.rest(id), ["m", "n"]);
+        drop(one);
+        assert_eq!(fixture.queues.dequeue(id), Err(QueueError::NotFound));
     }
 
     #[test]

@@ -127,6 +127,7 @@ impl Drop for StreamCount {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get().saturating_sub(1));
         self.0.idle_since.set(Instant::now());
-        self.0.pools.has_room(&self.0);
+        self.0.pools.let_go();
+        self.0.pools.has_room();
     }
 }

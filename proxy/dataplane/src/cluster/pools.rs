@@ -178,12 +178,26 @@ impl Pools {
         self.changed.notify_one();
     }
 
-    /// Lets others have streams of a connection too.
+    /// Lets others have streams of a connection too. Also where the endpoint is no more: requests that chose it before may
+    /// wait for one.
     pub(super) fn share(&self, connection: &Rc<H2Connection>) {
-        if !self.retired.get() {
-            self.h2.borrow_mut().push(connection.clone());
-            self.has_room(connection);
+        self.h2.borrow_mut().push(connection.clone());
+        self.has_room();
+    }
+
+    /// Drops shared connections without a stream where nothing is kept for a next request.
+    pub(super) fn let_go(&self) {
+        if self.retired.get() {
+            let mut shared = self.h2.borrow_mut();
+            let unused: Vec<_> = shared.extract_if(.., |connection| connection.streams.get() == 0).collect();
+            drop(shared);
+            // Their tasks end them, and note that in the pools.
+            drop(unused);
         }
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
     }
 
     /// Nobody else gets a stream of a connection; `false`: nobody did before. It ends with those that it has.
@@ -195,13 +209,10 @@ impl Pools {
     }
 
     /// A shared connection has room for a stream.
-    pub(super) fn has_room(&self, connection: &H2Connection) {
-        // Of those who would share it one at most waits for his turn, and not all who do can use it.
+    pub(super) fn has_room(&self) {
+        // Not all who wait can use it: they may want one for another name, or one of their own.
         self.changed.notify_waiters();
-        match connection.made_for {
-            None => self.shared.notify_one(),
-            Some(_) => self.shared.notify_waiters(),
-        }
+        self.shared.notify_waiters();
     }
 
     /// Makes room for a connection; `false`: there is none yet.
@@ -231,7 +242,10 @@ impl Pools {
     /// Closes what isn't in use, and what is in use once it no longer is: the endpoint is no more, or is another's.
     pub(super) fn retire(&self) {
         self.retired.set(true);
-        self.close_idle();
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        let raw = std::mem::take(&mut *self.raw.borrow_mut());
+        drop((idle, raw));
+        self.let_go();
     }
 
     /// Closes what is in use and of no protocol that could be drained.

@@ -185,7 +185,7 @@ impl ClusterHandle {
     fn warm(self: &Rc<Self>, endpoint: &Rc<EndpointHandle>, purpose: Purpose<'_>, ratio: Real) -> bool {
         let pools = endpoint.pools();
         let shared = self.shared_max(endpoint, purpose.alpn).is_some();
-        if shared && pools.connecting.get() || endpoint.standing(false) != Standing::Healthy {
+        if pools.is_retired() || shared && pools.connecting.get() || endpoint.standing(false) != Standing::Healthy {
             return false;
         }
         let Some(permit) = self.ahead(endpoint, purpose.priority) else { return false };
@@ -240,6 +240,7 @@ impl ClusterHandle {
             pools.chose_http1.set(false);
             // It is in the pool then, or has failed by itself.
             _ = self.start_h2(endpoint, transport, guard).await;
+            pools.let_go();
         } else if alpn == Alpn::None {
             pools.put_raw(transport, guard);
         } else {
@@ -259,7 +260,7 @@ impl ClusterHandle {
         for _ in 0..AT_ONCE_MAX {
             match self.connect_as(endpoint, permit, purpose.alpn, purpose.made_for).await {
                 Ok(Connected::H1(stream, guard)) => endpoint.pools().put_idle(stream, guard, Instant::now()),
-                Ok(Connected::H2(_)) => {}
+                Ok(Connected::H2(_)) => endpoint.pools().let_go(),
                 Err(error) => {
                     return alone.fail(Failure {
                         made_for: purpose.made_for.cloned(),

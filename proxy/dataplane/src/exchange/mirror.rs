@@ -79,7 +79,9 @@ async fn copy(
     body: Bytes,
     trailers: Option<Headers>,
 ) -> Result<(), StreamError> {
-    let mut picked = match cluster.checkout(&PickKey::default(), head.version) {
+    let server_name = cluster.server_name(head);
+    let key = PickKey { server_name: server_name.as_ref(), ..PickKey::default() };
+    let mut picked = match cluster.checkout(&key, head.version) {
         Checkout::Ready(picked) => picked,
         Checkout::Connecting(connecting) => connecting.await?,
         Checkout::Failed(error) => return Err(error),

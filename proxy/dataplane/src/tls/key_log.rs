@@ -3,10 +3,9 @@
 //! For debugging: a line is written by the worker that shakes hands.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use outrigger_config::{Cidr, KeyLog};
@@ -25,9 +24,7 @@ impl Logger {
     /// `None`: there is none, or it cannot be opened, which is told.
     pub(super) fn open(config: Option<&Arc<KeyLog>>) -> Option<Logger> {
         let config = config?;
-        // Who reads it reads everything.
-        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&*config.path);
-        match opened {
+        match KeyLog::open(&config.path) {
             Ok(file) => Some(Logger { config: config.clone(), file: Arc::new(LogFile(file)) }),
             Err(error) => {
                 tracing::warn!("no keys are logged: {}: {error}", config.path);

@@ -6,8 +6,6 @@ mod certificate;
 mod staple;
 mod validation;
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -307,8 +305,7 @@ fn key_log(proto: &tls::TlsKeyLog, d: &mut Diagnostics) -> Option<KeyLog> {
         d.at("path", |d| d.error("is required"));
         return None;
     }
-    // Who reads it reads everything.
-    if let Err(error) = OpenOptions::new().append(true).create(true).mode(0o600).open(&proto.path) {
+    if let Err(error) = KeyLog::open(&proto.path) {
         d.at("path", |d| d.error(format!("{} cannot be opened: {error}", proto.path)));
         return None;
     }
