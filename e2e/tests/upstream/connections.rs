@@ -15,7 +15,7 @@ use outrigger_e2e::yaml::to_yaml;
 use outrigger_e2e::{Bootstrap, Connection, Origin, Request};
 use serde_json::{Value, json};
 
-use super::{origins, start};
+use super::{becomes, origins, start};
 
 pub(super) fn http_options(options: Value) -> Value {
     let typed = json!({"@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"});
@@ -146,6 +146,8 @@ fn who_waits_for_an_endpoint_that_goes_is_served() {
         });
         pending.unwrap_or_else(|error| panic!("{peer:?}: {error:#}"));
         discover(&file, new.address());
+        // A request before that would wait as well.
+        becomes(&plane, new.address(), "healthy");
         from("new");
         old.open_gate("short");
         assert_eq!(short.response().expect("an answer").status, 200, "{peer:?}");
