@@ -32,6 +32,7 @@ const NETWORK_WASM: &str = "type.googleapis.com/envoy.extensions.filters.network
 const WASM_LOG: &str = "type.googleapis.com/envoy.extensions.access_loggers.wasm.v3.WasmAccessLog";
 
 const FLOOD_BYTES: usize = 2 << 20;
+const BOUND_BYTES: usize = 16 * 1024;
 
 /// What a case showed: each line's value, and the order of the lines.
 #[derive(Debug, Default)]
@@ -106,7 +107,11 @@ fn listener(case: &Case, dir: &Path) -> Value {
     } else {
         listener.filter(filter)
     };
-    with(Value::from(listener), json!({"metadata": noted("listener")}))
+    let listener = with(Value::from(listener), json!({"metadata": noted("listener")}));
+    match case.drive {
+        Drive::Bounded => with(listener, json!({"per_connection_buffer_limit_bytes": BOUND_BYTES})),
+        _ => listener,
+    }
 }
 
 fn start(peer: Peer, cases: &[&Case], origin: &Origin, talker: &Talker, dir: &Path) -> DataPlane {
@@ -130,6 +135,7 @@ fn client(case: &Case, address: SocketAddr) -> Option<String> {
         Drive::Root => return None,
         Drive::Get | Drive::AccessLog => Request::get("/path?q=1"),
         Drive::Flood => Request::new("POST", "/path?q=1").body("x".repeat(FLOOD_BYTES)),
+        Drive::Bounded => Request::new("POST", "/path?q=1").body("x".repeat(2 * BOUND_BYTES)),
         Drive::Post(body) => Request::new("POST", "/path?q=1").body(body),
         Drive::Grpc => Request::new("POST", "/s/m").with("content-type", "application/grpc").body("x"),
         Drive::Trailers => return Some(trailers(address)),
@@ -141,6 +147,7 @@ fn client(case: &Case, address: SocketAddr) -> Option<String> {
     };
     let request = request.with("x-a", "1").with("x-a", "2").with("user-agent", "tester").origin(match case.drive {
         Drive::Flood => "body=2097152",
+        Drive::Bounded => "body=32768",
         _ => "header=x-o:1",
     });
     Some(match request.send(address) {

@@ -9,6 +9,8 @@ pub(crate) enum Drive {
     Post(&'static str),
     /// Bodies both ways that are larger than what a filter may keep.
     Flood,
+    /// Bodies that are larger than the listener's `per_connection_buffer_limit_bytes`.
+    Bounded,
     /// A request that says it is gRPC.
     Grpc,
     /// A body and trailers both ways, over HTTP/2.

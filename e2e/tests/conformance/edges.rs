@@ -358,6 +358,28 @@ pub(crate) const EDGES: &[Case] = &[
            get_property 'response\\x00code_details' *v",
     ),
     case(
+        "request-beyond-the-listeners-limit",
+        Drive::Bounded,
+        "request_body:
+           return 1
+         response_headers:
+           get_header_map_value 2 ':status' *v
+         response_body:
+           get_buffer_bytes 1 0 99 *v
+         log:
+           get_property 'response\\x00code' *v
+           get_property 'response\\x00code_details' *v",
+    ),
+    case(
+        "response-beyond-the-listeners-limit",
+        Drive::Bounded,
+        "response_body:
+           return 1
+         log:
+           get_property 'response\\x00code' *v
+           get_property 'response\\x00code_details' *v",
+    ),
+    case(
         "bodies-that-the-guest-keeps-itself",
         Drive::Flood,
         "request_headers:

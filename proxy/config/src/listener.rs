@@ -38,7 +38,8 @@ pub struct Listener {
     pub chains: Vec<FilterChain>,
     /// Finds a connection's chain among [`Listener::chains`].
     pub table: FilterChainTable,
-    pub per_connection_buffer_limit_bytes: u32,
+    /// What filters may keep of a body, and about what a connection may have queued. `None`: they have limits of their own.
+    pub per_connection_buffer_limit_bytes: Option<u32>,
     /// `tcp_backlog_size`: 1024 unless set.
     pub backlog: u32,
     pub access_logs: Vec<AccessLog>,

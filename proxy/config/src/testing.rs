@@ -285,7 +285,7 @@ pub(crate) fn listener(name: &str, version: u32, route: &str, extensions: &[&str
         direction: outrigger_http::Direction::Unspecified,
         table: FilterChainTable::new(&chains, None).unwrap(),
         chains,
-        per_connection_buffer_limit_bytes: 1 << 20,
+        per_connection_buffer_limit_bytes: None,
         backlog: version,
         ignores_connection_limit: false,
         bypasses_overload: false,

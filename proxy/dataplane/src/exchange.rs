@@ -37,6 +37,7 @@ use crate::trace::Trace;
 use crate::worker::WorkerCx;
 use rand::RngCore;
 
+pub(crate) use request::QUEUE_BYTES_MAX;
 pub(crate) use selection::Selection;
 pub(crate) use timeouts::{grpc_text, grpc_timeout};
 
@@ -84,6 +85,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) down: Downstream<'a>,
     pub(crate) stream: Rc<RefCell<StreamState>>,
     pub(crate) timer: &'a mut LazyTimer,
+    /// Reading from the origin stops while so much is queued for the client.
+    down_queue_max: usize,
     filters: Filters,
     request: Iteration,
     response: Iteration,
@@ -193,6 +196,7 @@ impl<'a> Exchange<'a> {
             down,
             stream,
             timer,
+            down_queue_max: slot.buffer_limit().min(request::QUEUE_BYTES_MAX),
             filters,
             request: Iteration::new(Way::Request, 0, 0),
             response: Iteration::new(Way::Response, 0, 0),
@@ -343,12 +347,12 @@ impl<'a> Exchange<'a> {
             if self.sent == Sent::All || self.upgraded {
                 return self.poll_last_flush(cx);
             }
-            let full = self.down.buffered() >= request::QUEUE_BYTES_MAX;
+            let full = self.down.buffered() >= self.down_queue_max;
             if let Poll::Ready(result) = self.down.poll_flush(cx) {
                 result?;
             }
             // Where there is room again, the origin must be read again.
-            progress |= full && self.down.buffered() < request::QUEUE_BYTES_MAX;
+            progress |= full && self.down.buffered() < self.down_queue_max;
             if progress {
                 if self.deadlines.attempt_idle.is_some() {
                     self.arm_attempt();

@@ -383,6 +383,6 @@ impl HttpChain {
                 FilterKind::Failed(error) => Some(FilterSlot::Other(Box::new(FailedFilter(*error)))),
             }
         }));
-        exchange.set_filters(list, walk.buffer_bytes_max);
+        exchange.set_filters(list, walk.buffer_bytes_max.min(exchange.slot.buffer_limit()));
     }
 }

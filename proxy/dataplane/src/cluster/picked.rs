@@ -9,6 +9,7 @@ use super::breakers::Permit;
 use super::endpoint::EndpointHandle;
 use super::pools::{ConnectionGuard, H2Connection};
 use super::{ClusterHandle, Outcome};
+use crate::exchange::QUEUE_BYTES_MAX;
 use crate::upstream::Upstream;
 
 /// A stream with what it holds of its endpoint and cluster; everything is given back when it is finished or dropped.
@@ -48,6 +49,12 @@ impl Drop for RequestGuard {
 }
 
 impl Picked {
+    /// Whether more of the request may be queued.
+    pub(crate) fn has_room(&self) -> bool {
+        let limit = self.cluster.cluster().per_connection_buffer_limit_bytes as usize;
+        self.stream.buffered() < limit.min(QUEUE_BYTES_MAX)
+    }
+
     /// The exchange is complete: what can serve again goes back to its pool.
     pub(crate) fn finish(self, now: Instant) {
         let Picked { stream, endpoint, connection, cluster, .. } = self;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use outrigger_http::{CloseType, EndpointAddress, HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
 
 /// What is queued for one side before the other one is no longer read.
-pub(super) const QUEUE_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const QUEUE_BYTES_MAX: usize = 64 * 1024;
 
 impl Exchange<'_> {
     /// Prepares the head, chooses the route, starts the filters and sends the head through them.
@@ -163,9 +163,7 @@ impl Exchange<'_> {
         match &self.origin {
             Origin::None => passed && self.request.wants_data(&self.filters),
             Origin::Connecting(_) | Origin::Waiting | Origin::Done => false,
-            Origin::Connected(picked) => {
-                passed && picked.stream.buffered() < QUEUE_BYTES_MAX && self.request.wants_data(&self.filters)
-            }
+            Origin::Connected(picked) => passed && picked.has_room() && self.request.wants_data(&self.filters),
         }
     }
 
@@ -303,12 +301,12 @@ impl Exchange<'_> {
             }
         }
         if let Origin::Connected(picked) = &mut self.origin {
-            let full = picked.stream.buffered() >= QUEUE_BYTES_MAX;
+            let full = !picked.has_room();
             if let Poll::Ready(result) = picked.stream.poll_flush(cx) {
                 result?;
             }
             // Where there is room again, the client must be read again: nothing else would wake the exchange.
-            progress |= full && picked.stream.buffered() < QUEUE_BYTES_MAX;
+            progress |= full && picked.has_room();
         }
         Ok(progress)
     }

@@ -36,7 +36,7 @@ impl Exchange<'_> {
                 progress = true;
                 continue;
             }
-            let room = self.down.buffered() < QUEUE_BYTES_MAX && self.response.passed.data.len() < QUEUE_BYTES_MAX;
+            let room = self.down.buffered() < self.down_queue_max && self.response.passed.data.len() < QUEUE_BYTES_MAX;
             if !room || !self.response.wants_data(&self.filters) {
                 return Ok(progress);
             }

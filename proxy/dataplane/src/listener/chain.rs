@@ -64,6 +64,11 @@ impl ChainSlot {
         current.listener.chains.get(current.index).map(read)
     }
 
+    /// `per_connection_buffer_limit_bytes`; the largest number where it isn't set.
+    pub(crate) fn buffer_limit(&self) -> usize {
+        self.current.borrow().listener.per_connection_buffer_limit_bytes.map_or(usize::MAX, |limit| limit as usize)
+    }
+
     /// Whether nothing is shed here while memory is short.
     pub(crate) fn bypasses_overload(&self) -> bool {
         self.current.borrow().listener.bypasses_overload

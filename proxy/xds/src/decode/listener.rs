@@ -51,13 +51,9 @@ impl XdsResource for Listener {
         };
         let chains = chains(&proto, d);
         let access_logs = access_logs(&proto.access_log, d);
-        let buffer = number(
-            proto.per_connection_buffer_limit_bytes,
-            1 << 20,
-            1..=1 << 30,
-            "per_connection_buffer_limit_bytes",
-            d,
-        );
+        let buffer = proto
+            .per_connection_buffer_limit_bytes
+            .map(|limit| number(Some(limit), 1 << 20, 1..=1 << 30, "per_connection_buffer_limit_bytes", d));
         let backlog = number(proto.tcp_backlog_size, 1024, 1..=65_535, "tcp_backlog_size", d);
         let origin = origin(&name, proto.metadata.as_ref(), d);
         let listener_filters = listener_filters(&proto, d);

@@ -229,7 +229,7 @@ fn sockets_of_listeners() {
     };
     let found =
         listener(&plain("tcp_backlog_size: 7, per_connection_buffer_limit_bytes: 8, ignore_global_conn_limit: true,"));
-    assert_eq!((found.backlog, found.per_connection_buffer_limit_bytes), (7, 8));
+    assert_eq!((found.backlog, found.per_connection_buffer_limit_bytes), (7, Some(8)));
     assert_eq!((found.ignores_connection_limit, found.bypasses_overload), (true, false));
     let found = listener(&plain("bypass_overload_manager: true,"));
     assert_eq!((found.ignores_connection_limit, found.bypasses_overload), (false, true));
