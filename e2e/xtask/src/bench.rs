@@ -101,21 +101,6 @@ pub(crate) struct Args {
     proxy: Option<PathBuf>,
 }
 
-impl Args {
-    /// Some scenarios once, with one proxy alone.
-    pub(crate) fn training(proxy: PathBuf, scenarios: &[&str]) -> Args {
-        Args {
-            suite: Suite::All,
-            quick: true,
-            only: scenarios.iter().copied().map(str::to_owned).collect(),
-            peers: vec!["outrigger".to_owned()],
-            rounds: Some(1),
-            json: None,
-            proxy: Some(proxy),
-        }
-    }
-}
-
 /// What every scenario needs.
 #[derive(Debug)]
 struct Bench {

@@ -9,7 +9,6 @@ mod filters;
 mod guests;
 mod paths;
 mod progress;
-mod release;
 mod setup;
 mod shell;
 mod test;
@@ -27,8 +26,7 @@ Examples:
   cargo xtask test --full       the same with the long forms
   cargo xtask bench --quick     our proxy beside nginx, HAProxy and Envoy, in a few minutes
   cargo xtask bench wasm        our Wasm host beside Envoy's
-  cargo xtask filters           build the Wasm filters
-  cargo xtask release           the proxy as it is shipped, optimised by a profile of its loads";
+  cargo xtask filters           build the Wasm filters";
 
 /// Tasks of the Outrigger checkout.
 #[derive(Debug, Parser)]
@@ -58,11 +56,6 @@ enum Task {
         after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --quick --only h1-c32\n  cargo xtask bench --json bench.json\n  cargo xtask bench wasm --only headers"
     )]
     Bench(bench::Args),
-    /// Build the proxy as it is shipped: optimised by a profile of the benchmark's loads (half an hour).
-    #[command(
-        after_help = "Examples:\n  cargo xtask release\n  cargo xtask release --profile FILE\n  cargo xtask bench --proxy PROGRAM   measure what it has built"
-    )]
-    Release(release::Args),
     /// Build the Wasm filters.
     #[command(after_help = "Examples:\n  cargo xtask filters\n  cargo xtask filters --guests")]
     Filters {
@@ -88,7 +81,6 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
-        Task::Release(args) => release::run(&args),
         Task::Filters { guests } => {
             for path in filters::build()? {
                 println!("{}", path.display());
