@@ -172,8 +172,8 @@ impl<S: ConfigSink> Client<'_, S> {
         };
         let mut answered = false;
         loop {
-            while !self.state.has_room() {
-                // Until something is judged the server waits.
+            while !(self.state.has_room() && self.outgoing.as_ref().is_none_or(Outgoing::has_room)) {
+                // The server waits until something is judged, and until it has read what it was answered.
                 self.meanwhile(tokio::time::sleep(Duration::from_millis(10))).await?;
             }
             let received = match self.meanwhile(stream.next()).await? {

@@ -2,14 +2,16 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::stream::{Stream, StreamExt as _};
 use outrigger_proto::pb;
 use pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::Channel;
@@ -30,9 +32,19 @@ pub(crate) enum Service {
     Secrets,
 }
 
-/// Where requests go. What waits is bounded by the responses that are answered.
+/// Requests that wait for a server which doesn't read them, beyond which its responses aren't read either.
+pub(super) const WAITING_MAX: usize = 1024;
+
+/// Where requests go.
 #[derive(Debug)]
-pub(crate) enum Outgoing {
+pub(crate) struct Outgoing {
+    sender: Sender,
+    /// How many wait.
+    waiting: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+enum Sender {
     Delta(UnboundedSender<DeltaDiscoveryRequest>),
     Sotw(UnboundedSender<DiscoveryRequest>),
 }
@@ -40,12 +52,29 @@ pub(crate) enum Outgoing {
 impl Outgoing {
     pub(crate) fn send(&self, request: Request) {
         // A stream that has ended says so itself.
-        let _ = match (self, request) {
-            (Outgoing::Delta(sender), Request::Delta(request)) => sender.send(request).ok(),
-            (Outgoing::Sotw(sender), Request::Sotw(request)) => sender.send(request).ok(),
-            _ => None,
+        let sent = match (&self.sender, request) {
+            (Sender::Delta(sender), Request::Delta(request)) => sender.send(request).is_ok(),
+            (Sender::Sotw(sender), Request::Sotw(request)) => sender.send(request).is_ok(),
+            _ => false,
         };
+        self.waiting.fetch_add(sent.into(), Ordering::Relaxed);
     }
+
+    /// Whether another response may be answered. What changes here besides is little.
+    pub(crate) fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) < WAITING_MAX
+    }
+}
+
+/// The requests of a channel, counted as they go.
+fn counted<T>(requests: UnboundedReceiver<T>, waiting: &Arc<AtomicUsize>) -> impl Stream<Item = T> + Send + use<T>
+where
+    T: Send + 'static,
+{
+    let waiting = waiting.clone();
+    UnboundedReceiverStream::new(requests).inspect(move |_| {
+        waiting.fetch_sub(1, Ordering::Relaxed);
+    })
 }
 
 #[derive(Debug)]
@@ -73,14 +102,16 @@ pub(crate) fn open(
     let metadata = headers(metadata);
     let (delta, delta_requests) = mpsc::unbounded_channel();
     let (sotw, sotw_requests) = mpsc::unbounded_channel();
-    let outgoing = match variant {
-        ApiVariant::Delta => Outgoing::Delta(delta),
-        ApiVariant::StateOfTheWorld => Outgoing::Sotw(sotw),
+    let sender = match variant {
+        ApiVariant::Delta => Sender::Delta(delta),
+        ApiVariant::StateOfTheWorld => Sender::Sotw(sotw),
     };
+    let waiting = Arc::<AtomicUsize>::default();
+    let outgoing = Outgoing { sender, waiting: waiting.clone() };
     let opening = async move {
         match variant {
             ApiVariant::Delta => {
-                let mut request = tonic::Request::new(UnboundedReceiverStream::new(delta_requests));
+                let mut request = tonic::Request::new(counted(delta_requests, &waiting));
                 *request.metadata_mut() = metadata;
                 let stream = match service {
                     Service::Aggregated => ads.delta_aggregated_resources(request).await?,
@@ -89,7 +120,7 @@ pub(crate) fn open(
                 Ok(AdsStream::Delta(Box::new(stream.into_inner())))
             }
             ApiVariant::StateOfTheWorld => {
-                let mut request = tonic::Request::new(UnboundedReceiverStream::new(sotw_requests));
+                let mut request = tonic::Request::new(counted(sotw_requests, &waiting));
                 *request.metadata_mut() = metadata;
                 let stream = match service {
                     Service::Aggregated => ads.stream_aggregated_resources(request).await?,

@@ -262,3 +262,32 @@ async fn a_server_that_isnt_there_leaves_everything_waiting() {
     };
     run_ads(options, std::future::pending::<Result<Channel, String>>, &sink, receiver, &status).await;
 }
+
+#[tokio::test]
+async fn a_server_that_reads_nothing_is_read_no_further() {
+    const MANY: u64 = 6000;
+    /// Requests that are on their way: in windows and buffers of the connection.
+    const UNDER_WAY: u64 = 1500;
+    let (sink, status) = (&Sink::new(""), &Status::new());
+    play(ApiVariant::Delta, sink, status, |mut streams, _| async move {
+        let mut stream = streams.recv().await.unwrap();
+        stream.request().await;
+        // So long that few acknowledgements fill a window.
+        let nonce = |number: u64| format!("{number:0>1000}");
+        (0..MANY).for_each(|number| stream.answer(delta(CDS, &nonce(number), &[])));
+        let answered = || status.kind(CDS).update_attempt;
+        while answered() < super::stream::WAITING_MAX as u64 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100_000 {
+            tokio::task::yield_now().await;
+        }
+        for read in 0..MANY {
+            let ahead = answered().saturating_sub(read);
+            assert!(ahead <= super::stream::WAITING_MAX as u64 + UNDER_WAY, "{ahead} are ahead of {read}");
+            assert_eq!(stream.request().await.response_nonce, nonce(read));
+        }
+        assert_eq!(answered(), MANY);
+    })
+    .await;
+}
