@@ -148,7 +148,16 @@ fn grpc_interop_cases_pass() {
             "--server_host=127.0.0.1".into(),
             format!("--server_port={}", address.port()),
         ];
-        let (passed, log) = run(case, &client, dir.path(), &arguments);
+        let (mut passed, mut log) = run(case, &client, dir.path(), &arguments);
+        // Client and server have the same deadline. The server, which is at it first now and then, resets the stream, and
+        // whoever is between them can tell the client no more than that.
+        let races = |log: &str| case == "timeout_on_sleeping_server" && log.contains("reset reason: remote reset");
+        for _ in 0..5 {
+            if passed || !races(&log) {
+                break;
+            }
+            (passed, log) = run(case, &client, dir.path(), &arguments);
+        }
         if !passed {
             failures.push(format!("{case}: {log}"));
         }
