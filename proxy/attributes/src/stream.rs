@@ -49,7 +49,7 @@ pub fn of_connection(state: &StreamState, objects: Option<&dyn Objects>, path: &
             of_stream(state, objects, path)
         }
         ["request" | "response", ..] => Lookup::Absent,
-        ["upstream", "transport_failure_reason"] => found(text(&state.info.upstream_transport_failure_reason)),
+        ["upstream", "transport_failure_reason"] => found(text(&state.info.extras().upstream_transport_failure_reason)),
         path => of_stream(state, objects, path),
     }
 }
@@ -88,14 +88,14 @@ pub fn of_stream(state: &StreamState, objects: Option<&dyn Objects>, path: &[&st
         ["request", name] => found(request(state, name)),
         ["response", name] => found(response(state, name)),
         ["source", name] => found(address(info.remote(), name)),
-        ["destination", name] => found(address(info.downstream_local, name)),
+        ["destination", name] => found(address(info.downstream.local, name)),
         ["connection", name] => found(connection(info, name)),
-        ["connection_id"] => found(Some(Property::Uint(info.connection_id))),
+        ["connection_id"] => found(Some(Property::Uint(info.downstream.id))),
         ["upstream", "locality", rest @ ..] => {
             // An endpoint without a locality has an empty one.
-            match &info.upstream_locality {
-                Some(locality) => messages::locality(locality, rest),
-                None if info.upstream_remote.is_some() => messages::locality(&[const { String::new() }; 3], rest),
+            match info.upstream.as_ref().map(|upstream| &upstream.locality) {
+                Some(Some(locality)) => messages::locality(locality, rest),
+                Some(None) => messages::locality(&[const { String::new() }; 3], rest),
                 None => Lookup::Absent,
             }
         }
@@ -115,14 +115,14 @@ pub fn of_stream(state: &StreamState, objects: Option<&dyn Objects>, path: &[&st
         }
         ["filter_state", rest @ ..] => found(filter_state(info, &rest.join("."))),
         // What the upstream's connection would carry: nothing puts anything there.
-        ["upstream_filter_state"] if info.upstream_remote.is_some() => Lookup::NotAValue,
+        ["upstream_filter_state"] if info.upstream.is_some() => Lookup::NotAValue,
         ["upstream_filter_state", ..] => Lookup::Absent,
         path => found(filter_state(info, &format!("wasm.{}", path.join(".")))),
     }
 }
 
 fn filter_state(info: &StreamInfo, key: &str) -> Option<Property> {
-    info.filter_state.get(key).cloned().map(Property::Bytes)
+    info.extras().filter_state.get(key).cloned().map(Property::Bytes)
 }
 
 /// An object's metadata. The metadata of what has none is an empty message, but for endpoints, which have no message then.
@@ -131,7 +131,7 @@ fn xds_metadata(info: &StreamInfo, objects: Option<&dyn Objects>, name: &str, pa
         let found = info.metadata.as_deref().and_then(|all| pick(all).as_deref());
         match found {
             Some(found) => messages::metadata(Some(found), path),
-            None if info.upstream_remote.is_some() => Lookup::NotAValue,
+            None if info.upstream.is_some() => Lookup::NotAValue,
             None => Lookup::Absent,
         }
     };
@@ -143,8 +143,8 @@ fn xds_metadata(info: &StreamInfo, objects: Option<&dyn Objects>, name: &str, pa
         "virtual_host_metadata" => shown(info.virtual_host_name.is_some(), info.virtual_host_metadata.as_ref()),
         "route_metadata" => shown(info.virtual_host_name.is_some(), info.route_metadata.as_ref()),
         "listener_metadata" => {
-            let found = objects.and_then(|objects| objects.listener_metadata(&info.listener_name));
-            shown(true, found.as_ref().or(info.listener_metadata.as_ref()))
+            let found = objects.and_then(|objects| objects.listener_metadata(&info.listener.name));
+            shown(true, found.as_ref().or(info.listener.metadata.as_ref()))
         }
         "cluster_metadata" => {
             let cluster = info.cluster_name.as_ref();
@@ -230,13 +230,13 @@ fn address(address: Option<SocketAddr>, name: &str) -> Option<Property> {
 }
 
 fn connection(info: &StreamInfo, name: &str) -> Option<Property> {
-    let tls = info.downstream_tls.as_deref();
+    let tls = info.downstream.tls.as_deref();
     match name {
-        "id" => Some(Property::Uint(info.connection_id)),
+        "id" => Some(Property::Uint(info.downstream.id)),
         "mtls" => Some(Property::Bool(tls.is_some_and(|tls| tls.peer.is_some()))),
         "requested_server_name" => text(tls.map_or("", |tls| &tls.server_name)),
-        "transport_failure_reason" => not_empty(&info.downstream_transport_failure_reason),
-        "termination_details" => not_empty(&info.connection_termination_details),
+        "transport_failure_reason" => not_empty(&info.downstream.transport_failure_reason),
+        "termination_details" => not_empty(&info.extras().connection_termination_details),
         name => of_tls(tls?, name),
     }
 }
@@ -267,17 +267,17 @@ fn not_empty(value: &str) -> Option<Property> {
 
 fn upstream(info: &StreamInfo, name: &str) -> Option<Property> {
     match name {
-        "address" => text(&info.upstream_remote.as_ref()?.to_string()),
-        "port" => address(info.upstream_remote.as_ref()?.socket(), name),
-        "local_address" => text(&info.upstream_local?.to_string()),
-        "transport_failure_reason" if info.upstream_remote.is_some() => text(&info.upstream_transport_failure_reason),
-        "transport_failure_reason" => not_empty(&info.upstream_transport_failure_reason),
+        "address" => text(&info.upstream.as_ref()?.remote.to_string()),
+        "port" => address(info.upstream.as_ref()?.remote.socket(), name),
+        "local_address" => text(&info.upstream.as_ref()?.local?.to_string()),
+        "transport_failure_reason" if info.upstream.is_some() => text(&info.extras().upstream_transport_failure_reason),
+        "transport_failure_reason" => not_empty(&info.extras().upstream_transport_failure_reason),
         "request_attempt_count" => Some(Property::Uint(u64::from(info.upstream_attempts))),
         "cx_pool_ready_duration" => {
             let ready = info.timings.get(TimingPoint::UpstreamReady)?;
             nanoseconds(ready.saturating_sub(info.timings.get(TimingPoint::UpstreamAsked)?))
         }
-        name => of_tls(info.upstream_tls.as_deref()?, name),
+        name => of_tls(info.upstream.as_ref()?.tls.as_deref()?, name),
     }
 }
 
@@ -287,8 +287,8 @@ fn xds(info: &StreamInfo, name: &str) -> Option<Property> {
         // A route without a name has an empty one.
         "route_name" => text(info.route_name.as_deref().or(info.virtual_host_name.as_deref().map(|_| ""))?),
         "virtual_host_name" => text(info.virtual_host_name.as_deref()?),
-        "filter_chain_name" => text(&info.filter_chain_name),
-        "listener_direction" => int(info.listener_direction as u64),
+        "filter_chain_name" => text(&info.listener.chain_name),
+        "listener_direction" => int(info.listener.direction as u64),
         _ => None,
     }
 }
@@ -348,7 +348,10 @@ fn fields(map: Option<Message<'_>>, path: &[&str]) -> Lookup {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
     use std::sync::Arc;
+
+    use outrigger_http::UpstreamInfo;
 
     use super::*;
 
@@ -359,8 +362,8 @@ mod tests {
         state.request.authority = Bytes::from_static(b"example");
         state.request.headers.append(HeaderName::COOKIE, Bytes::from_static(b"a"));
         state.request.headers.append(HeaderName::COOKIE, Bytes::from_static(b"b"));
-        state.info.downstream_remote = Some(SocketAddr::from(([127, 0, 0, 1], 4321)));
-        state.info.filter_state.insert("wasm.own.key".to_owned(), Bytes::from_static(b"v"));
+        state.info.downstream_mut().remote = Some(SocketAddr::from(([127, 0, 0, 1], 4321)));
+        state.info.extras_mut().filter_state.insert("wasm.own.key".to_owned(), Bytes::from_static(b"v"));
         let check = |path: &str, expected: Option<Property>| {
             let path: Vec<&str> = path.split('/').collect();
             let found = match of_stream(&state, None, &path) {
@@ -413,9 +416,11 @@ mod tests {
             peer: Some(Arc::new(peer)),
             ..TlsInfo::default()
         };
-        state.info.downstream_tls = Some(Arc::new(tls.clone()));
-        state.info.upstream_tls = Some(Arc::new(tls));
-        state.info.upstream_locality = Some(Arc::new(["r".to_owned(), "z".to_owned(), String::new()]));
+        state.info.downstream_mut().tls = Some(Arc::new(tls.clone()));
+        let mut upstream = UpstreamInfo::new(SocketAddr::from(([10, 0, 0, 1], 443)).into());
+        upstream.tls = Some(Arc::new(tls));
+        upstream.locality = Some(Arc::new(["r".to_owned(), "z".to_owned(), String::new()]));
+        state.info.upstream = Some(Rc::new(upstream));
         let flag = outrigger_http::MetadataStruct::from([("flag".into(), outrigger_http::MetadataValue::Bool(true))]);
         let route = Metadata::new([("ns".into(), flag)].into());
         state.info.virtual_host_name = Some(Arc::from("host"));

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use outrigger_http::{HeaderName, Method, RequestHead};
 
-use crate::{PathMatcher, Route, VirtualHost};
+use crate::{PathMatcher, Route, RouteConfig, VirtualHost};
 
 /// The compiled index of a route configuration's virtual hosts.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub struct RouteTable {
-    exact: HashMap<Vec<u8>, usize>,
+    exact: HashMap<Vec<u8>, usize, RandomState>,
     /// `*.b`, longest first: the suffix with its dot.
     suffixes: Vec<(Vec<u8>, usize)>,
     /// `a.*`, longest first: the prefix with its dot.
@@ -77,11 +78,30 @@ impl RouteTable {
         ignore_port: bool,
         random: u64,
     ) -> (Option<&'a Arc<VirtualHost>>, Option<&'a Arc<Route>>) {
-        let Some(host) = self.host(&head.authority, ignore_port).and_then(|index| virtual_hosts.get(index)) else {
-            return (None, None);
-        };
+        let (host, route) = self.places(virtual_hosts, head, ignore_port, random);
+        let host = host.and_then(|host| virtual_hosts.get(host));
+        (host, host.zip(route).and_then(|(host, route)| host.routes.get(route)))
+    }
+
+    fn places(
+        &self,
+        virtual_hosts: &[Arc<VirtualHost>],
+        head: &RequestHead,
+        ignore_port: bool,
+        random: u64,
+    ) -> (Option<usize>, Option<usize>) {
+        let Some(index) = self.host(&head.authority, ignore_port) else { return (None, None) };
+        let Some(host) = virtual_hosts.get(index) else { return (None, None) };
         let path = head.path_only();
-        (Some(host), host.routes.iter().find(|route| route.matches(head, path, random)))
+        (Some(index), host.routes.iter().position(|route| route.matches(head, path, random)))
+    }
+}
+
+impl RouteConfig {
+    /// The places of a request's virtual host in the configuration, and of its route there.
+    #[must_use]
+    pub fn select(&self, head: &RequestHead, random: u64) -> (Option<usize>, Option<usize>) {
+        self.table.places(&self.virtual_hosts, head, self.ignore_port_in_host_matching, random)
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn forward(state: &mut StreamState, hcm: &HttpConnectionManager) {
         return;
     }
     let headers = &mut state.request.headers;
-    let tls = state.info.downstream_tls.as_ref().filter(|tls| tls.peer.is_some());
+    let tls = state.info.downstream.tls.as_ref().filter(|tls| tls.peer.is_some());
     let Some(tls) = tls.filter(|_| mode != ForwardClientCert::Sanitize) else {
         // Nearly every request has none.
         if headers.contains(&HeaderName::X_FORWARDED_CLIENT_CERT) {

@@ -125,8 +125,9 @@ pub(crate) struct Exchange<'a> {
     /// What the origin is told.
     expected_timeout: Option<Duration>,
     deadlines: Deadlines,
-    /// The time of this turn: one reading of the clock serves all that happens in it.
+    /// The time of this turn, and since the stream's start: one reading of the clock serves all that happens in it.
     now: Instant,
+    elapsed: Duration,
     _active: ActiveGuard<HttpStats>,
 }
 
@@ -179,8 +180,9 @@ impl<'a> Exchange<'a> {
     ) -> Box<Exchange<'a>> {
         let stats = &chain.stats;
         stats.downstream_rq_total().inc();
+        let elapsed = received.into_std().saturating_duration_since(stream.borrow().info.start);
         let active = ActiveGuard::new(stats, HttpStats::downstream_rq_active);
-        let selection = Selection::new(chain.routes.clone(), cx.random().next_u64());
+        let selection = Selection::new(chain.clone(), cx.random().next_u64());
         let filters = Filters {
             list: Vec::new(),
             response_len: 0,
@@ -223,6 +225,7 @@ impl<'a> Exchange<'a> {
             expected_timeout: None,
             deadlines: Deadlines::default(),
             now: received,
+            elapsed,
             _active: active,
         })
     }
@@ -242,6 +245,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Reads the clock.
+    fn begin_turn(&mut self) {
+        self.now = Instant::now();
+        self.elapsed = self.now.into_std().saturating_duration_since(self.stream.borrow().info.start);
+    }
+
     async fn poll_through(&mut self, begun: Result<(), Stop>) -> Result<(), StreamError> {
         if let Err(stop) = begun {
             self.stop(stop)?;
@@ -249,7 +258,7 @@ impl<'a> Exchange<'a> {
         let mut same_turn = true;
         poll_fn(|cx| {
             if !std::mem::take(&mut same_turn) {
-                self.now = Instant::now();
+                self.begin_turn();
             }
             self.poll(cx)
         })
@@ -271,11 +280,13 @@ impl<'a> Exchange<'a> {
                 self.chain.stats.downstream_rq_tx_reset().inc();
             }
         }
-        // The answer may have begun in this turn: its end is later.
-        self.now = Instant::now();
+        if self.filters.len() > 0 {
+            // What they took counts.
+            self.begin_turn();
+        }
         {
             let info = &mut self.stream.borrow_mut().info;
-            info.mark(TimingPoint::ResponseComplete, self.now.into_std());
+            info.timings.set(TimingPoint::ResponseComplete, self.elapsed);
             info.downstream_wire = self.down.wire_bytes();
             info.downstream_closed.how = Some(CloseType::Normal);
         }
@@ -342,8 +353,11 @@ impl<'a> Exchange<'a> {
                 progress |= self.poll_filters(cx)?;
             }
             progress |= self.poll_request(cx)?;
-            progress |= self.poll_origin(cx)?;
-            progress |= self.poll_response(cx)?;
+            let mut again = self.poll_origin(cx)?;
+            progress |= again;
+            // A request that is whole and on its way has nothing to be read for it.
+            again &= !(self.request_ended && matches!(self.origin, Origin::Connected(_)));
+            again |= self.poll_response(cx)?;
             if self.sent == Sent::All || self.upgraded {
                 return self.poll_last_flush(cx);
             }
@@ -352,14 +366,17 @@ impl<'a> Exchange<'a> {
                 result?;
             }
             // Where there is room again, the origin must be read again.
-            progress |= full && self.down.buffered() < self.down_queue_max;
-            if progress {
+            again |= full && self.down.buffered() < self.down_queue_max;
+            if again || progress {
                 if self.deadlines.attempt_idle.is_some() {
                     self.arm_attempt();
                 }
                 if self.deadlines.idle_timeout.is_some() {
                     self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| self.now + timeout);
                 }
+            }
+            // What the first steps have moved, the later ones have seen.
+            if again {
                 continue;
             }
             if let Poll::Ready(error) = self.poll_gone(cx) {
@@ -438,7 +455,7 @@ impl<'a> Exchange<'a> {
         }
         let flags = error.flags();
         let mut reply = error.reply();
-        let why = self.stream.borrow().info.upstream_transport_failure_reason.clone();
+        let why = self.stream.borrow().info.extras().upstream_transport_failure_reason.clone();
         if error.kind == ErrorKind::ConnectFailure && !why.is_empty() {
             // Lines of logs are split at spaces.
             let why = format!("|{}}}", why.replace(' ', "_"));
@@ -466,7 +483,7 @@ impl<'a> Exchange<'a> {
 
     /// A deadline has passed.
     fn expire(&mut self) -> Result<(), StreamError> {
-        self.now = Instant::now();
+        self.begin_turn();
         let now = self.now;
         let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         let stats = &self.chain.stats;

@@ -8,6 +8,7 @@
 //! obs-fold, repeated or conflicting lengths, anything between a chunk's data and its CRLF).
 
 mod body;
+mod lines;
 mod meter;
 mod parse;
 mod write;

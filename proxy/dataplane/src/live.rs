@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use outrigger_config::{
     AccessLog, ConnectionFilterKind, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter,
     NativeFilter, NetworkFilter, OverrideConfig, RolloutShare, RouteConfig, RouteSource, Snapshot, TcpProxy,
@@ -27,12 +28,15 @@ use crate::stats::{HttpStats, TcpStats};
 use crate::tls::Acceptors;
 use crate::worker::WorkerCx;
 
+/// By name: one is looked up for every request.
+type Clusters = HashMap<Arc<str>, Rc<ClusterHandle>, RandomState>;
+
 /// The clusters and plugins of a generation.
 #[derive(Debug)]
 pub(crate) struct LiveConfig {
     pub(crate) prepared: Arc<Prepared>,
     /// Made at first use: a worker pays for what it talks to.
-    clusters: RefCell<HashMap<Arc<str>, Rc<ClusterHandle>>>,
+    clusters: RefCell<Clusters>,
     plugins: Plugins,
     /// There is no later generation: its clusters' connections are swept.
     current: Cell<bool>,
@@ -90,14 +94,10 @@ impl LiveConfig {
             sockets: BTreeMap::new(),
             acceptors: Acceptors::default(),
         };
-        LiveConfig::new(Arc::new(prepared), HashMap::new(), Plugins::default())
+        LiveConfig::new(Arc::new(prepared), Clusters::default(), Plugins::default())
     }
 
-    fn new(
-        prepared: Arc<Prepared>,
-        clusters: HashMap<Arc<str>, Rc<ClusterHandle>>,
-        plugins: Plugins,
-    ) -> Rc<LiveConfig> {
+    fn new(prepared: Arc<Prepared>, clusters: Clusters, plugins: Plugins) -> Rc<LiveConfig> {
         Rc::new(LiveConfig { prepared, clusters: RefCell::new(clusters), plugins, current: Cell::new(true) })
     }
 
@@ -110,7 +110,7 @@ impl LiveConfig {
         if let Some(local) = &cx.local {
             local.update(prepared.snapshot.clusters.get(local.name()), &cx.health);
         }
-        let mut clusters = HashMap::new();
+        let mut clusters = Clusters::default();
         for (name, handle) in previous.clusters.borrow().iter() {
             let Some(entry) = prepared.snapshot.clusters.get(name) else {
                 handle.retire();

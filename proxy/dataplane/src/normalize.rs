@@ -46,8 +46,8 @@ pub(crate) fn prepare(
     strip_port(state, &hcm.path);
     crate::client_cert::forward(state, hcm);
     // What the connection is counts, not what a client calls it.
-    let scheme = if state.info.downstream_tls.is_some() { "https" } else { "http" };
-    let remote = state.info.downstream_remote.map(|address| address.ip());
+    let scheme = if state.info.downstream.tls.is_some() { "https" } else { "http" };
+    let remote = state.info.downstream.remote.map(|address| address.ip());
     state.info.downstream_trusted_ip = trusted_ip(&state.request.headers, hcm);
     let head = &mut state.request;
     let internal = !hcm.internal_addresses.is_empty() && is_internal(&head.headers, remote, hcm);
@@ -163,7 +163,7 @@ fn strip_port(state: &mut StreamState, options: &PathNormalization) {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return;
     }
-    let local = state.info.downstream_local.map(|address| address.port().to_string());
+    let local = state.info.downstream.local.map(|address| address.port().to_string());
     if options.strip_any_host_port || local.is_some_and(|port| port.as_bytes() == digits) {
         state.request.authority = authority.slice(..at);
     }
@@ -175,12 +175,7 @@ fn bad_path() -> Box<LocalReply> {
 
 pub(crate) fn normalize_path(state: &mut StreamState, options: &PathNormalization) -> Result<(), Box<LocalReply>> {
     let path = state.request.path_only();
-    // Nothing to do for nearly every request: no dots, no doubled slashes, no escapes.
-    let plain = !path.contains(&b'%')
-        && !path.contains(&b'\\')
-        && memchr::memmem::find(path, b"//").is_none()
-        && memchr::memmem::find(path, b"/.").is_none();
-    if plain || *path == *b"*" {
+    if is_plain(path) || *path == *b"*" {
         return Ok(());
     }
     let query = state.request.path.slice(path.len()..);
@@ -209,6 +204,20 @@ pub(crate) fn normalize_path(state: &mut StreamState, options: &PathNormalizatio
         return Err(Box::new(reply));
     }
     Ok(())
+}
+
+/// Whether there is nothing to normalise, as in nearly every path: no escapes, and no dots or doubled slashes that count.
+fn is_plain(path: &[u8]) -> bool {
+    let mut before = 0;
+    path.iter().all(|byte| {
+        let plain = match byte {
+            b'%' | b'\\' => false,
+            b'/' | b'.' => before != b'/',
+            _ => true,
+        };
+        before = *byte;
+        plain
+    })
 }
 
 /// `%2F` and `%5C` in either case.

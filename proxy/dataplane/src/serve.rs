@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use outrigger_config::{Action, CodecType, HttpConnectionManager};
 use outrigger_http::{
-    ClientSocket, ConnectionInfo, HeaderName, LogType, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo,
-    StreamState, TlsInfo, Version,
+    ClientSocket, DownstreamInfo, HeaderName, LogType, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo,
+    StreamState, Version,
 };
 use outrigger_stats::Name;
 use tokio::time::Instant;
@@ -42,15 +42,12 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 struct Client<'a> {
     cx: &'a Rc<WorkerCx>,
     slot: Rc<ChainSlot>,
-    info: Option<Arc<ConnectionInfo>>,
+    info: Rc<DownstreamInfo>,
     /// Held by the streams that may ask, and by nobody else, since there is a price for who outlives the socket.
     socket: Weak<Probe>,
     id: u64,
-    accepted: std::time::Instant,
     opened: Instant,
     stats: Rc<HttpStats>,
-    /// `None`: cleartext.
-    tls: Option<Arc<TlsInfo>>,
     /// Who is woken when connections are to close.
     waker: RefCell<Option<Waker>>,
 }
@@ -111,27 +108,20 @@ impl Client<'_> {
         &self,
         mut head: RequestHead,
         head_bytes: usize,
-        remote: Option<std::net::SocketAddr>,
-        local: Option<std::net::SocketAddr>,
         generation: u64,
         began: Instant,
     ) -> Rc<RefCell<StreamState>> {
-        if self.tls.is_some() && head.version != Version::Http2 {
+        if self.info.tls.is_some() && head.version != Version::Http2 {
             head.scheme = Scheme::Https;
         }
         // Written where it stays: it is too large to be handed around.
-        let mut state = StreamState::new(head, StreamInfo::new(began.into_std(), self.cx.wall_clock(began)));
+        let wall_clock = self.cx.wall_clock(began);
+        let info = StreamInfo::new(began.into_std(), wall_clock, self.info.clone(), self.slot.info());
+        let mut state = StreamState::new(head, info);
         let info = &mut state.info;
-        info.connection_id = self.id;
-        info.connection_start = Some(self.accepted);
-        info.downstream_remote = remote;
-        info.downstream_local = local;
-        info.connection.clone_from(&self.info);
         info.downstream_socket = self.socket.upgrade().map(|probe| probe as Arc<dyn ClientSocket>);
-        info.downstream_tls.clone_from(&self.tls);
         info.request_header_bytes = head_bytes as u64;
         info.generation = generation;
-        self.slot.describe(info);
         Rc::new(RefCell::new(state))
     }
 }
@@ -142,15 +132,13 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
     let LiveChain::Http(chain) = slot.live() else { return };
     chain.stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_active);
-    let tls = transport.tls().cloned();
+    let id = cx.connection_id();
     let client = Client {
         cx,
         slot,
-        info,
+        info: Rc::new(transport.downstream_info(id, info)),
         socket: transport.probe().map(Arc::downgrade).unwrap_or_default(),
-        tls,
-        id: cx.connection_id(),
-        accepted: transport.opened,
+        id,
         opened: Instant::now(),
         stats: chain.stats.clone(),
         waker: RefCell::new(None),
@@ -179,7 +167,7 @@ async fn speaks_http2(hcm: &HttpConnectionManager, transport: &mut Transport, cl
             }
             _ => None,
         },
-        CodecType::Auto => match client.tls.as_ref().map_or("", |tls| &*tls.alpn) {
+        CodecType::Auto => match client.info.tls.as_ref().map_or("", |tls| &*tls.alpn) {
             "h2" => Some(true),
             "http/1.1" => Some(false),
             _ => tokio::time::timeout(idle_timeout(hcm), starts_with_preface(transport, client)).await.unwrap_or(None),
@@ -229,10 +217,8 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
     drop(chain);
     let mut timer = LazyTimer::default();
     let mut requests = 0_u32;
-    loop {
-        // No more of the generation than this: one that waits long would keep all of it, with its clusters' connections.
-        let Some(hcm) = client.chain().map(|chain| chain.hcm.clone()) else { break };
-        let next = next_request(client, &mut connection, &hcm, &mut timer).await;
+    while let Some(waits) = client.chain().map(|chain| Waits::of(&chain.hcm)) {
+        let next = next_request(client, &mut connection, waits, &mut timer).await;
         let parsed = match next {
             Some(Ok(parsed)) => parsed,
             Some(Err(error)) => {
@@ -254,9 +240,8 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
             connection.close_after();
         }
         let received = Instant::now();
-        let (remote, local) = (connection.transport.remote, connection.transport.local);
         let generation = chain.live.prepared.snapshot.generation;
-        let state = client.state(parsed.head, parsed.head_bytes, remote, local, generation, received);
+        let state = client.state(parsed.head, parsed.head_bytes, generation, received);
         let incoming = Incoming {
             end: parsed.body == BodyLength::None,
             upgrade: parsed.upgrade,
@@ -286,16 +271,36 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
     client.stats.downstream_cx_tx_bytes_total().add(connection.transport.bytes_written);
 }
 
+/// How long a client is waited for. No more of the generation than this: a connection that rests would keep all of it, with
+/// its clusters' connections.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    idle: Duration,
+    /// From the head's first byte; zero: for ever.
+    head: Duration,
+    /// What the connection may last.
+    whole: Option<Duration>,
+}
+
+impl Waits {
+    fn of(hcm: &HttpConnectionManager) -> Waits {
+        Waits {
+            idle: idle_timeout(hcm),
+            head: hcm.request_headers_timeout.unwrap_or(HEADERS_TIMEOUT),
+            whole: hcm.max_connection_duration,
+        }
+    }
+}
+
 /// Waits for a request: idle, then within its head.
 async fn next_request(
     client: &Client<'_>,
     connection: &mut Connection,
-    hcm: &HttpConnectionManager,
+    waits: Waits,
     timer: &mut LazyTimer,
 ) -> Option<Result<crate::http1::ParsedRequest, HeadError>> {
     let began = Instant::now();
-    let idle = began + idle_timeout(hcm);
-    let idle = earlier(Some(idle), hcm.max_connection_duration.map(|max| client.opened + max));
+    let idle = earlier(Some(began + waits.idle), waits.whole.map(|max| client.opened + max));
     let mut head_deadline = None;
     let mut started = false;
     poll_fn(|task: &mut Context<'_>| {
@@ -310,9 +315,8 @@ async fn next_request(
             Poll::Pending => {}
         }
         if started {
-            let timeout = hcm.request_headers_timeout.unwrap_or(HEADERS_TIMEOUT);
-            let deadline = *head_deadline.get_or_insert_with(|| Instant::now() + timeout);
-            if !timeout.is_zero() && timer.poll_until(Some(deadline), task).is_ready() {
+            let deadline = *head_deadline.get_or_insert_with(|| Instant::now() + waits.head);
+            if !waits.head.is_zero() && timer.poll_until(Some(deadline), task).is_ready() {
                 client.stats.downstream_rq_header_timeout().inc();
                 return Poll::Ready(Some(Err(HeadError::Timeout)));
             }
@@ -350,9 +354,8 @@ async fn refuse(client: &Client<'_>, connection: &mut Connection, error: HeadErr
     }
     connection.close_after();
     connection.send_head(&head, true, None);
-    let (remote, local) = (connection.transport.remote, connection.transport.local);
     let generation = chain.live.prepared.snapshot.generation;
-    let refused = client.state(RequestHead::default(), 0, remote, local, generation, Instant::now());
+    let refused = client.state(RequestHead::default(), 0, generation, Instant::now());
     {
         let mut state = refused.borrow_mut();
         state.request.path = Bytes::new();
@@ -406,7 +409,6 @@ async fn http2_connection(client: &Client<'_>, transport: Box<Transport>) {
     chain.stats.downstream_cx_http2_total().inc();
     let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_http2_active);
     drop(chain);
-    let (remote, local) = (transport.remote, transport.local);
     let handshake = http2_settings(&hcm).handshake::<_, Bytes>(transport.into_prefixed());
     let Ok(Ok(mut connection)) = tokio::time::timeout(HEADERS_TIMEOUT, handshake).await else {
         client.stats.downstream_cx_protocol_error().inc();
@@ -462,7 +464,7 @@ async fn http2_connection(client: &Client<'_>, transport: Box<Transport>) {
         });
         match accepted.await {
             Some(Ok((request, respond))) => {
-                if let Some(exchange) = http2_exchange(client, request, respond, remote, local) {
+                if let Some(exchange) = http2_exchange(client, request, respond) {
                     exchanges.push(exchange);
                 }
             }
@@ -486,8 +488,6 @@ fn http2_exchange<'c>(
     client: &'c Client<'c>,
     request: http::Request<::h2::RecvStream>,
     mut respond: ::h2::server::SendResponse<Bytes>,
-    remote: Option<std::net::SocketAddr>,
-    local: Option<std::net::SocketAddr>,
 ) -> Option<impl Future<Output = bool> + use<'c>> {
     let chain = client.chain()?;
     chain.stats.downstream_rq_http2_total().inc();
@@ -510,7 +510,7 @@ fn http2_exchange<'c>(
     let length = head.headers.get(&HeaderName::CONTENT_LENGTH);
     let says_empty = length.is_some_and(|value| value.iter().all(|byte| *byte == b'0'));
     let received = Instant::now();
-    let state = client.state(head, head_bytes, remote, local, chain.live.prepared.snapshot.generation, received);
+    let state = client.state(head, head_bytes, chain.live.prepared.snapshot.generation, received);
     Some(async move {
         let mut now = received;
         if says_empty && !stream.request_complete() {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use outrigger_config::UpstreamTransport;
 use outrigger_http::EndpointAddress;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::cluster::{self, Client};
@@ -63,6 +63,14 @@ impl Socket {
         match self {
             Socket::Tcp(socket) => (socket.peer_addr().ok().map(canonical), socket.local_addr().ok().map(canonical)),
             Socket::Unix(_) => (None, None),
+        }
+    }
+
+    /// Whether an event of reading came that no read has answered.
+    pub(crate) fn may_read(&self) -> bool {
+        match self {
+            Socket::Tcp(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Socket::Unix(socket) => socket.try_io(Interest::READABLE, || Ok(())).is_ok(),
         }
     }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use outrigger_config::{DownstreamTransport, TcpProxy};
 use outrigger_http::{
-    CloseType, ConnectionInfo, EndpointAddress, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState,
-    TimingPoint,
+    CloseType, ConnectionInfo, DownstreamInfo, EndpointAddress, LogType, ResponseFlags, StreamInfo, StreamState,
+    TimingPoint, UpstreamInfo,
 };
 use rand::Rng;
 use tokio::sync::oneshot;
@@ -114,20 +114,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     stats.downstream_cx_total().inc();
     let _active = ActiveGuard::new(stats, TcpStats::downstream_cx_active);
     let started = Instant::now();
-    let mut info = StreamInfo {
-        connection_id: cx.connection_id(),
-        connection_start: Some(down.opened),
-        downstream_remote: down.remote,
-        downstream_local: down.local,
-        metadata: info.as_ref().and_then(|connection| connection.metadata.clone()),
-        connection: info,
-        downstream_socket: down.asked(),
-        downstream_tls: down.tls().cloned(),
-        ..StreamInfo::default()
-    };
-    slot.describe(&mut info);
-    let mut state = StreamState::new(RequestHead::default(), info);
-    state.request.path = bytes::Bytes::new();
+    let mut state = down.connection_state(cx.connection_id(), info, slot.info());
     let filters = slot.network_filters();
     let outcome = if filters.is_empty() {
         let early = early.and_then(|early| early.into_connecting(&slot, chain));
@@ -149,7 +136,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     };
     if let Err(error) = outcome {
         state.info.flags.insert(error.flags());
-        if state.info.upstream_connection.is_none() {
+        if state.info.upstream_connection().is_none() {
             state.info.downstream_closed.local_reason = "tcp_initializion_failure:0";
         }
     }
@@ -244,15 +231,14 @@ pub(crate) struct Ends {
 
 impl Ends {
     fn of(info: &StreamInfo) -> Ends {
-        Ends { source: info.downstream_remote, local: info.downstream_local, connection: info.connection.clone() }
+        let DownstreamInfo { remote, local, connection, .. } = &*info.downstream;
+        Ends { source: *remote, local: *local, connection: connection.clone() }
     }
 }
 
 fn describe_upstream(info: &mut StreamInfo, up: &Transport, remote: EndpointAddress, attempts: u32) {
-    info.upstream_remote = Some(remote);
-    info.upstream_local = up.local;
-    info.upstream_tls = up.tls().cloned();
-    info.upstream_connection = up.upstream;
+    let (local, tls, connection) = (up.local, up.tls().cloned(), up.upstream);
+    info.upstream = Some(Rc::new(UpstreamInfo { local, tls, connection, ..UpstreamInfo::new(remote) }));
     info.upstream_attempts = attempts;
     info.mark(TimingPoint::UpstreamReady, std::time::Instant::now());
 }

@@ -96,7 +96,9 @@ impl Trace {
         let service = !client && headers.contains(&HeaderName::X_ENVOY_FORCE_TRACE);
         let chosen = client || service || tracing.random_sampling.contains(random.next_u32());
         let chosen = chosen && tracing.overall_sampling.contains(random.next_u32());
-        state.info.trace_forced = chosen && service;
+        if chosen && service {
+            state.info.extras_mut().trace_forced = true;
+        }
         let context = TraceContext::extract(headers).unwrap_or_else(|| {
             let mut trace_id = [0; 16];
             random.fill_bytes(&mut trace_id);
@@ -120,7 +122,7 @@ impl Trace {
         }
         let end = state.info.timings.get(TimingPoint::ResponseComplete).unwrap_or_default();
         let status = state.response.as_ref().map_or(0, |head| head.status);
-        let is_server = state.info.listener_direction != Direction::Outbound;
+        let is_server = state.info.listener.direction != Direction::Outbound;
         let name = if is_server {
             Cow::Borrowed("ingress")
         } else {
@@ -137,7 +139,7 @@ impl Trace {
             start: state.info.start_time,
             end: state.info.start_time + end.max(Duration::from_nanos(1)),
             attributes: self.attributes(state, status),
-            events: state.info.events.clone(),
+            events: state.info.extras().events.clone(),
             is_error: status == 0 || status >= 500,
         });
     }
@@ -160,15 +162,15 @@ impl Trace {
         tag("request_size", info.request_body_bytes.to_string());
         tag("response_size", info.response_body_bytes.to_string());
         tag("response_flags", info.flags.to_string());
-        if let Some(peer) = info.downstream_remote {
+        if let Some(peer) = info.downstream.remote {
             tag("peer.address", peer.ip().to_string());
         }
         if let Some(cluster) = &info.cluster_name {
             tag("upstream_cluster", cluster.to_string());
             tag("upstream_cluster.name", cluster.to_string());
         }
-        if let Some(upstream) = &info.upstream_remote {
-            tag("upstream_address", upstream.to_string());
+        if let Some(upstream) = &info.upstream {
+            tag("upstream_address", upstream.remote.to_string());
         }
         if status == 0 || status >= 500 {
             tag("error", "true".to_owned());

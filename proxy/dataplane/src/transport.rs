@@ -5,13 +5,17 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use outrigger_config::UpstreamProxyProtocol;
-use outrigger_http::{ClientSocket, StreamInfo, TlsInfo, UpstreamConnection, WireBytes};
+use outrigger_http::{
+    ClientSocket, ConnectionInfo, DownstreamInfo, ListenerInfo, RequestHead, StreamInfo, StreamState, TlsInfo,
+    UpstreamConnection, WireBytes,
+};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::cluster::{self, Client, MadeFor, Told};
@@ -95,6 +99,35 @@ impl Transport {
         self.probe().map(|probe| probe.clone() as Arc<dyn ClientSocket>)
     }
 
+    /// What a client's streams tell of its connection.
+    pub(crate) fn downstream_info(&self, id: u64, connection: Option<Arc<ConnectionInfo>>) -> DownstreamInfo {
+        DownstreamInfo {
+            id,
+            start: Some(self.opened),
+            remote: self.remote,
+            local: self.local,
+            connection,
+            tls: self.tls().cloned(),
+            ..DownstreamInfo::default()
+        }
+    }
+
+    /// A client's connection as a stream, for what isn't about requests.
+    pub(crate) fn connection_state(
+        &self,
+        id: u64,
+        connection: Option<Arc<ConnectionInfo>>,
+        listener: Rc<ListenerInfo>,
+    ) -> StreamState {
+        let metadata = connection.as_ref().and_then(|connection| connection.metadata.clone());
+        let mut info = StreamInfo::begun_now(Rc::new(self.downstream_info(id, connection)), listener);
+        info.downstream_socket = self.asked();
+        info.metadata = metadata;
+        let mut state = StreamState::new(RequestHead::default(), info);
+        state.request.path = Bytes::new();
+        state
+    }
+
     /// What a client's connection has of a request's and a response's size.
     pub(crate) fn tell_sizes(&self, info: &mut StreamInfo) {
         info.request_body_bytes = self.bytes_read;
@@ -158,6 +191,11 @@ impl Transport {
     /// Whether a server that had the choice of protocols has chosen HTTP/2.
     pub(crate) fn chose_h2(&self) -> bool {
         self.tls().is_some_and(|tls| &*tls.alpn == "h2")
+    }
+
+    /// Whether something may have happened on the socket that nobody has read; without it there is nothing to read.
+    pub(crate) fn may_read(&self) -> bool {
+        self.socket.may_read()
     }
 
     /// Reads once into `input`; 0 at the end of the peer's bytes. One `recv` a readiness: a short read disarms.

@@ -3,13 +3,13 @@
 pub(crate) mod h1;
 pub(crate) mod h2;
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, RequestHead, ResponseHead, TlsInfo, UpstreamConnection, Version, WireBytes};
+use outrigger_http::{Headers, RequestHead, ResponseHead, UpstreamInfo, WireBytes};
 
+use crate::cluster::EndpointHandle;
 use crate::error::StreamError;
 use crate::http1::BodyEvent;
 
@@ -106,18 +106,11 @@ impl Upstream {
         }
     }
 
-    /// What TLS established; `None`: cleartext.
-    pub(crate) const fn version(&self) -> Version {
+    /// What the stream tells of its endpoint and of its connection.
+    pub(crate) fn info(&mut self, endpoint: &EndpointHandle) -> Rc<UpstreamInfo> {
         match self {
-            Upstream::H1(_) => Version::Http11,
-            Upstream::H2(_) => Version::Http2,
-        }
-    }
-
-    pub(crate) fn tls(&self) -> Option<&Arc<TlsInfo>> {
-        match self {
-            Upstream::H1(stream) => stream.transport.tls(),
-            Upstream::H2(stream) => stream.tls.as_ref(),
+            Upstream::H1(stream) => stream.info(endpoint),
+            Upstream::H2(stream) => stream.info(endpoint),
         }
     }
 
@@ -126,20 +119,6 @@ impl Upstream {
         match self {
             Upstream::H1(stream) => stream.wire_bytes(),
             Upstream::H2(stream) => stream.wire_bytes(),
-        }
-    }
-
-    pub(crate) const fn connection(&self) -> Option<UpstreamConnection> {
-        match self {
-            Upstream::H1(stream) => stream.transport.upstream,
-            Upstream::H2(stream) => stream.connection,
-        }
-    }
-
-    pub(crate) fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        match self {
-            Upstream::H1(stream) => (stream.transport.remote, stream.transport.local),
-            Upstream::H2(stream) => (stream.remote, stream.local),
         }
     }
 }

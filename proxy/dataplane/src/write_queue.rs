@@ -30,11 +30,25 @@ impl WriteQueue {
     }
 
     pub(crate) fn push_slice(&mut self, bytes: &[u8]) {
-        if self.open.capacity() == 0 {
-            self.open.reserve(512);
-        }
-        self.len += bytes.len();
+        self.make_room(bytes.len());
         self.open.extend_from_slice(bytes);
+    }
+
+    /// A field's line.
+    pub(crate) fn push_field(&mut self, name: &[u8], value: &[u8]) {
+        self.make_room(name.len() + value.len() + 4);
+        self.open.extend_from_slice(name);
+        self.open.extend_from_slice(b": ");
+        self.open.extend_from_slice(value);
+        self.open.extend_from_slice(b"\r\n");
+    }
+
+    /// So many bytes follow.
+    fn make_room(&mut self, bytes: usize) {
+        self.len += bytes;
+        if self.open.capacity() - self.open.len() < bytes {
+            self.open.reserve(bytes.max(512));
+        }
     }
 
     pub(crate) fn push(&mut self, bytes: Bytes) {

@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 /// Body bytes in arrival order: what a filter sees as its buffer.
 #[derive(Debug, Clone, Default)]
 pub struct BodyBuffer {
-    /// The oldest chunk, here so that a single one needs no memory of its own; empty: there is none.
-    first: Bytes,
+    /// The oldest chunk, here so that a single one needs no memory of its own. Never empty.
+    first: Option<Bytes>,
     rest: VecDeque<Bytes>,
     len: usize,
 }
@@ -16,7 +16,7 @@ pub struct BodyBuffer {
 impl BodyBuffer {
     #[must_use]
     pub const fn new() -> BodyBuffer {
-        BodyBuffer { first: Bytes::new(), rest: VecDeque::new(), len: 0 }
+        BodyBuffer { first: None, rest: VecDeque::new(), len: 0 }
     }
 
     #[must_use]
@@ -34,8 +34,8 @@ impl BodyBuffer {
             return;
         }
         self.len += chunk.len();
-        if self.first.is_empty() {
-            self.first = chunk;
+        if self.first.is_none() {
+            self.first = Some(chunk);
         } else {
             self.rest.push_back(chunk);
         }
@@ -43,20 +43,19 @@ impl BodyBuffer {
 
     /// The next chunk, out of the buffer.
     pub fn pop(&mut self) -> Option<Bytes> {
-        let next = self.rest.pop_front().unwrap_or_default();
-        let chunk = std::mem::replace(&mut self.first, next);
+        let chunk = std::mem::replace(&mut self.first, self.rest.pop_front())?;
         self.len -= chunk.len();
-        (!chunk.is_empty()).then_some(chunk)
+        Some(chunk)
     }
 
     pub fn clear(&mut self) {
-        self.first = Bytes::new();
+        self.first = None;
         self.rest.clear();
         self.len = 0;
     }
 
     pub fn chunks(&self) -> impl Iterator<Item = &Bytes> {
-        (!self.first.is_empty()).then_some(&self.first).into_iter().chain(&self.rest)
+        self.first.iter().chain(&self.rest)
     }
 
     /// Calls `f` with each slice of `start..start + max`, clamped to what is there.
@@ -77,7 +76,7 @@ impl BodyBuffer {
     #[must_use]
     pub fn copy_range(&self, start: usize, max: usize) -> Bytes {
         if self.rest.is_empty() {
-            let chunk = &self.first;
+            let Some(chunk) = &self.first else { return Bytes::new() };
             let from = start.min(chunk.len());
             return chunk.slice(from..from.saturating_add(max).min(chunk.len()));
         }
@@ -107,7 +106,7 @@ impl BodyBuffer {
             return;
         }
         self.len += other.len;
-        self.rest.push_back(std::mem::take(&mut other.first));
+        self.rest.extend(other.first.take());
         self.rest.append(&mut other.rest);
         other.len = 0;
     }

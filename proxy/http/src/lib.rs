@@ -28,7 +28,8 @@ pub use hex::hex;
 pub use metadata::{Metadata, MetadataStruct, MetadataValue, StreamMetadata};
 pub use name::{HeaderName, InvalidName, Known, is_token_byte};
 pub use stream::{
-    ClientSocket, CloseType, Closed, ConnectionInfo, Direction, LogType, ProxyEntry, StreamEvent, StreamInfo,
-    StreamState, TimingPoint, Timings, UpstreamConnection, WireBytes,
+    ClientSocket, CloseType, Closed, ConnectionInfo, Direction, DownstreamInfo, ListenerInfo, LogType, ProxyEntry,
+    StreamEvent, StreamExtras, StreamInfo, StreamState, TimingPoint, Timings, UpstreamConnection, UpstreamInfo,
+    WireBytes,
 };
 pub use tls::{CertificateInfo, TlsInfo};

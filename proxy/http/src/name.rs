@@ -34,9 +34,12 @@ macro_rules! known {
             $(#[doc = concat!("`", $text, "`")] pub const $constant: HeaderName = HeaderName(Repr::Known(Known::$variant));)*
         }
 
-        fn lookup(lower: &[u8]) -> Option<Known> {
-            $(const $constant: &[u8] = $text.as_bytes();)*
-            match lower { $($constant => Some(Known::$variant),)* _ => None }
+        /// The interned name that a token is, in whatever case.
+        fn lookup(token: &[u8]) -> Option<Known> {
+            $(const $constant: Key = key($text.as_bytes());)*
+            let known = match key(token) { $($constant => Known::$variant,)* _ => return None };
+            let is_known = token.len() <= KEY_BYTES || token.eq_ignore_ascii_case(TEXTS[known as usize].as_bytes());
+            is_known.then_some(known)
         }
     };
 }
@@ -134,8 +137,33 @@ const TOKEN: [bool; 256] = {
     table
 };
 
-/// No interned name is longer.
-const KNOWN_BYTES_MAX: usize = 40;
+/// Length and bytes of a token, without their case: the bit that tells letters' case is set in all other bytes of interned
+/// names, and nothing else that a token holds becomes one of them by it.
+type Key = (usize, u64, u64);
+
+/// All bytes of a token up to this length are in its key; of a longer one the first, the middle and the last eight.
+const KEY_BYTES: usize = 16;
+
+const fn key(token: &[u8]) -> Key {
+    const CASE: u64 = 0x2020_2020_2020_2020;
+    let length = token.len();
+    if let (Some(first), Some(last)) = (token.first_chunk(), token.last_chunk()) {
+        let mut rest = u64::from_le_bytes(*last) | CASE;
+        if length > KEY_BYTES
+            && let Some(middle) = token.split_at(length / 2 - 4).1.first_chunk()
+        {
+            rest ^= (u64::from_le_bytes(*middle) | CASE).rotate_left(1);
+        }
+        return (length, u64::from_le_bytes(*first) | CASE, rest);
+    }
+    let mut word = 0;
+    let mut at = 0;
+    while at < length {
+        word = word << 8 | token[at] as u64;
+        at += 1;
+    }
+    (length, word | CASE, 0)
+}
 
 impl HeaderName {
     /// No name is longer than this many bytes.
@@ -143,34 +171,26 @@ impl HeaderName {
 
     /// A name from bytes of any case.
     pub fn from_bytes(bytes: &[u8]) -> Result<HeaderName, InvalidName> {
-        if bytes.len() <= KNOWN_BYTES_MAX {
-            // The common case allocates nothing: interned names are short.
-            let mut buffer = [0; KNOWN_BYTES_MAX];
-            let lower = &mut buffer[..bytes.len()];
-            lower.copy_from_slice(bytes);
-            lower.make_ascii_lowercase();
-            if let Some(known) = lookup(lower) {
-                return Ok(HeaderName(Repr::Known(known)));
-            }
-            check(lower)?;
-            return Ok(HeaderName(Repr::Custom(Bytes::copy_from_slice(lower))));
-        }
         check(bytes)?;
-        let mut lower = bytes.to_vec();
-        lower.make_ascii_lowercase();
-        Ok(HeaderName(Repr::Custom(lower.into())))
+        Ok(HeaderName(match lookup(bytes) {
+            Some(known) => Repr::Known(known),
+            None => Repr::Custom(bytes.to_ascii_lowercase().into()),
+        }))
     }
 
-    /// A name from a slice of a read buffer: shares it, unless the name is interned or holds upper case.
-    pub fn from_shared(bytes: Bytes) -> Result<HeaderName, InvalidName> {
-        if bytes.iter().any(u8::is_ascii_uppercase) {
-            return HeaderName::from_bytes(&bytes);
-        }
-        if let Some(known) = lookup(&bytes) {
-            return Ok(HeaderName(Repr::Known(known)));
-        }
-        check(&bytes)?;
-        Ok(HeaderName(Repr::Custom(bytes)))
+    /// The name that begins at a place of a head, and where it ends: at the first byte that no name has. It shares the
+    /// head's bytes, unless it is interned or holds upper case.
+    pub fn read(head: &Bytes, start: usize) -> Result<(HeaderName, usize), InvalidName> {
+        let rest = &head[start..];
+        let length = rest.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(rest.len());
+        let (token, end) = (&rest[..length], start + length);
+        let name = match lookup(token) {
+            Some(known) => Repr::Known(known),
+            None if token.is_empty() || length > HeaderName::LEN_MAX => return Err(InvalidName),
+            None if token.iter().any(u8::is_ascii_uppercase) => Repr::Custom(token.to_ascii_lowercase().into()),
+            None => Repr::Custom(head.slice(start..end)),
+        };
+        Ok((HeaderName(name), end))
     }
 
     /// Which interned name it is.
@@ -277,8 +297,9 @@ mod tests {
         let check = |input: &[u8], expected: Option<&str>| {
             let found = HeaderName::from_bytes(input).ok();
             assert_eq!(found.as_ref().map(HeaderName::as_str), expected, "{input:?}");
-            let shared = HeaderName::from_shared(Bytes::copy_from_slice(input)).ok();
-            assert_eq!(shared, found, "{input:?}");
+            let line = Bytes::from([b" ", input, b": value"].concat());
+            let read = HeaderName::read(&line, 1).ok().filter(|(_, end)| *end == input.len() + 1);
+            assert_eq!(read.map(|(name, _)| name), found, "{input:?}");
         };
         check(b"Content-Length", Some("content-length"));
         check(b"X-Custom_Thing", Some("x-custom_thing"));
@@ -295,6 +316,17 @@ mod tests {
             let name = HeaderName::from_bytes(text.as_bytes()).expect("known names are tokens");
             assert!(matches!(name.0, Repr::Known(_)), "{text}");
             assert_eq!(name.as_str(), *text);
+            assert_eq!(HeaderName::from_bytes(text.to_ascii_uppercase().as_bytes()).as_ref(), Ok(&name));
+            // One byte of it is another one.
+            for at in 0..text.len() {
+                for byte in 0..=u8::MAX {
+                    let mut other = text.as_bytes().to_vec();
+                    other[at] = byte;
+                    let same = other.eq_ignore_ascii_case(text.as_bytes());
+                    let found = HeaderName::from_bytes(&other).is_ok_and(|found| found == name);
+                    assert_eq!(found, same, "{text} {at} {byte}");
+                }
+            }
         }
     }
 }

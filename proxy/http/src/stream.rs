@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -91,23 +92,39 @@ pub enum TimingPoint {
     ResponseComplete,
 }
 
-/// When the points of a stream were reached.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timings([Option<Duration>; 10]);
+/// When the points of a stream were reached, in nanoseconds: enough for five centuries.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings([u64; 10]);
 
 impl Timings {
+    /// Not reached.
+    const NEVER: u64 = u64::MAX;
+
+    /// The first time counts.
     pub fn set(&mut self, point: TimingPoint, since_start: Duration) {
-        self.0[point as usize].get_or_insert(since_start);
+        let at = &mut self.0[point as usize];
+        if *at == Timings::NEVER {
+            let nanos = since_start.as_secs().saturating_mul(1_000_000_000);
+            *at = nanos.saturating_add(since_start.subsec_nanos().into()).min(Timings::NEVER - 1);
+        }
     }
 
     #[must_use]
     pub fn get(&self, point: TimingPoint) -> Option<Duration> {
-        self.0[point as usize]
+        let nanos = self.0[point as usize];
+        (nanos != Timings::NEVER).then(|| Duration::from_nanos(nanos))
     }
 
     /// Forgets what an attempt has reached, since another one begins.
     pub fn forget_attempt(&mut self) {
-        self.0[TimingPoint::UpstreamAsked as usize..=TimingPoint::UpstreamResponseComplete as usize].fill(None);
+        self.0[TimingPoint::UpstreamAsked as usize..=TimingPoint::UpstreamResponseComplete as usize]
+            .fill(Timings::NEVER);
+    }
+}
+
+impl Default for Timings {
+    fn default() -> Timings {
+        Timings([Timings::NEVER; 10])
     }
 }
 
@@ -182,7 +199,120 @@ pub trait ClientSocket: Debug + Send + Sync {
     fn round_trip_time(&self) -> Option<Duration>;
 }
 
-/// Facts of a stream for access logs, properties and metrics.
+/// A client's connection, as all of its streams have it.
+#[derive(Debug, Clone, Default)]
+pub struct DownstreamInfo {
+    pub id: u64,
+    /// When it was accepted.
+    pub start: Option<Instant>,
+    pub remote: Option<SocketAddr>,
+    pub local: Option<SocketAddr>,
+    /// `None`: there is nothing to tell, as of most connections in cleartext.
+    pub connection: Option<Arc<ConnectionInfo>>,
+    pub tls: Option<Arc<TlsInfo>>,
+    /// Why the TLS handshake failed, as far as a stream can still tell.
+    pub transport_failure_reason: Cow<'static, str>,
+}
+
+impl DownstreamInfo {
+    /// The peer of the socket.
+    #[must_use]
+    pub fn direct_remote(&self) -> Option<SocketAddr> {
+        self.connection.as_ref().and_then(|connection| connection.direct_remote).or(self.remote)
+    }
+
+    /// SNI, as an inspector or the handshake found it.
+    #[must_use]
+    pub fn requested_server_name(&self) -> Option<&str> {
+        let inspected = self.connection.as_ref().and_then(|connection| connection.requested_server_name.as_deref());
+        let agreed = self.tls.as_ref().map(|tls| &*tls.server_name);
+        inspected.or(agreed).filter(|name| !name.is_empty())
+    }
+}
+
+/// The listener and the filter chain that a connection came by.
+#[derive(Debug, Clone, Default)]
+pub struct ListenerInfo {
+    pub name: Arc<str>,
+    pub direction: Direction,
+    pub metadata: Option<Arc<Metadata>>,
+    pub chain_name: Arc<str>,
+    pub chain_metadata: Option<Arc<Metadata>>,
+}
+
+/// An endpoint, and the connection to it where there is one: the same for all streams on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamInfo {
+    pub remote: EndpointAddress,
+    /// The name that the endpoint was found by.
+    pub host_name: Option<Arc<str>>,
+    /// Region, zone and sub-zone.
+    pub locality: Option<Arc<[String; 3]>>,
+    pub local: Option<SocketAddr>,
+    pub version: Option<Version>,
+    pub tls: Option<Arc<TlsInfo>>,
+    pub connection: Option<UpstreamConnection>,
+}
+
+impl UpstreamInfo {
+    /// An endpoint of which nothing is known but where it is.
+    #[must_use]
+    pub const fn new(remote: EndpointAddress) -> UpstreamInfo {
+        UpstreamInfo {
+            remote,
+            host_name: None,
+            locality: None,
+            local: None,
+            version: None,
+            tls: None,
+            connection: None,
+        }
+    }
+
+    /// Whether there was a connection to it; one on a Unix socket counts as connected.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.local.is_some() || matches!(self.remote, EndpointAddress::Pipe(_))
+    }
+}
+
+/// What few streams have something of.
+#[derive(Debug, Clone)]
+pub struct StreamExtras {
+    /// Endpoints of earlier attempts, with their names.
+    pub upstream_attempted: Vec<(EndpointAddress, Option<Arc<str>>)>,
+    /// Connections of earlier attempts.
+    pub upstream_connections_attempted: Vec<u64>,
+    /// Traced because a service within the mesh asked for it (`x-envoy-force-trace`).
+    pub trace_forced: bool,
+    /// What the proxy's span tells besides.
+    pub events: Vec<StreamEvent>,
+    pub connection_termination_details: Cow<'static, str>,
+    pub upstream_transport_failure_reason: Cow<'static, str>,
+    /// Filter state by Envoy's keys. What `set_property` stores is `wasm.` and the path's segments, joined with `.`.
+    pub filter_state: BTreeMap<String, Bytes>,
+}
+
+impl StreamExtras {
+    const NONE: StreamExtras = StreamExtras {
+        upstream_attempted: Vec::new(),
+        upstream_connections_attempted: Vec::new(),
+        trace_forced: false,
+        events: Vec::new(),
+        connection_termination_details: Cow::Borrowed(""),
+        upstream_transport_failure_reason: Cow::Borrowed(""),
+        filter_state: BTreeMap::new(),
+    };
+}
+
+impl Default for StreamExtras {
+    fn default() -> StreamExtras {
+        StreamExtras::NONE
+    }
+}
+
+/// Facts of a stream for access logs, properties and metrics. What streams share is behind a pointer, what few of them
+/// have as well: one is made for every request.
 #[derive(Debug, Clone)]
 pub struct StreamInfo {
     /// Wall clock at the start.
@@ -190,83 +320,48 @@ pub struct StreamInfo {
     /// The same instant on the monotonic clock; timings count from here.
     pub start: Instant,
     pub timings: Timings,
-    pub connection_id: u64,
-    /// When the client's connection was accepted.
-    pub connection_start: Option<Instant>,
-    pub downstream_remote: Option<SocketAddr>,
-    pub downstream_local: Option<SocketAddr>,
-    /// The client's address as `x-forwarded-for` tells it, where that is trusted and says something else than the peer.
-    pub downstream_trusted_ip: Option<IpAddr>,
-    /// `None`: there is nothing to tell, as of most connections in cleartext.
-    pub connection: Option<Arc<ConnectionInfo>>,
+    pub downstream: Rc<DownstreamInfo>,
+    pub listener: Rc<ListenerInfo>,
     /// `None`: it isn't TCP.
     pub downstream_socket: Option<Arc<dyn ClientSocket>>,
-    pub upstream_remote: Option<EndpointAddress>,
-    /// The name that the endpoint was found by.
-    pub upstream_host_name: Option<Arc<str>>,
-    pub upstream_version: Option<Version>,
-    /// Endpoints of earlier attempts, with their names.
-    pub upstream_attempted: Vec<(EndpointAddress, Option<Arc<str>>)>,
-    pub upstream_local: Option<SocketAddr>,
-    /// `None`: there was none.
-    pub upstream_connection: Option<UpstreamConnection>,
-    /// Connections of earlier attempts.
-    pub upstream_connections_attempted: Vec<u64>,
+    /// The client's address as `x-forwarded-for` tells it, where that is trusted and says something else than the peer.
+    pub downstream_trusted_ip: Option<IpAddr>,
+    /// Of the attempt that was made last; `None`: no endpoint was chosen.
+    pub upstream: Option<Rc<UpstreamInfo>>,
     pub downstream_wire: WireBytes,
     pub upstream_wire: WireBytes,
     pub downstream_closed: Closed,
     pub upstream_closed: Closed,
-    pub listener_name: Arc<str>,
-    pub listener_direction: Direction,
     /// What an access log's line is about.
     pub log_type: LogType,
-    /// Traced because a service within the mesh asked for it (`x-envoy-force-trace`).
-    pub trace_forced: bool,
     /// The trace that the stream is in, and the proxy's own span in it.
     pub trace: Option<([u8; 16], [u8; 8])>,
-    /// What the span tells besides.
-    pub events: Vec<StreamEvent>,
-    pub listener_metadata: Option<Arc<Metadata>>,
-    pub filter_chain_name: Arc<str>,
-    pub filter_chain_metadata: Option<Arc<Metadata>>,
-    pub virtual_host_name: Option<Arc<str>>,
-    pub virtual_host_metadata: Option<Arc<Metadata>>,
     /// Whether a route was found.
     pub routed: bool,
+    pub virtual_host_name: Option<Arc<str>>,
+    pub virtual_host_metadata: Option<Arc<Metadata>>,
     pub route_name: Option<Arc<str>>,
     pub route_metadata: Option<Arc<Metadata>>,
     pub cluster_name: Option<Arc<str>>,
     pub cluster_metadata: Option<Arc<Metadata>>,
-    /// Set at the head of the request, before any filter ran: `%REQ(X-REQUEST-ID)%` may change, this doesn't.
     pub flags: ResponseFlags,
     pub code_details: Cow<'static, str>,
-    pub connection_termination_details: Cow<'static, str>,
-    pub upstream_transport_failure_reason: Cow<'static, str>,
     /// Size of the request's head as it was received.
     pub request_header_bytes: u64,
     pub request_body_bytes: u64,
     pub response_header_bytes: u64,
     pub response_body_bytes: u64,
     pub upstream_attempts: u32,
-    /// Region, zone and sub-zone of the endpoint.
-    pub upstream_locality: Option<Arc<[String; 3]>>,
-    pub downstream_tls: Option<Arc<TlsInfo>>,
-    pub upstream_tls: Option<Arc<TlsInfo>>,
-    /// Why the client's TLS handshake failed, as far as a stream can still tell.
-    pub downstream_transport_failure_reason: Cow<'static, str>,
     /// `None`: nothing that the stream was routed by has any, and no filter set any.
     pub metadata: Option<Box<StreamMetadata>>,
     /// The configuration's generation that this stream is pinned to.
     pub generation: u64,
-    /// The path and authority before rewriting.
-    pub original_path: Option<Bytes>,
-    /// Filter state by Envoy's keys. What `set_property` stores is `wasm.` and the path's segments, joined with `.`.
-    pub filter_state: BTreeMap<String, Bytes>,
+    extras: Option<Box<StreamExtras>>,
 }
 
 impl Default for StreamInfo {
     fn default() -> StreamInfo {
-        StreamInfo::new(Instant::now(), SystemTime::now())
+        StreamInfo::begun_now(Rc::default(), Rc::default())
     }
 }
 
@@ -274,89 +369,86 @@ impl StreamInfo {
     /// A stream that began at one instant, told by two clocks.
     #[must_use]
     #[inline]
-    pub fn new(start: Instant, start_time: SystemTime) -> StreamInfo {
+    pub fn new(
+        start: Instant,
+        start_time: SystemTime,
+        downstream: Rc<DownstreamInfo>,
+        listener: Rc<ListenerInfo>,
+    ) -> StreamInfo {
         StreamInfo {
             start_time,
             start,
             timings: Timings::default(),
-            connection_id: 0,
-            connection_start: None,
-            downstream_remote: None,
-            downstream_local: None,
-            downstream_trusted_ip: None,
-            connection: None,
+            downstream,
+            listener,
             downstream_socket: None,
-            upstream_remote: None,
-            upstream_host_name: None,
-            upstream_version: None,
-            upstream_attempted: Vec::new(),
-            upstream_local: None,
-            upstream_connection: None,
-            upstream_connections_attempted: Vec::new(),
+            downstream_trusted_ip: None,
+            upstream: None,
             downstream_wire: WireBytes::default(),
             upstream_wire: WireBytes::default(),
             downstream_closed: Closed::default(),
             upstream_closed: Closed::default(),
-            listener_name: Arc::default(),
-            listener_direction: Direction::default(),
             log_type: LogType::NotSet,
-            trace_forced: false,
             trace: None,
-            events: Vec::new(),
-            listener_metadata: None,
-            filter_chain_name: Arc::default(),
-            filter_chain_metadata: None,
+            routed: false,
             virtual_host_name: None,
             virtual_host_metadata: None,
-            routed: false,
             route_name: None,
             route_metadata: None,
             cluster_name: None,
             cluster_metadata: None,
             flags: ResponseFlags::NONE,
             code_details: Cow::Borrowed(""),
-            connection_termination_details: Cow::Borrowed(""),
-            upstream_transport_failure_reason: Cow::Borrowed(""),
             request_header_bytes: 0,
             request_body_bytes: 0,
             response_header_bytes: 0,
             response_body_bytes: 0,
             upstream_attempts: 0,
-            upstream_locality: None,
-            downstream_tls: None,
-            upstream_tls: None,
-            downstream_transport_failure_reason: Cow::Borrowed(""),
             metadata: None,
             generation: 0,
-            original_path: None,
-            filter_state: BTreeMap::new(),
+            extras: None,
         }
     }
 
-    /// SNI, as an inspector or the handshake found it.
+    /// A stream that begins now.
     #[must_use]
-    pub fn requested_server_name(&self) -> Option<&str> {
-        let inspected = self.connection.as_ref().and_then(|connection| connection.requested_server_name.as_deref());
-        let agreed = self.downstream_tls.as_ref().map(|tls| &*tls.server_name);
-        inspected.or(agreed).filter(|name| !name.is_empty())
+    pub fn begun_now(downstream: Rc<DownstreamInfo>, listener: Rc<ListenerInfo>) -> StreamInfo {
+        StreamInfo::new(Instant::now(), SystemTime::now(), downstream, listener)
     }
 
-    /// Whether there was a connection to the endpoint that was chosen last; one on a Unix socket counts as connected.
+    /// The client's connection, to be written before streams share it.
+    pub fn downstream_mut(&mut self) -> &mut DownstreamInfo {
+        Rc::make_mut(&mut self.downstream)
+    }
+
+    /// What few streams have.
+    #[must_use]
+    pub fn extras(&self) -> &StreamExtras {
+        static NONE: StreamExtras = StreamExtras::NONE;
+        self.extras.as_deref().unwrap_or(&NONE)
+    }
+
+    /// The same, to be written.
+    pub fn extras_mut(&mut self) -> &mut StreamExtras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// Whether there was a connection to the endpoint that was chosen last.
     #[must_use]
     pub fn upstream_connected(&self) -> bool {
-        self.upstream_local.is_some() || matches!(self.upstream_remote, Some(EndpointAddress::Pipe(_)))
+        self.upstream.as_ref().is_some_and(|upstream| upstream.connected())
+    }
+
+    /// What is known of the connection to that endpoint; `None`: there was none.
+    #[must_use]
+    pub fn upstream_connection(&self) -> Option<UpstreamConnection> {
+        self.upstream.as_ref()?.connection
     }
 
     /// Who asks: as trusted proxies tell it, who don't tell the port; else the peer.
     #[must_use]
     pub fn remote(&self) -> Option<SocketAddr> {
-        self.downstream_trusted_ip.map(|ip| SocketAddr::new(ip, 0)).or(self.downstream_remote)
-    }
-
-    /// The peer of the socket.
-    #[must_use]
-    pub fn direct_remote(&self) -> Option<SocketAddr> {
-        self.connection.as_ref().and_then(|connection| connection.direct_remote).or(self.downstream_remote)
+        self.downstream_trusted_ip.map(|ip| SocketAddr::new(ip, 0)).or(self.downstream.remote)
     }
 
     /// Records that a point was reached.

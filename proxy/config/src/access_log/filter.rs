@@ -91,7 +91,7 @@ impl LogFilter {
                 .timings
                 .get(TimingPoint::ResponseComplete)
                 .is_some_and(|elapsed| comparison.holds(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))),
-            LogFilter::ForcedTrace => info.trace_forced,
+            LogFilter::ForcedTrace => info.extras().trace_forced,
             LogFilter::Share { fraction, independent } => {
                 let told = if *independent { None } else { of_request_id(state) };
                 fraction.holds(told.unwrap_or_else(random))

@@ -86,7 +86,7 @@ impl DurationOperator {
             }
             DurationOperator::Never => Value::Absent,
             DurationOperator::Handshake => {
-                let end = info.connection_start.zip(Point::HandshakeEnd.at(info));
+                let end = info.downstream.start.zip(Point::HandshakeEnd.at(info));
                 millis(end.map(|(start, end)| end.saturating_duration_since(start)))
             }
             DurationOperator::PoolReady => {
@@ -120,12 +120,12 @@ fn between(argument: &str) -> Result<DurationOperator, &'static str> {
 
 impl Point {
     fn at(self, info: &StreamInfo) -> Option<Instant> {
-        let upstream = |of: fn(UpstreamConnection) -> Instant| info.upstream_connection.map(of);
-        let handshake = info.downstream_tls.as_ref().and_then(|tls| tls.handshake);
+        let upstream = |of: fn(UpstreamConnection) -> Instant| info.upstream_connection().map(of);
+        let handshake = info.downstream.tls.as_ref().and_then(|tls| tls.handshake);
         match self {
             Point::Start => Some(info.start),
             Point::Reached(point) => info.timings.get(point).map(|since| info.start + since),
-            Point::DownstreamConnected => info.connection_start,
+            Point::DownstreamConnected => info.downstream.start,
             Point::DownstreamClosed => {
                 let end = info.timings.get(TimingPoint::ResponseComplete).map(|since| info.start + since);
                 let outlives = info.log_type == LogType::DownstreamEnd
@@ -136,7 +136,10 @@ impl Point {
             Point::HandshakeEnd => handshake.map(|(_, end)| end),
             Point::UpstreamConnectStart => upstream(|connection| connection.connect_start),
             Point::UpstreamConnected => upstream(|connection| connection.connected),
-            Point::UpstreamSecured => info.upstream_tls.as_ref().and_then(|tls| tls.handshake).map(|(_, end)| end),
+            Point::UpstreamSecured => {
+                let tls = info.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref());
+                tls.and_then(|tls| tls.handshake).map(|(_, end)| end)
+            }
         }
     }
 }

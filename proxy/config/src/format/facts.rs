@@ -152,27 +152,30 @@ impl Fact {
                 millis(span.map(|(end, start)| end.saturating_sub(start)))
             }
             Fact::UpstreamCluster => text(info.cluster_name.as_deref().unwrap_or_default()),
-            Fact::UpstreamProtocol => info.upstream_version.map_or(Value::Absent, |version| text(version.as_str())),
-            Fact::UpstreamTransportFailureReason => unspaced(&info.upstream_transport_failure_reason),
+            Fact::UpstreamProtocol => {
+                let version = info.upstream.as_ref().and_then(|upstream| upstream.version);
+                version.map_or(Value::Absent, |version| text(version.as_str()))
+            }
+            Fact::UpstreamTransportFailureReason => unspaced(&info.extras().upstream_transport_failure_reason),
             Fact::RouteName => text(info.route_name.as_deref().unwrap_or_default()),
-            Fact::FilterChainName => text(&info.filter_chain_name),
-            Fact::ConnectionId => number(info.connection_id),
-            Fact::UpstreamConnectionId => number(info.upstream_connection.map_or(0, |connection| connection.id)),
+            Fact::FilterChainName => text(&info.listener.chain_name),
+            Fact::ConnectionId => number(info.downstream.id),
+            Fact::UpstreamConnectionId => number(info.upstream_connection().map_or(0, |connection| connection.id)),
             Fact::DownstreamRoundTripTime => {
                 millis(info.downstream_socket.as_ref().and_then(|socket| socket.round_trip_time()))
             }
             Fact::Wire(side, what) => what.of(side.pick(info.downstream_wire, info.upstream_wire)),
             Fact::CloseType(side) => close_type(side.pick(info.downstream_closed, info.upstream_closed)),
             Fact::LocalCloseReason(side) => text(side.pick(info.downstream_closed, info.upstream_closed).local_reason),
-            Fact::ConnectionTerminationDetails => text(&info.connection_termination_details),
+            Fact::ConnectionTerminationDetails => text(&info.extras().connection_termination_details),
             Fact::RequestHeadersBytes => number(info.request_header_bytes),
             Fact::ResponseHeadersBytes => number(info.response_header_bytes),
             Fact::ResponseTrailersBytes => {
                 number(state.response_trailers.as_ref().map_or(0, |trailers| trailers.byte_size() as u64))
             }
             Fact::UpstreamRequestAttemptCount => number(u64::from(info.upstream_attempts)),
-            Fact::UpstreamHostName { port } => info.upstream_remote.as_ref().map_or(Value::Absent, |address| {
-                Value::Owned(host(address, info.upstream_host_name.as_deref(), port).into_bytes())
+            Fact::UpstreamHostName { port } => info.upstream.as_ref().map_or(Value::Absent, |upstream| {
+                Value::Owned(host(&upstream.remote, upstream.host_name.as_deref(), port).into_bytes())
             }),
             Fact::Hostname => text(HOSTNAME.get().map(String::as_str).unwrap_or_default()),
             Fact::AccessLogType => text(match info.log_type {

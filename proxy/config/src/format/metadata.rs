@@ -80,8 +80,8 @@ impl MetadataOperator {
             Owner::Cluster => info.cluster_metadata.as_deref(),
             Owner::Route => info.route_metadata.as_deref(),
             Owner::VirtualHost => info.virtual_host_metadata.as_deref(),
-            Owner::Listener => info.listener_metadata.as_deref(),
-            Owner::FilterChain => info.filter_chain_metadata.as_deref(),
+            Owner::Listener => info.listener.metadata.as_deref(),
+            Owner::FilterChain => info.listener.chain_metadata.as_deref(),
         }
     }
 }

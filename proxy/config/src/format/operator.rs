@@ -245,7 +245,7 @@ impl Operator {
             Operator::Fact(fact) => fact.value(state),
             Operator::Address { of, part } => address(info, *of, *part),
             Operator::FilterState { key } => {
-                info.filter_state.get(key).map_or(Value::Absent, |bytes| Value::Bytes(bytes))
+                info.extras().filter_state.get(key).map_or(Value::Absent, |bytes| Value::Bytes(bytes))
             }
             Operator::GrpcStatus(form) => grpc_status(state, *form),
             Operator::Tls(operator) => operator.value(info),
@@ -313,10 +313,10 @@ fn header_field<'a>(headers: Option<&'a Headers>, field: &Field) -> Option<Value
 fn address(info: &StreamInfo, of: Peer, part: Part) -> Value<'static> {
     let address = match of {
         Peer::DownstreamRemote => info.remote(),
-        Peer::DownstreamDirect => info.direct_remote(),
-        Peer::DownstreamLocal => info.downstream_local,
+        Peer::DownstreamDirect => info.downstream.direct_remote(),
+        Peer::DownstreamLocal => info.downstream.local,
         Peer::UpstreamHost | Peer::UpstreamRemote => return upstream(info, of, part),
-        Peer::UpstreamLocal => info.upstream_local,
+        Peer::UpstreamLocal => info.upstream.as_ref().and_then(|upstream| upstream.local),
     };
     address.map_or(Value::Absent, |address| part.of(address))
 }
@@ -338,8 +338,8 @@ impl Part {
 }
 
 fn upstream(info: &StreamInfo, of: Peer, part: Part) -> Value<'static> {
-    let chosen = info.upstream_remote.as_ref().filter(|_| of == Peer::UpstreamHost || info.upstream_connected());
-    match chosen {
+    let chosen = info.upstream.as_ref().filter(|chosen| of == Peer::UpstreamHost || chosen.connected());
+    match chosen.map(|chosen| &chosen.remote) {
         None => Value::Absent,
         Some(EndpointAddress::Ip(address)) => part.of(*address),
         // A path is all there is of an address, and has no port.
@@ -357,19 +357,20 @@ fn masked(name: &str, argument: Option<&str>) -> Option<Result<Operator, &'stati
 }
 
 fn attempted(info: &StreamInfo, names: bool, port: bool) -> Value<'static> {
-    let last = info.upstream_remote.clone().filter(|_| info.upstream_connected());
-    let last = last.map(|address| (address, info.upstream_host_name.clone()));
-    let last = last.filter(|last| !info.upstream_attempted.contains(last));
-    let hosts = info.upstream_attempted.iter().chain(last.as_ref());
+    let last = info.upstream.as_ref().filter(|last| last.connected());
+    let last = last.map(|last| (last.remote.clone(), last.host_name.clone()));
+    let earlier = &info.extras().upstream_attempted;
+    let last = last.filter(|last| !earlier.contains(last));
+    let hosts = earlier.iter().chain(last.as_ref());
     let hosts: Vec<String> =
         hosts.map(|(address, name)| host(address, name.as_deref().filter(|_| names), port)).collect();
     if hosts.is_empty() { Value::Absent } else { Value::Owned(hosts.join(",").into_bytes()) }
 }
 
 fn connections_attempted(info: &StreamInfo) -> Value<'static> {
-    let last = info.upstream_connection.map(|connection| connection.id);
+    let last = info.upstream_connection().map(|connection| connection.id);
     let ids: Vec<String> =
-        info.upstream_connections_attempted.iter().copied().chain(last).map(|id| id.to_string()).collect();
+        info.extras().upstream_connections_attempted.iter().copied().chain(last).map(|id| id.to_string()).collect();
     if ids.is_empty() { Value::Absent } else { Value::Owned(ids.join(",").into_bytes()) }
 }
 

@@ -80,7 +80,7 @@ fn server_name(prefers: &str, choice: &str) -> Result<ServerName, String> {
 
 impl ServerName {
     pub(super) fn value<'a>(&'a self, state: &'a StreamState) -> Value<'a> {
-        let sni = || text(state.info.requested_server_name().unwrap_or_default());
+        let sni = || text(state.info.downstream.requested_server_name().unwrap_or_default());
         let host = || either(&self.host, self.fallback.as_ref(), |field| request_field(state, field));
         let first = match self.prefers {
             Prefers::OnlySni | Prefers::Sni => sni(),

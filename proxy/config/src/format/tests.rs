@@ -1,10 +1,11 @@
 //! Formats: what parses, and what they evaluate to.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use outrigger_http::{HeaderName, Headers, ResponseFlags, ResponseHead, StreamState, TimingPoint};
+use outrigger_http::{HeaderName, Headers, ResponseFlags, ResponseHead, StreamState, TimingPoint, UpstreamInfo};
 
 use super::{Format, FormatError, FormatValue};
 
@@ -27,15 +28,15 @@ fn stream() -> StreamState {
     let info = &mut state.info;
     info.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
     info.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-    info.downstream_remote = Some("[2001:db8::1]:4711".parse().unwrap());
-    info.upstream_remote = Some(SocketAddr::from(([10, 0, 0, 1], 80)).into());
+    info.downstream_mut().remote = Some("[2001:db8::1]:4711".parse().unwrap());
+    info.upstream = Some(Rc::new(UpstreamInfo::new(SocketAddr::from(([10, 0, 0, 1], 80)).into())));
     info.cluster_name = Some("shop/api:80".into());
     info.code_details = "via_upstream".into();
     info.request_body_bytes = 7;
-    info.connection_id = 42;
+    info.downstream_mut().id = 42;
     info.timings.set(TimingPoint::UpstreamResponseStart, Duration::from_micros(5_900));
     info.timings.set(TimingPoint::ResponseComplete, Duration::from_millis(8));
-    info.filter_state.insert("wasm.stamp".to_owned(), Bytes::from_static(b"v1"));
+    info.extras_mut().filter_state.insert("wasm.stamp".to_owned(), Bytes::from_static(b"v1"));
     state
 }
 
@@ -153,7 +154,7 @@ fn literals_are_known_as_such() {
 fn spans_between_points() {
     let mut state = stream();
     let start = state.info.start;
-    state.info.connection_start = start.checked_sub(Duration::from_millis(3));
+    state.info.downstream_mut().start = start.checked_sub(Duration::from_millis(3));
     let check = |state: &StreamState, format: &str, expected: &str| {
         let mut out = Vec::new();
         Format::parse(format).unwrap().write(state, &mut out);

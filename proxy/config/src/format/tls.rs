@@ -117,18 +117,18 @@ impl TlsOperator {
     }
 
     pub(crate) fn value<'a>(&'a self, info: &'a StreamInfo) -> Value<'a> {
-        let of_hello = || info.connection.as_deref();
+        let of_hello = || info.downstream.connection.as_deref();
         match self.fact {
-            Fact::Failure => return text(&info.downstream_transport_failure_reason),
+            Fact::Failure => return text(&info.downstream.transport_failure_reason),
             Fact::Ja3 => return of_hello().map_or(Value::Absent, |connection| text(&connection.ja3)),
             Fact::Ja4 => return of_hello().map_or(Value::Absent, |connection| text(&connection.ja4)),
             _ => {}
         }
         let tls = match self.side {
-            Side::Downstream => &info.downstream_tls,
-            Side::Upstream => &info.upstream_tls,
+            Side::Downstream => info.downstream.tls.as_ref(),
+            Side::Upstream => info.upstream.as_ref().and_then(|upstream| upstream.tls.as_ref()),
         };
-        tls.as_deref().map_or(Value::Absent, |tls| self.of_tls(tls))
+        tls.map_or(Value::Absent, |tls| self.of_tls(tls))
     }
 
     fn of_tls<'a>(&'a self, tls: &'a TlsInfo) -> Value<'a> {
@@ -219,7 +219,10 @@ fn time(seconds: i64) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
-    use outrigger_http::StreamState;
+    use std::net::SocketAddr;
+    use std::rc::Rc;
+
+    use outrigger_http::{StreamState, UpstreamInfo};
 
     use super::*;
     use crate::Format;
@@ -242,8 +245,10 @@ mod tests {
             ..TlsInfo::default()
         };
         let mut state = StreamState::default();
-        state.info.downstream_tls = Some(Arc::new(tls.clone()));
-        state.info.upstream_tls = Some(Arc::new(tls));
+        state.info.downstream_mut().tls = Some(Arc::new(tls.clone()));
+        let mut upstream = UpstreamInfo::new(SocketAddr::from(([10, 0, 0, 1], 443)).into());
+        upstream.tls = Some(Arc::new(tls));
+        state.info.upstream = Some(Rc::new(upstream));
         let check = |format: &str, expected: &str| {
             let mut found = Vec::new();
             Format::parse(format).unwrap().write(&state, &mut found);

@@ -189,26 +189,26 @@ impl Input {
         let info = &state.info;
         let port = |port: u16| Cow::Owned(port.to_string().into_bytes());
         match self {
-            Input::DestinationPort => info.downstream_local.map(|address| port(address.port())),
+            Input::DestinationPort => info.downstream.local.map(|address| port(address.port())),
             Input::SourcePort => info.remote().map(|address| port(address.port())),
             Input::DestinationIp | Input::SourceIp | Input::DirectSourceIp => {
                 Some(Cow::Owned(self.ip(state)?.to_string().into_bytes()))
             }
-            Input::ServerName => info.requested_server_name().map(|name| Cow::Borrowed(name.as_bytes())),
+            Input::ServerName => info.downstream.requested_server_name().map(|name| Cow::Borrowed(name.as_bytes())),
             Input::UriSan => names(&peer(state)?.uri_sans),
             Input::DnsSan => names(&peer(state)?.dns_sans),
             Input::Subject => Some(Cow::Borrowed(peer(state)?.subject.as_bytes())).filter(|name| !name.is_empty()),
             Input::RequestHeader(name) => name.joined(&state.request),
-            Input::FilterState(key) => info.filter_state.get(key).map(|value| Cow::Borrowed(&value[..])),
+            Input::FilterState(key) => info.extras().filter_state.get(key).map(|value| Cow::Borrowed(&value[..])),
         }
     }
 
     fn ip(&self, state: &StreamState) -> Option<IpAddr> {
         let info = &state.info;
         let address = match self {
-            Input::DestinationIp => info.downstream_local,
+            Input::DestinationIp => info.downstream.local,
             Input::SourceIp => info.remote(),
-            Input::DirectSourceIp => info.direct_remote(),
+            Input::DirectSourceIp => info.downstream.direct_remote(),
             other => return std::str::from_utf8(&other.value(state)?).ok()?.parse().ok(),
         };
         address.map(|address| address.ip())
@@ -217,7 +217,7 @@ impl Input {
 
 /// A certificate that wasn't checked says nothing about who the client is.
 fn peer(state: &StreamState) -> Option<&CertificateInfo> {
-    state.info.downstream_tls.as_ref().filter(|tls| tls.peer_validated)?.peer.as_deref()
+    state.info.downstream.tls.as_ref().filter(|tls| tls.peer_validated)?.peer.as_deref()
 }
 
 fn names(names: &[String]) -> Option<Cow<'_, [u8]>> {

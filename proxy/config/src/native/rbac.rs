@@ -214,7 +214,7 @@ impl RbacRules {
 
 impl Permission {
     fn matches(&self, state: &StreamState) -> bool {
-        let local = state.info.downstream_local;
+        let local = state.info.downstream.local;
         match self {
             Permission::Any => true,
             Permission::And(all) => all.iter().all(|one| one.matches(state)),
@@ -229,7 +229,7 @@ impl Permission {
                 local.is_some_and(|local| (*start..*end).contains(&u32::from(local.port())))
             }
             Permission::ServerName(matcher) => {
-                matcher.matches(state.info.requested_server_name().unwrap_or_default().as_bytes())
+                matcher.matches(state.info.downstream.requested_server_name().unwrap_or_default().as_bytes())
             }
             Permission::Metadata(matcher) => matcher.matches(state.info.metadata.as_deref()),
             Permission::RouteMetadata(matcher) => of_route(matcher, &state.info),
@@ -254,7 +254,9 @@ impl Principal {
             Principal::Or(any) => any.iter().any(|one| one.matches(state)),
             Principal::Not(not) => !not.matches(state),
             Principal::Authenticated(matcher) => authenticated(info, matcher.as_ref()),
-            Principal::DirectRemoteIp(cidr) => info.direct_remote().is_some_and(|direct| cidr.contains(direct.ip())),
+            Principal::DirectRemoteIp(cidr) => {
+                info.downstream.direct_remote().is_some_and(|direct| cidr.contains(direct.ip()))
+            }
             Principal::SourceIp(cidr) => remote(info).is_some_and(|ip| cidr.contains(ip)),
             Principal::RemoteIp(cidr) => {
                 info.downstream_trusted_ip.or_else(|| remote(info)).is_some_and(|ip| cidr.contains(ip))
@@ -276,7 +278,7 @@ impl Principal {
 }
 
 fn remote(info: &StreamInfo) -> Option<IpAddr> {
-    info.downstream_remote.map(|address| address.ip())
+    info.downstream.remote.map(|address| address.ip())
 }
 
 /// Where there is no route nothing matches, inverted or not.
@@ -291,7 +293,7 @@ fn url_path(state: &StreamState) -> &[u8] {
 
 /// A certificate that wasn't checked says nothing about who the client is.
 fn authenticated(info: &StreamInfo, matcher: Option<&StringMatcher>) -> bool {
-    let Some(tls) = info.downstream_tls.as_ref().filter(|tls| tls.peer_validated) else { return false };
+    let Some(tls) = info.downstream.tls.as_ref().filter(|tls| tls.peer_validated) else { return false };
     let Some(peer) = &tls.peer else { return false };
     let Some(matcher) = matcher else { return true };
     let names = peer.uri_sans.iter().chain(&peer.dns_sans).chain([&peer.subject]);

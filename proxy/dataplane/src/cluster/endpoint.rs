@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{Endpoint, Health, LB_NAMESPACE, Locality, Metadata, MetadataValue};
-use outrigger_http::EndpointAddress;
+use outrigger_http::{EndpointAddress, UpstreamInfo};
 use tokio::time::Instant;
 
 use super::health::{ClusterHealth, HealthFlags, HostState, Placed};
@@ -20,7 +20,7 @@ pub(crate) struct EndpointHandle {
     /// Without its endpoints.
     locality: Arc<Locality>,
     /// Region, zone and sub-zone for properties; `None`: it has no name.
-    pub(crate) locality_names: Option<Arc<[String; 3]>>,
+    locality_names: Option<Arc<[String; 3]>>,
     /// What the whole process knows; `None`: nothing watches the cluster's health.
     state: Option<Arc<HostState>>,
     /// Since when it takes requests: the beginning of its slow start.
@@ -180,6 +180,28 @@ impl EndpointHandle {
     /// The address of a connection to it whose peer is known, if it is no Unix socket.
     pub(crate) fn address_of(&self, remote: Option<SocketAddr>) -> EndpointAddress {
         remote.map_or_else(|| self.endpoint.address.clone(), EndpointAddress::Ip)
+    }
+
+    /// What streams tell of it on such a connection.
+    pub(crate) fn info(&self, remote: Option<SocketAddr>) -> UpstreamInfo {
+        let remote = self.address_of(remote);
+        let (host_name, locality) = (self.host_name().cloned(), self.locality_names.clone());
+        UpstreamInfo { host_name, locality, ..UpstreamInfo::new(remote) }
+    }
+
+    /// Whether that is still what is known: discovery may have changed its names.
+    pub(crate) fn is_told_by(&self, info: &UpstreamInfo) -> bool {
+        fn same<T: ?Sized>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+            match (a, b) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                (a, b) => a.is_none() && b.is_none(),
+            }
+        }
+        same(self.host_name(), info.host_name.as_ref()) && same(self.locality_names.as_ref(), info.locality.as_ref())
+    }
+
+    fn host_name(&self) -> Option<&Arc<str>> {
+        Some(&self.endpoint.hostname).filter(|name| !name.is_empty())
     }
 
     pub(super) fn status(&self) -> EndpointStatus {

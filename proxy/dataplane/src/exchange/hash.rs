@@ -55,7 +55,7 @@ impl Exchange<'_> {
                 Some(xxh64(ip.as_bytes(), 0))
             }
             HashFrom::Query(name) => query(&state, name).map(|value| xxh64(value, 0)),
-            HashFrom::FilterState(key) => state.info.filter_state.get(key).map(|value| xxh64(value, 0)),
+            HashFrom::FilterState(key) => state.info.extras().filter_state.get(key).map(|value| xxh64(value, 0)),
         }
     }
 }
@@ -71,7 +71,7 @@ fn query<'s>(state: &'s StreamState, name: &[u8]) -> Option<&'s [u8]> {
 fn made_value(info: &StreamInfo) -> String {
     let address =
         |address: Option<std::net::SocketAddr>| address.map(|address| address.to_string()).unwrap_or_default();
-    let text = format!("{}{}", address(info.downstream_remote), address(info.downstream_local));
+    let text = format!("{}{}", address(info.downstream.remote), address(info.downstream.local));
     format!("{:016x}", xxh64(text.as_bytes(), 0))
 }
 

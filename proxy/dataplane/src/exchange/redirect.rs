@@ -100,7 +100,7 @@ impl<'a> Exchange<'a> {
             .map_err(|_| "passthrough_internal_redirect_bad_location")?;
         let selection = &self.filters.selection;
         let to = selection.route_of(&state.request).ok_or("passthrough_internal_redirect_no_route")?.name.clone();
-        let from = selection.route.as_ref().map(|route| route.name.clone()).unwrap_or_default();
+        let from = selection.route().map(|route| route.name.clone()).unwrap_or_default();
         let accepts = |predicate: &RedirectPredicate| match predicate {
             RedirectPredicate::PreviousRoutes => {
                 !redirects.taken.iter().any(|(source, target)| *source == from && *target == to)
@@ -167,26 +167,17 @@ impl<'a> Exchange<'a> {
 
 /// The same client's stream, from its beginning.
 fn begun_anew(info: &StreamInfo) -> StreamInfo {
-    StreamInfo {
-        connection_id: info.connection_id,
-        connection_start: info.connection_start,
-        downstream_remote: info.downstream_remote,
-        downstream_local: info.downstream_local,
-        downstream_trusted_ip: info.downstream_trusted_ip,
-        connection: info.connection.clone(),
-        downstream_socket: info.downstream_socket.clone(),
-        listener_name: info.listener_name.clone(),
-        listener_direction: info.listener_direction,
-        listener_metadata: info.listener_metadata.clone(),
-        filter_chain_name: info.filter_chain_name.clone(),
-        filter_chain_metadata: info.filter_chain_metadata.clone(),
-        request_header_bytes: info.request_header_bytes,
-        request_body_bytes: info.request_body_bytes,
-        downstream_tls: info.downstream_tls.clone(),
-        generation: info.generation,
-        filter_state: info.filter_state.clone(),
-        ..StreamInfo::default()
+    let mut new = StreamInfo::begun_now(info.downstream.clone(), info.listener.clone());
+    new.downstream_trusted_ip = info.downstream_trusted_ip;
+    new.downstream_socket.clone_from(&info.downstream_socket);
+    new.request_header_bytes = info.request_header_bytes;
+    new.request_body_bytes = info.request_body_bytes;
+    new.generation = info.generation;
+    let kept = &info.extras().filter_state;
+    if !kept.is_empty() {
+        new.extras_mut().filter_state.clone_from(kept);
     }
+    new
 }
 
 fn redirected(

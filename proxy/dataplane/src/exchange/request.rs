@@ -1,6 +1,6 @@
 //! The request's way: from the client through the filters to the origin.
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::{Exchange, Incoming, Origin, Sent};
@@ -11,7 +11,9 @@ use crate::http1::BodyEvent;
 use crate::iteration::{Iteration, Stop};
 use crate::trace::Trace;
 use bytes::Bytes;
-use outrigger_http::{CloseType, EndpointAddress, HeaderName, Method, ResponseHead, StreamInfo, TimingPoint};
+use outrigger_http::{
+    CloseType, HeaderName, Method, ResponseHead, StreamExtras, StreamInfo, TimingPoint, UpstreamInfo,
+};
 
 /// What is queued for one side before the other one is no longer read.
 pub(crate) const QUEUE_BYTES_MAX: usize = 64 * 1024;
@@ -19,7 +21,8 @@ pub(crate) const QUEUE_BYTES_MAX: usize = 64 * 1024;
 impl Exchange<'_> {
     /// Prepares the head, chooses the route, starts the filters and sends the head through them.
     pub(super) fn begin(&mut self, incoming: Incoming) -> Result<(), Stop> {
-        let hcm = self.chain.hcm.clone();
+        let chain = self.chain.clone();
+        let hcm = &chain.hcm;
         self.upgrade = incoming.upgrade;
         if incoming.shed {
             self.chain.stats.downstream_rq_overload_close().inc();
@@ -33,7 +36,7 @@ impl Exchange<'_> {
             // Before anything can answer: an answer then finds a request that is whole, and keeps the connection.
             self.request_is_complete();
         }
-        let prepared = crate::normalize::prepare(&mut self.stream.borrow_mut(), &hcm, self.cx);
+        let prepared = crate::normalize::prepare(&mut self.stream.borrow_mut(), hcm, self.cx);
         self.internal = prepared.map_err(|reply| {
             if reply.status == 400 {
                 self.down.close_after();
@@ -45,7 +48,7 @@ impl Exchange<'_> {
         }
         self.select_route();
         self.check_upgrade()?;
-        self.chain.clone().start_filters(self);
+        chain.start_filters(self);
         let end = incoming.end && self.upgrade.is_none();
         if self.filters.len() == 0 {
             self.request.passed.head = Some(end);
@@ -71,7 +74,7 @@ impl Exchange<'_> {
         self.request = Iteration::new(Way::Request, list.len(), buffer_bytes_max);
         self.response = Iteration::new(Way::Response, list.len(), buffer_bytes_max);
         if !list.is_empty() {
-            self.filters.slot = std::rc::Rc::default();
+            self.filters.slot = Rc::default();
         }
         self.filters.response_len = list.len();
         self.filters.list = list;
@@ -107,7 +110,7 @@ impl Exchange<'_> {
     pub(super) fn request_is_complete(&mut self) {
         self.request_ended = true;
         self.deadlines.request = None;
-        self.stream.borrow_mut().info.mark(TimingPoint::RequestComplete, self.now.into_std());
+        self.stream.borrow_mut().info.timings.set(TimingPoint::RequestComplete, self.elapsed);
         // The route's timeout counts from here (Envoy: "when the entire downstream request has been processed").
         if self.deadlines.route.is_none() {
             self.deadlines.route = self.deadlines.route_timeout.map(|timeout| self.now + timeout);
@@ -246,7 +249,7 @@ impl Exchange<'_> {
             picked.stream.send_data(Bytes::new(), true)?;
         }
         if ended.is_some() {
-            self.stream.borrow_mut().info.mark(TimingPoint::UpstreamRequestComplete, self.now.into_std());
+            self.stream.borrow_mut().info.timings.set(TimingPoint::UpstreamRequestComplete, self.elapsed);
         }
         if abandoned {
             self.give_up_retries();
@@ -313,7 +316,7 @@ impl Exchange<'_> {
 
     /// Notes where a connection wasn't made, and why.
     fn note_failed_connect(&self, error: StreamError) {
-        self.stream.borrow_mut().info.mark(TimingPoint::UpstreamReady, self.now.into_std());
+        self.stream.borrow_mut().info.timings.set(TimingPoint::UpstreamReady, self.elapsed);
         if !matches!(error.kind, ErrorKind::ConnectFailure | ErrorKind::ConnectTimeout) {
             return;
         }
@@ -321,26 +324,31 @@ impl Exchange<'_> {
         let cluster = state.info.cluster_name.as_ref().and_then(|name| self.chain.live.cluster(self.cx, name));
         let Some(failed) = cluster.and_then(|cluster| cluster.take_failed()) else { return };
         let FailedConnect { address, host_name, reason } = &*failed;
-        went_to(&mut state.info, address.clone(), host_name.clone());
-        state.info.upstream_local = None;
-        state.info.upstream_connection = None;
-        state.info.upstream_transport_failure_reason = reason.clone().unwrap_or_default().into();
+        // What is known of the last one's connection still holds: protocols and names of localities.
+        let last = state.info.upstream.as_deref().cloned();
+        went_to(
+            &mut state.info,
+            Rc::new(UpstreamInfo {
+                remote: address.clone(),
+                host_name: host_name.clone(),
+                local: None,
+                connection: None,
+                ..last.unwrap_or_else(|| UpstreamInfo::new(address.clone()))
+            }),
+        );
+        state.info.extras_mut().upstream_transport_failure_reason = reason.clone().unwrap_or_default().into();
     }
 
     fn connected(&mut self, mut picked: Box<crate::cluster::Picked>) -> Result<(), StreamError> {
         let end = self.request.passed.head == Some(true);
         {
             let mut state = self.stream.borrow_mut();
-            let (remote, local) = picked.stream.addresses();
-            let remote = picked.endpoint.address_of(remote);
-            note_endpoint(&mut state.info, remote, &picked);
-            state.info.upstream_local = local;
-            state.info.upstream_tls = picked.stream.tls().cloned();
-            state.info.mark(TimingPoint::UpstreamReady, self.now.into_std());
+            note_endpoint(&mut state.info, &mut picked);
+            state.info.timings.set(TimingPoint::UpstreamReady, self.elapsed);
             picked.stream.send_head(&state.request, end, self.upgrade.as_ref())?;
-            state.info.mark(TimingPoint::UpstreamRequestSent, self.now.into_std());
+            state.info.timings.set(TimingPoint::UpstreamRequestSent, self.elapsed);
             if end {
-                state.info.mark(TimingPoint::UpstreamRequestComplete, self.now.into_std());
+                state.info.timings.set(TimingPoint::UpstreamRequestComplete, self.elapsed);
             }
         }
         self.origin = Origin::Connected(picked);
@@ -369,23 +377,21 @@ impl Exchange<'_> {
 }
 
 /// The endpoint of this attempt; that of the one before is kept, if there was a connection to it.
-fn went_to(info: &mut StreamInfo, remote: EndpointAddress, name: Option<Arc<str>>) {
-    let connected = info.upstream_connected();
-    let last = std::mem::replace(&mut info.upstream_host_name, name);
-    let last = info.upstream_remote.replace(remote).map(|address| (address, last));
-    let last = last.filter(|last| connected && !info.upstream_attempted.contains(last));
-    info.upstream_attempted.extend(last);
+fn went_to(info: &mut StreamInfo, upstream: Rc<UpstreamInfo>) {
     info.upstream_closed.how = Some(CloseType::Normal);
+    let Some(last) = info.upstream.replace(upstream) else { return };
+    let StreamExtras { upstream_attempted: hosts, upstream_connections_attempted: connections, .. } = info.extras_mut();
+    connections.extend(last.connection.map(|connection| connection.id));
+    let host = (last.remote.clone(), last.host_name.clone());
+    if last.connected() && !hosts.contains(&host) {
+        hosts.push(host);
+    }
 }
 
 /// What logs and filters can tell of the endpoint.
-fn note_endpoint(info: &mut StreamInfo, remote: EndpointAddress, picked: &Picked) {
-    went_to(info, remote, Some(&picked.endpoint.endpoint.hostname).filter(|name| !name.is_empty()).cloned());
-    let last = std::mem::replace(&mut info.upstream_connection, picked.stream.connection());
-    info.upstream_connections_attempted.extend(last.map(|connection| connection.id));
-    info.upstream_version = Some(picked.stream.version());
+fn note_endpoint(info: &mut StreamInfo, picked: &mut Picked) {
+    went_to(info, picked.stream.info(&picked.endpoint));
     info.cluster_metadata.clone_from(&picked.cluster.cluster().metadata);
-    info.upstream_locality.clone_from(&picked.endpoint.locality_names);
     let (host, locality) = (&picked.endpoint.endpoint.metadata, picked.endpoint.locality_metadata());
     // An earlier attempt's endpoint may have had what this one hasn't.
     if info.metadata.is_some() || host.is_some() || locality.is_some() {

@@ -103,7 +103,7 @@ impl Exchange<'_> {
         }
         {
             let mut state = self.stream.borrow_mut();
-            state.info.mark(TimingPoint::UpstreamResponseStart, self.now.into_std());
+            state.info.timings.set(TimingPoint::UpstreamResponseStart, self.elapsed);
             state.info.response_header_bytes = head_bytes as u64;
             state.info.code_details = "via_upstream".into();
             let timings = &state.info.timings;
@@ -114,7 +114,7 @@ impl Exchange<'_> {
             head.headers.set(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, text);
             state.response = Some(head);
             if end {
-                state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
+                state.info.timings.set(TimingPoint::UpstreamResponseComplete, self.elapsed);
             }
         }
         if let Some(cookie) = self.cookie.take()
@@ -133,7 +133,7 @@ impl Exchange<'_> {
     }
 
     fn attempt_count_in_response(&self) {
-        if self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_response)
+        if self.filters.selection.host().is_some_and(|host| host.attempt_count_in_response)
             && let Some(head) = &mut self.stream.borrow_mut().response
         {
             head.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, decimal(u64::from(self.attempts)));
@@ -157,10 +157,10 @@ impl Exchange<'_> {
                 }
                 let mut state = self.stream.borrow_mut();
                 if !bytes.is_empty() {
-                    state.info.mark(TimingPoint::UpstreamBodyStart, self.now.into_std());
+                    state.info.timings.set(TimingPoint::UpstreamBodyStart, self.elapsed);
                 }
                 if end {
-                    state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
+                    state.info.timings.set(TimingPoint::UpstreamResponseComplete, self.elapsed);
                 }
                 drop(state);
                 if self.filters.len() == 0 {
@@ -173,7 +173,7 @@ impl Exchange<'_> {
             }
             BodyEvent::Trailers(trailers) => {
                 let mut state = self.stream.borrow_mut();
-                state.info.mark(TimingPoint::UpstreamResponseComplete, self.now.into_std());
+                state.info.timings.set(TimingPoint::UpstreamResponseComplete, self.elapsed);
                 state.response_trailers = Some(trailers);
                 drop(state);
                 if self.filters.len() == 0 {
@@ -244,14 +244,14 @@ impl Exchange<'_> {
         {
             head.headers.set(HeaderName::X_REQUEST_ID, id.clone());
         }
-        if self.slot.is_closing(state.info.connection_id) || self.cx.ending.includes(state.info.connection_id) {
+        if self.slot.is_closing(state.info.downstream.id) || self.cx.ending.includes(state.info.downstream.id) {
             self.down.close_after();
         }
         // Counted before the client can see it, so that whoever has an answer finds it in the statistics.
         self.chain.stats.response(head.status);
         let upgrade = if self.upgraded { self.upgrade.as_ref() } else { None };
         self.down.send_head(head, end, upgrade)?;
-        state.info.mark(TimingPoint::ResponseStart, self.now.into_std());
+        state.info.timings.set(TimingPoint::ResponseStart, self.elapsed);
         self.sent = if end { Sent::All } else { Sent::Head };
         Ok(())
     }

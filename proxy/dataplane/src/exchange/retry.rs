@@ -362,7 +362,7 @@ impl Exchange<'_> {
             if self.attempts > 1 {
                 info.timings.forget_attempt();
             }
-            info.mark(TimingPoint::UpstreamAsked, self.now.into_std());
+            info.timings.set(TimingPoint::UpstreamAsked, self.elapsed);
         }
         self.origin = Origin::Connecting(self.checkout(cluster, false));
         if let Origin::Connecting(Checkout::Failed(error)) = &self.origin {

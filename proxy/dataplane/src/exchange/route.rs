@@ -2,7 +2,6 @@
 
 use std::cell::OnceCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use outrigger_config::{
@@ -18,7 +17,6 @@ use crate::error::{ErrorKind, LocalReply, StreamError};
 use crate::filter::Way;
 use crate::mutation;
 use crate::texts::decimal;
-use tokio::time::Instant;
 
 impl Exchange<'_> {
     /// Chooses the virtual host, the route and its weighted cluster.
@@ -40,7 +38,7 @@ impl Exchange<'_> {
             self.deadlines.stream = None;
         }
         if (limited || forward.idle_timeout.is_some())
-            && let Some(route) = self.filters.selection.route.clone()
+            && let Some(route) = self.filters.selection.route_in(&self.chain.clone())
             && let RouteAction::Forward(forward) = &route.action
         {
             self.stream_deadlines(forward);
@@ -58,21 +56,22 @@ impl Exchange<'_> {
     pub(super) fn route_request(&mut self) -> Result<(), StreamError> {
         if self.filters.len() > 0 {
             // What they took counts as theirs.
-            self.now = Instant::now();
+            self.begin_turn();
         }
         if self.filters.slot.take_route_dirty() {
             self.filters.selection.choose(&self.stream);
         }
         self.adopt_route();
-        let Some(route) = self.filters.selection.route.clone() else {
+        let chain = self.chain.clone();
+        let Some(route) = self.filters.selection.route_in(&chain) else {
             self.chain.stats.no_route().inc();
             return self.fail(StreamError::internal(ErrorKind::NoRoute));
         };
         let result = match &route.action {
-            RouteAction::Forward(forward) => return self.forward_to(&route, forward),
+            RouteAction::Forward(forward) => return self.forward_to(route, forward),
             RouteAction::Redirect(redirect) => {
                 self.chain.stats.rq_redirect().inc();
-                redirect_reply(redirect, &route, &self.stream.borrow().request)
+                redirect_reply(redirect, route, &self.stream.borrow().request)
             }
             RouteAction::DirectResponse(direct) => {
                 self.chain.stats.rq_direct_response().inc();
@@ -95,7 +94,7 @@ impl Exchange<'_> {
     }
 
     pub(super) fn mutate_reply(&self, reply: &mut LocalReply) {
-        if self.routed && self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_response) {
+        if self.routed && self.filters.selection.host().is_some_and(|host| host.attempt_count_in_response) {
             reply.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, decimal(u64::from(self.attempts.max(1))));
         }
         let state = self.stream.borrow();
@@ -104,7 +103,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn forward_to(&mut self, route: &Arc<Route>, forward: &RouteForward) -> Result<(), StreamError> {
+    fn forward_to(&mut self, route: &Route, forward: &RouteForward) -> Result<(), StreamError> {
         self.routed = true;
         let Some(cluster) = self.cluster(forward) else {
             self.stream.borrow_mut().info.cluster_name = None;
@@ -136,7 +135,7 @@ impl Exchange<'_> {
     /// What changes from one attempt to the next.
     pub(super) fn attempt_headers(&self) {
         let made = self.retry.as_ref().map_or(0, |retry| retry.made);
-        if self.filters.selection.host.as_ref().is_some_and(|host| host.attempt_count_in_request) {
+        if self.filters.selection.host().is_some_and(|host| host.attempt_count_in_request) {
             let count = decimal(u64::from(made) + 1);
             self.stream.borrow_mut().request.headers.set(HeaderName::X_ENVOY_ATTEMPT_COUNT, count);
         }
@@ -151,8 +150,8 @@ impl Exchange<'_> {
     pub(super) fn checkout(&mut self, cluster: &Rc<ClusterHandle>, fresh: bool) -> Checkout {
         let (version, client, connection, server_name) = {
             let stream = self.stream.borrow();
-            let connection = stream.info.connection.clone();
-            let client = Client::of(stream.info.downstream_remote, stream.info.downstream_local);
+            let connection = stream.info.downstream.connection.clone();
+            let client = Client::of(stream.info.downstream.remote, stream.info.downstream.local);
             let client = client.filter(|_| self.chain.hcm.add_proxy_protocol_connection_state);
             (stream.request.version, client, connection, cluster.server_name(&stream.request))
         };
@@ -180,10 +179,10 @@ impl Exchange<'_> {
     }
 
     fn cluster(&self, forward: &RouteForward) -> Option<Rc<ClusterHandle>> {
-        let name = match &forward.cluster {
-            ClusterSpec::Single(name) => name.clone(),
-            _ => self.filters.selection.cluster_name(&self.stream.borrow().request.headers)?,
-        };
+        if let ClusterSpec::Single(name) = &forward.cluster {
+            return self.chain.live.cluster(self.cx, name);
+        }
+        let name = self.filters.selection.cluster_name(&self.stream.borrow().request.headers)?;
         self.chain.live.cluster(self.cx, &name)
     }
 
@@ -215,9 +214,8 @@ impl Exchange<'_> {
             let path = rewrite_path(&state.request, &route.path, rewrite);
             let original = std::mem::replace(&mut state.request.path, path);
             if told {
-                state.request.headers.set(HeaderName::X_ENVOY_ORIGINAL_PATH, original.clone());
+                state.request.headers.set(HeaderName::X_ENVOY_ORIGINAL_PATH, original);
             }
-            state.info.original_path = Some(original);
         }
     }
 
@@ -230,9 +228,9 @@ impl Exchange<'_> {
         let cluster = selection.weighted_cluster();
         let cluster =
             cluster.map(|cluster| Scope { request: &cluster.request_headers, response: &cluster.response_headers });
-        let route = selection.route.as_ref();
+        let route = selection.route();
         let route = route.map(|route| Scope { request: &route.request_headers, response: &route.response_headers });
-        let host = selection.host.as_ref();
+        let host = selection.host();
         let host = host.map(|host| Scope { request: &host.request_headers, response: &host.response_headers });
         let routes = self.chain.routes.as_ref();
         let reverse = routes.is_some_and(|routes| routes.most_specific_header_mutations_wins);

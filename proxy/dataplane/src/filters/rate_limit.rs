@@ -87,7 +87,7 @@ fn applicable<'c>(config: &'c LocalRateLimit, selection: &'c Selection) -> impl 
         HostLimits::Include => true,
         HostLimits::Ignore => false,
     });
-    let host = selection.host.as_ref().filter(|_| with_host).map(|host| &host.rate_limits[..]).unwrap_or_default();
+    let host = selection.host().filter(|_| with_host).map(|host| &host.rate_limits[..]).unwrap_or_default();
     let limits = route.iter().chain(host).filter(|limit| limit.stage == config.stage).map(|limit| &limit.actions);
     config.actions.iter().chain(limits)
 }

@@ -1,8 +1,9 @@
 //! Bodies: taking chunks apart and putting them together.
 
 use bytes::{Buf, Bytes, BytesMut};
-use outrigger_http::{HeaderName, Headers, Known};
+use outrigger_http::{Headers, Known};
 
+use super::lines::Lines;
 use super::parse::{BodyLength, HeadLimits};
 use crate::write_queue::WriteQueue;
 
@@ -202,16 +203,14 @@ const fn hex(digit: u8) -> u8 {
 }
 
 fn parse_trailers(bytes: &Bytes, headers_max: usize) -> Result<Headers, BodyError> {
-    let mut parsed = vec![httparse::EMPTY_HEADER; headers_max];
-    let Ok(httparse::Status::Complete((length, fields))) = httparse::parse_headers(bytes, &mut parsed) else {
-        return Err(BodyError::Trailers);
-    };
-    if length != bytes.len() {
-        return Err(BodyError::Trailers);
-    }
-    let mut trailers = Headers::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BodyError::Trailers)?;
+    let mut lines = Lines::new(bytes);
+    let mut trailers = Headers::new();
+    let mut count = 0;
+    while let Some((name, value)) = lines.field().map_err(|_| BodyError::Trailers)? {
+        count += 1;
+        if count > headers_max {
+            return Err(BodyError::Trailers);
+        }
         // Fields that frame, route or authenticate a message have no meaning in trailers (RFC 9110 §6.5.1).
         let forbidden = name.is_hop_by_hop()
             || matches!(
@@ -219,10 +218,10 @@ fn parse_trailers(bytes: &Bytes, headers_max: usize) -> Result<Headers, BodyErro
                 Some(Known::ContentLength | Known::Host | Known::Trailer | Known::Authorization | Known::ContentType)
             );
         if !forbidden {
-            trailers.try_append(name, Bytes::copy_from_slice(field.value)).map_err(|_| BodyError::Trailers)?;
+            trailers.append(name, Bytes::copy_from_slice(lines.at(value)));
         }
     }
-    Ok(trailers)
+    if lines.is_done() { Ok(trailers) } else { Err(BodyError::Trailers) }
 }
 
 /// Frames one body on its way out and keeps count, so that a filter's edit can't desynchronise a connection.
@@ -274,7 +273,7 @@ impl BodyEncoder {
         let BodyEncoder::Chunked { trailers: true } = self else { return self.data(Bytes::new(), true, out) };
         out.push_slice(b"0\r\n");
         for (name, value) in trailers {
-            super::write::field(out, name.as_bytes(), value);
+            out.push_field(name.as_bytes(), value);
         }
         out.push_slice(b"\r\n");
         Ok(())

@@ -1,10 +1,13 @@
 //! From bytes to heads.
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::{Bytes, BytesMut};
-use memchr::memchr_iter;
+use memchr::{memchr_iter, memmem};
 use outrigger_http::{HeaderName, Headers, Known, Method, RequestHead, ResponseHead, Scheme, Version};
+
+use super::lines::{Lines, Malformed};
 
 /// Bounds on a head.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,12 @@ pub(crate) enum HeadError {
     /// The head took too long to come.
     #[error("request_header_timeout")]
     Timeout,
+}
+
+impl From<Malformed> for HeadError {
+    fn from(_: Malformed) -> HeadError {
+        HeadError::Malformed
+    }
 }
 
 impl HeadError {
@@ -100,37 +109,38 @@ pub(crate) struct HeadScan {
 }
 
 impl HeadScan {
-    /// The head's length once its end is there.
-    fn end(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
-        for found in memchr_iter(b'\n', &buffer[self.scanned..]) {
-            let at = self.scanned + found;
-            if at == 0 || buffer[at - 1] != b'\r' {
-                return Err(HeadError::BareLineBreak);
-            }
-            if at >= 3 && &buffer[at - 3..at - 1] == b"\r\n" {
-                return Ok(Some(at + 1));
-            }
-        }
-        self.scanned = buffer.len();
-        Ok(None)
-    }
-
     /// Takes the bytes of a whole head out of the buffer.
     fn take(&mut self, buffer: &mut BytesMut, bytes_max: usize) -> Result<Option<Bytes>, HeadError> {
-        match self.end(buffer)? {
-            Some(end) if end > bytes_max => Err(HeadError::TooLarge),
-            Some(end) => {
-                *self = HeadScan::default();
-                Ok(Some(buffer.split_to(end).freeze()))
+        let from = self.scanned.saturating_sub(3);
+        let Some(found) = END.find(&buffer[from..]) else {
+            // Whoever ends lines otherwise waits for an answer, not with more bytes.
+            if has_bare_line_feed(buffer, self.scanned) {
+                return Err(HeadError::BareLineBreak);
             }
-            None if buffer.len() >= bytes_max => Err(HeadError::TooLarge),
-            None => Ok(None),
+            self.scanned = buffer.len();
+            return if buffer.len() >= bytes_max { Err(HeadError::TooLarge) } else { Ok(None) };
+        };
+        let end = from + found + 4;
+        if end > bytes_max {
+            return Err(HeadError::TooLarge);
         }
+        *self = HeadScan::default();
+        Ok(Some(buffer.split_to(end).freeze()))
     }
 }
 
-/// Headers on the stack for the usual limits.
-const HEADERS_ON_STACK: usize = 128;
+/// Fields that there is room for without another allocation, those included that the proxy adds.
+const HEADERS_USUAL: usize = 12;
+/// Names that `Connection` may take with it.
+const NOMINATED_MAX: usize = 128;
+
+/// The end of a head.
+static END: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
+
+/// Whether a line feed from a place on has no carriage return before it.
+fn has_bare_line_feed(bytes: &[u8], from: usize) -> bool {
+    memchr_iter(b'\n', &bytes[from..]).any(|at| !bytes[..from + at].ends_with(b"\r"))
+}
 
 /// Parses a request's head out of the buffer; `None`: more bytes are needed.
 pub(crate) fn parse_request(
@@ -150,44 +160,63 @@ pub(crate) fn parse_request(
             _ => return Err(HeadError::Malformed),
         }
     }
-    let Some(bytes) = scan.take(buffer, limits.bytes_max)? else { return Ok(None) };
-    let mut request = httparse::Request::new(&mut []);
-    if limits.headers_max <= HEADERS_ON_STACK {
-        let mut headers = [const { MaybeUninit::uninit() }; HEADERS_ON_STACK];
-        let status = request.parse_with_uninit_headers(&bytes, &mut headers[..limits.headers_max]);
-        build_request(&bytes, &request, status, limits).map(Some)
-    } else {
-        let mut headers = vec![MaybeUninit::uninit(); limits.headers_max];
-        let status = request.parse_with_uninit_headers(&bytes, &mut headers);
-        build_request(&bytes, &request, status, limits).map(Some)
-    }
+    let Some(head) = scan.take(buffer, limits.bytes_max)? else { return Ok(None) };
+    let request = read_request(&head, limits);
+    request.map(Some).map_err(|error| refusal(&head, error, |lines| request_line(lines).map(|_| ()), limits))
 }
 
-fn check_status(status: Result<httparse::Status<usize>, httparse::Error>, length: usize) -> Result<(), HeadError> {
-    match status {
-        Ok(httparse::Status::Complete(parsed)) if parsed == length => Ok(()),
-        Err(httparse::Error::TooManyHeaders) => Err(HeadError::TooManyHeaders),
-        _ => Err(HeadError::Malformed),
-    }
-}
-
-fn build_request(
-    bytes: &Bytes,
-    request: &httparse::Request<'_, '_>,
-    status: Result<httparse::Status<usize>, httparse::Error>,
+/// What is told of a head that is refused: what can't be read comes before what isn't taken, wherever it stands.
+#[cold]
+fn refusal(
+    head: &Bytes,
+    error: HeadError,
+    first_line: impl FnOnce(&mut Lines<'_>) -> Result<(), Malformed>,
     limits: HeadLimits,
-) -> Result<ParsedRequest, HeadError> {
-    check_status(status, bytes.len())?;
-    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
-        return Err(HeadError::Malformed);
-    };
-    let version = if version == 0 { Version::Http10 } else { Version::Http11 };
+) -> HeadError {
+    if has_bare_line_feed(head, 0) {
+        return HeadError::BareLineBreak;
+    }
+    let mut lines = Lines::new(head);
+    if first_line(&mut lines).is_err() {
+        return HeadError::Malformed;
+    }
+    for count in 0.. {
+        match lines.field() {
+            Ok(Some(_)) if count < limits.headers_max => {}
+            Ok(Some(_)) => return HeadError::TooManyHeaders,
+            Ok(None) => break,
+            Err(Malformed) => return HeadError::Malformed,
+        }
+    }
+    error
+}
+
+fn request_line(lines: &mut Lines<'_>) -> Result<(Method, Range<usize>, Version), Malformed> {
+    let method = lines.word()?;
+    let method = Method::from_bytes(lines.at(method)).ok_or(Malformed)?;
+    let target = lines.word()?;
+    let version = lines.version()?;
+    lines.end()?;
+    Ok((method, target, version))
+}
+
+fn status_line(lines: &mut Lines<'_>) -> Result<(Version, u16), Malformed> {
+    while lines.takes(b"\r\n") {}
+    let version = lines.version()?;
+    if !lines.takes(b" ") {
+        return Err(Malformed);
+    }
+    Ok((version, lines.status()?))
+}
+
+fn read_request(bytes: &Bytes, limits: HeadLimits) -> Result<ParsedRequest, HeadError> {
+    let mut lines = Lines::new(bytes);
+    let (method, target, version) = request_line(&mut lines)?;
     if version == Version::Http10 && !limits.accept_http_10 {
         return Err(HeadError::LowVersion);
     }
-    let method = Method::from_bytes(method.as_bytes()).ok_or(HeadError::Malformed)?;
-    let mut fields = Fields::collect(bytes, request.headers, Side::Request)?;
-    let (scheme, target_authority, path) = split_target(&method, bytes.slice_ref(target.as_bytes()))?;
+    let mut fields = Fields::read(lines, limits.headers_max, Side::Request)?;
+    let (scheme, target_authority, path) = split_target(&method, bytes.slice(target))?;
     let authority = match (target_authority, fields.host.take()) {
         (Some(authority), Some(host)) => {
             check_host(&host)?;
@@ -223,7 +252,7 @@ fn build_request(
 
 /// The forms of RFC 9112 §3.2: origin, absolute, authority (CONNECT) and asterisk (OPTIONS).
 fn split_target(method: &Method, target: Bytes) -> Result<(Scheme, Option<Bytes>, Bytes), HeadError> {
-    if target.iter().any(|byte| matches!(byte, 0..=0x20 | 0x7f | b'#')) {
+    if target.contains(&b'#') {
         return Err(HeadError::InvalidTarget);
     }
     if *method == Method::Connect {
@@ -269,8 +298,7 @@ pub(crate) fn check_host(host: &[u8]) -> Result<(), HeadError> {
             None => (host, &b""[..]),
         },
     };
-    let name_byte = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
-    if name.is_empty() || !name.iter().all(name_byte) {
+    if name.is_empty() || !name.iter().all(|byte| HOST_NAME[usize::from(*byte)]) {
         return Err(HeadError::InvalidHost);
     }
     match port.split_first() {
@@ -282,6 +310,18 @@ pub(crate) fn check_host(host: &[u8]) -> Result<(), HeadError> {
     }
 }
 
+/// `reg-name` of RFC 3986 §3.2.2.
+const HOST_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let bytes = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=%";
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
 /// Parses a response's head out of the buffer. `request` is the method that it answers.
 pub(crate) fn parse_response(
     buffer: &mut BytesMut,
@@ -289,18 +329,18 @@ pub(crate) fn parse_response(
     limits: HeadLimits,
     request: &Method,
 ) -> Result<Option<ParsedResponse>, HeadError> {
-    let Some(bytes) = scan.take(buffer, limits.bytes_max)? else { return Ok(None) };
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_ON_STACK];
-    let mut response = httparse::Response::new(&mut []);
-    let headers = &mut headers[..limits.headers_max.min(HEADERS_ON_STACK)];
-    let status = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, &bytes, headers);
-    check_status(status, bytes.len())?;
-    let (Some(code), Some(version)) = (response.code, response.version) else { return Err(HeadError::Malformed) };
+    let Some(head) = scan.take(buffer, limits.bytes_max)? else { return Ok(None) };
+    let response = read_response(&head, limits, request);
+    response.map(Some).map_err(|error| refusal(&head, error, |lines| status_line(lines).map(|_| ()), limits))
+}
+
+fn read_response(bytes: &Bytes, limits: HeadLimits, request: &Method) -> Result<ParsedResponse, HeadError> {
+    let mut lines = Lines::new(bytes);
+    let (version, code) = status_line(&mut lines)?;
     if !(100..=599).contains(&code) {
         return Err(HeadError::InvalidStatus);
     }
-    let version = if version == 0 { Version::Http10 } else { Version::Http11 };
-    let fields = Fields::collect(&bytes, response.headers, Side::Response)?;
+    let fields = Fields::read(lines, limits.headers_max, Side::Response)?;
     let bodyless = *request == Method::Head || code < 200 || code == 204 || code == 304;
     let body = match (fields.chunked, fields.content_length) {
         (true, Some(_)) => return Err(HeadError::ConflictingLengths),
@@ -311,14 +351,14 @@ pub(crate) fn parse_response(
         (false, Some(length)) => BodyLength::Length(length),
         (false, None) => BodyLength::UntilClose,
     };
-    Ok(Some(ParsedResponse {
+    Ok(ParsedResponse {
         keep_alive: fields.keep_alive(version) && body != BodyLength::UntilClose,
         upgrade: fields.upgrade.filter(|_| fields.connection_upgrade),
         head: ResponseHead { status: code, version, headers: fields.headers },
         body,
         head_bytes: bytes.len(),
         field_bytes: fields.bytes,
-    }))
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -342,9 +382,10 @@ struct Fields {
 }
 
 impl Fields {
-    fn collect(bytes: &Bytes, parsed: &[httparse::Header<'_>], side: Side) -> Result<Fields, HeadError> {
+    /// The rest of a head.
+    fn read(mut lines: Lines<'_>, headers_max: usize, side: Side) -> Result<Fields, HeadError> {
         let mut fields = Fields {
-            headers: Headers::with_capacity(parsed.len() + 4),
+            headers: Headers::with_capacity(HEADERS_USUAL),
             host: None,
             content_length: None,
             chunked: false,
@@ -355,15 +396,14 @@ impl Fields {
             bytes: 0,
         };
         let mut nominated: Vec<HeaderName> = Vec::new();
-        for header in parsed {
-            let name =
-                HeaderName::from_shared(bytes.slice_ref(header.name.as_bytes())).map_err(|_| HeadError::Malformed)?;
-            if header.value.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-                return Err(HeadError::BareLineBreak);
+        let mut count = 0;
+        while let Some((name, value)) = lines.field()? {
+            count += 1;
+            if count > headers_max {
+                return Err(HeadError::TooManyHeaders);
             }
-            let value = if header.value.is_empty() { Bytes::new() } else { bytes.slice_ref(header.value) };
-            fields.bytes += header.name.len() + header.value.len() + 3;
-            fields.field(name, value, side, &mut nominated)?;
+            fields.bytes += name.as_bytes().len() + value.len() + 3;
+            fields.field(name, value, &lines, side, &mut nominated)?;
         }
         for name in nominated {
             fields.headers.remove(&name);
@@ -374,22 +414,24 @@ impl Fields {
     fn field(
         &mut self,
         name: HeaderName,
-        value: Bytes,
+        place: Range<usize>,
+        lines: &Lines<'_>,
         side: Side,
         nominated: &mut Vec<HeaderName>,
     ) -> Result<(), HeadError> {
+        let value = lines.at(place.clone());
         match name.known() {
             Some(Known::Host) if side == Side::Request => {
-                if self.host.replace(value).is_some() {
+                if self.host.replace(lines.share(place)).is_some() {
                     return Err(HeadError::InvalidHost);
                 }
             }
             Some(Known::ContentLength) => {
-                let length = parse_length(&value).ok_or(HeadError::InvalidContentLength)?;
+                let length = parse_length(value).ok_or(HeadError::InvalidContentLength)?;
                 if self.content_length.replace(length).is_some() {
                     return Err(HeadError::InvalidContentLength);
                 }
-                self.headers.append(name, value);
+                self.headers.append(name, lines.share(place));
             }
             Some(Known::TransferEncoding) => {
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
@@ -397,12 +439,12 @@ impl Fields {
                 }
                 self.chunked = true;
             }
-            Some(Known::Connection) => self.connection(&value, nominated),
-            Some(Known::Upgrade) => self.upgrade = Some(value),
+            Some(Known::Connection) => self.connection(value, nominated),
+            Some(Known::Upgrade) => self.upgrade = Some(lines.share(place)),
             // `te: trailers` is for the whole way of a gRPC call; other codings are the connection's.
-            Some(Known::Te) if value.eq_ignore_ascii_case(b"trailers") => self.headers.append(name, value),
+            Some(Known::Te) if value.eq_ignore_ascii_case(b"trailers") => self.headers.append(name, lines.share(place)),
             Some(Known::Te | Known::KeepAlive | Known::ProxyConnection | Known::Http2Settings) => {}
-            _ => self.headers.append(name, value),
+            _ => self.headers.append(name, lines.share(place)),
         }
         Ok(())
     }
@@ -417,8 +459,7 @@ impl Fields {
                 self.connection_upgrade = true;
             } else if let Ok(name) = HeaderName::from_bytes(token) {
                 // A nominated field is the connection's own, but for those that frame or route the message.
-                if !matches!(name.known(), Some(Known::ContentLength | Known::Te)) && nominated.len() < HEADERS_ON_STACK
-                {
+                if !matches!(name.known(), Some(Known::ContentLength | Known::Te)) && nominated.len() < NOMINATED_MAX {
                     nominated.push(name);
                 }
             }

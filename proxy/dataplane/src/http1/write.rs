@@ -6,13 +6,6 @@ use outrigger_http::{HeaderName, RequestHead, ResponseHead};
 use super::body::BodyEncoder;
 use crate::write_queue::WriteQueue;
 
-pub(super) fn field(out: &mut WriteQueue, name: &[u8], value: &[u8]) {
-    out.push_slice(name);
-    out.push_slice(b": ");
-    out.push_slice(value);
-    out.push_slice(b"\r\n");
-}
-
 /// Writes a request's head; how its body is written, and how long its fields are. `end`: no body follows. `upgrade`: an
 /// upgrade that goes on to the origin.
 pub(crate) fn write_request(
@@ -28,7 +21,7 @@ pub(crate) fn write_request(
     out.push_slice(if head.path.is_empty() { &head.authority } else { &head.path });
     out.push_slice(b" HTTP/1.1\r\n");
     let before = out.len();
-    field(out, b"host", &head.authority);
+    out.push_field(b"host", &head.authority);
     let mut length = None;
     for (name, value) in &head.headers {
         if name.is_hop_by_hop() && *name != HeaderName::TE || *name == HeaderName::HOST {
@@ -44,7 +37,7 @@ pub(crate) fn write_request(
                 continue;
             }
         }
-        field(out, name.as_bytes(), value);
+        out.push_field(name.as_bytes(), value);
     }
     let encoder = match (upgrade, end, length) {
         (Some(protocol), ..) => {
@@ -119,7 +112,7 @@ fn write_fields(out: &mut WriteQueue, head: &ResponseHead, framing: ResponseFram
                 continue;
             }
         }
-        field(out, name.as_bytes(), value);
+        out.push_field(name.as_bytes(), value);
     }
     if let Some(protocol) = framing.upgrade {
         out.push_slice(b"connection: upgrade\r\nupgrade: ");
@@ -158,13 +151,18 @@ pub(crate) fn write_informational(out: &mut WriteQueue, head: &ResponseHead) {
     status_line(out, head.status);
     for (name, value) in &head.headers {
         if !name.is_hop_by_hop() && *name != HeaderName::CONTENT_LENGTH {
-            field(out, name.as_bytes(), value);
+            out.push_field(name.as_bytes(), value);
         }
     }
     out.push_slice(b"\r\n");
 }
 
 fn status_line(out: &mut WriteQueue, status: u16) {
+    if status == 200 {
+        // Nearly all of them.
+        out.push_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
     let digits = [b'0' + (status / 100 % 10) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8];
     out.push_slice(b"HTTP/1.1 ");
     out.push_slice(&digits);

@@ -13,13 +13,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use outrigger_http::{
-    CloseType, ConnectionInfo, LogType, RequestHead, ResponseFlags, StreamInfo, StreamState, TimingPoint,
-};
+use outrigger_http::{CloseType, ConnectionInfo, LogType, ResponseFlags, StreamState, TimingPoint};
 use tokio::time::Instant;
 
 use super::secure::secure;
-use super::{Accepted, Counted, ListenerSlot};
+use super::{Accepted, Counted, ListenerSlot, chain};
 use crate::inspect::{Found, Inspection, Refused};
 use crate::live::LiveChain;
 use crate::network;
@@ -82,7 +80,7 @@ fn serve_chosen<'a>(cx: &'a Rc<WorkerCx>, slot: &'a Rc<ListenerSlot>, pending: P
         return Box::pin(std::future::ready(()));
     };
     if let Some(record) = &mut record {
-        chain.describe(&mut record.0.info);
+        record.0.info.listener = chain.info();
     }
     let accepted = Accepted { chain, transport, info, early };
     Box::pin(async move {
@@ -136,20 +134,8 @@ impl Record {
         if listener.access_logs.is_empty() {
             return None;
         }
-        let info = StreamInfo {
-            connection_id: cx.connection_id(),
-            connection_start: Some(transport.opened),
-            downstream_remote: transport.remote,
-            downstream_local: transport.local,
-            connection: connection.cloned(),
-            metadata: connection.and_then(|connection| connection.metadata.clone()),
-            downstream_socket: transport.asked(),
-            listener_name: listener.name.clone(),
-            listener_direction: listener.direction,
-            ..StreamInfo::default()
-        };
-        let mut state = StreamState::new(RequestHead::default(), info);
-        state.request.path = bytes::Bytes::new();
+        let of_listener = Rc::new(chain::describe(&listener, None));
+        let state = transport.connection_state(cx.connection_id(), connection.cloned(), of_listener);
         Some(Record(Box::new(state)))
     }
 

@@ -1,12 +1,12 @@
 //! A filter chain as its connections see it: what it does changes under them with each generation.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use outrigger_config::{FilterChain, FilterChainMatch, Listener};
-use outrigger_http::StreamInfo;
+use outrigger_http::ListenerInfo;
 use tokio::time::Instant;
 
 use super::drain::Drain;
@@ -31,6 +31,8 @@ struct Current {
     index: usize,
     live: LiveChain,
     filters: Rc<[NetworkFactory]>,
+    /// Made for the first stream.
+    info: OnceCell<Rc<ListenerInfo>>,
 }
 
 /// What tells the chains of a listener apart.
@@ -46,16 +48,11 @@ impl ChainSlot {
         self.current.borrow().filters.clone()
     }
 
-    /// Notes whose stream it is.
-    pub(crate) fn describe(&self, info: &mut StreamInfo) {
-        let current = self.current.borrow();
-        info.listener_name = current.listener.name.clone();
-        info.listener_metadata.clone_from(&current.listener.metadata);
-        info.listener_direction = current.listener.direction;
-        if let Some(chain) = current.listener.chains.get(current.index) {
-            info.filter_chain_name = chain.name.clone();
-            info.filter_chain_metadata.clone_from(&chain.metadata);
-        }
+    /// Whose stream it is.
+    pub(crate) fn info(&self) -> Rc<ListenerInfo> {
+        let Current { listener, index, info, .. } = &*self.current.borrow();
+        let make = || Rc::new(describe(listener, listener.chains.get(*index)));
+        info.get_or_init(make).clone()
     }
 
     /// Its configuration.
@@ -85,6 +82,17 @@ impl ChainSlot {
     }
 }
 
+/// What streams tell of a listener and of the chain that they came by, once it is known.
+pub(super) fn describe(listener: &Listener, chain: Option<&FilterChain>) -> ListenerInfo {
+    ListenerInfo {
+        name: listener.name.clone(),
+        direction: listener.direction,
+        metadata: listener.metadata.clone(),
+        chain_name: chain.map(|chain| chain.name.clone()).unwrap_or_default(),
+        chain_metadata: chain.and_then(|chain| chain.metadata.clone()),
+    }
+}
+
 /// The chains of a listener, in its order. Those of `previous` that go on are the same objects; the others are gone.
 pub(super) fn build(
     listener: &Arc<Listener>,
@@ -109,6 +117,7 @@ pub(super) fn build(
             index,
             live: live.chain(&chain.filter, before.as_ref(), cx),
             filters,
+            info: OnceCell::new(),
         };
         match known.remove(&key) {
             Some((before, slot)) if before.takes_as(chain) => {

@@ -7,9 +7,8 @@ use std::future::ready;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::{Either, select};
-use outrigger_http::{RequestHead, StreamInfo, StreamState};
+use outrigger_http::StreamState;
 use tokio::net::UnixStream;
 
 use super::{ClosedBy, NetworkFactory, NetworkFilters, run};
@@ -36,22 +35,8 @@ pub(crate) async fn serve(cx: &Rc<WorkerCx>, accepted: Accepted, factories: &[Ne
 }
 
 fn describe(cx: &WorkerCx, accepted: &Accepted) -> StreamState {
-    let down = &accepted.transport;
-    let mut info = StreamInfo {
-        connection_id: cx.connection_id(),
-        connection_start: Some(down.opened),
-        downstream_remote: down.remote,
-        downstream_local: down.local,
-        connection: accepted.info.clone(),
-        metadata: accepted.info.as_ref().and_then(|connection| connection.metadata.clone()),
-        downstream_socket: down.asked(),
-        downstream_tls: down.tls().cloned(),
-        ..StreamInfo::default()
-    };
-    accepted.chain.describe(&mut info);
-    let mut state = StreamState::new(RequestHead::default(), info);
-    state.request.path = Bytes::new();
-    state
+    let Accepted { chain, transport, info, .. } = accepted;
+    transport.connection_state(cx.connection_id(), info.clone(), chain.info())
 }
 
 async fn serve_between(cx: &Rc<WorkerCx>, accepted: Accepted, mut filters: NetworkFilters) -> StreamState {

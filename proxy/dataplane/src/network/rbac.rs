@@ -119,7 +119,7 @@ impl Filter {
         self.handle.enforced.count(verdict.allowed);
         hint(&mut state, verdict);
         if !verdict.allowed {
-            state.info.connection_termination_details = verdict.details().into();
+            state.info.extras_mut().connection_termination_details = verdict.details().into();
         }
         verdict.allowed
     }

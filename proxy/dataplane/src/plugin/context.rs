@@ -105,7 +105,7 @@ impl GuestContext {
             attributes.extend([("wasm.trap", Arc::from(kind)), ("wasm.callback", Arc::from(callback))]);
         }
         let at = stream.info.start.elapsed();
-        stream.info.events.push(StreamEvent { name: "wasm.failure", at, attributes });
+        stream.info.extras_mut().events.push(StreamEvent { name: "wasm.failure", at, attributes });
     }
 
     pub(super) const fn is_passed_over(&self) -> bool {

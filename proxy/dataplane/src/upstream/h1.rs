@@ -1,11 +1,13 @@
 //! A stream on a connection of its own to an HTTP/1 origin.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use outrigger_http::{Headers, Method, RequestHead, WireBytes};
+use outrigger_http::{Headers, Method, RequestHead, UpstreamInfo, Version, WireBytes};
 
 use super::UpstreamHead;
+use crate::cluster::EndpointHandle;
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::{
     BodyDecoder, BodyEncoder, BodyError, BodyEvent, BodyLength, HeadError, HeadLimits, HeadScan, Meter, parse_response,
@@ -35,6 +37,8 @@ pub(crate) struct Stream {
     pub(crate) reused: bool,
     pub(crate) requests: u32,
     meter: Meter,
+    /// Made for the first of its streams.
+    info: Option<Rc<UpstreamInfo>>,
 }
 
 impl Stream {
@@ -55,7 +59,24 @@ impl Stream {
             reused: false,
             requests: 0,
             meter: Meter::default(),
+            info: None,
         }
+    }
+
+    /// What a stream to the endpoint tells of it and of the connection.
+    pub(crate) fn info(&mut self, endpoint: &EndpointHandle) -> Rc<UpstreamInfo> {
+        if let Some(known) = self.info.as_ref().filter(|known| endpoint.is_told_by(known)) {
+            return known.clone();
+        }
+        let transport = &self.transport;
+        let info = UpstreamInfo {
+            local: transport.local,
+            version: Some(Version::Http11),
+            tls: transport.tls().cloned(),
+            connection: transport.upstream,
+            ..endpoint.info(transport.remote)
+        };
+        self.info.insert(Rc::new(info)).clone()
     }
 
     /// What the current exchange has on the wire so far.
@@ -192,7 +213,7 @@ impl Stream {
 
     /// Whether an idle connection is still open; bytes that nobody asked for count as closed.
     pub(crate) fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
-        self.transport.poll_fill(cx).is_pending()
+        !self.transport.may_read() || self.transport.poll_fill(cx).is_pending()
     }
 }
 

@@ -3,14 +3,18 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use outrigger_http::{Headers, Method, RequestHead, ResponseHead, TlsInfo, UpstreamConnection, Version, WireBytes};
+use outrigger_http::{
+    Headers, Method, RequestHead, ResponseHead, TlsInfo, UpstreamConnection, UpstreamInfo, Version, WireBytes,
+};
 
 use super::UpstreamHead;
+use crate::cluster::EndpointHandle;
 use crate::error::{ErrorKind, StreamError};
 use crate::http1::BodyEvent;
 use crate::http2::{Reader, Writer, header_bytes, headers_from, headers_to, request_bytes};
@@ -23,10 +27,10 @@ pub(crate) struct Stream {
     reader: Option<Reader>,
     writer: Writer,
     pub(crate) reused: bool,
-    pub(crate) remote: Option<SocketAddr>,
-    pub(crate) local: Option<SocketAddr>,
-    pub(crate) tls: Option<Arc<TlsInfo>>,
-    pub(crate) connection: Option<UpstreamConnection>,
+    remote: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    tls: Option<Arc<TlsInfo>>,
+    connection: Option<UpstreamConnection>,
     header_received: u64,
     header_sent: u64,
 }
@@ -40,6 +44,17 @@ impl std::fmt::Debug for Stream {
 const GONE: StreamError = StreamError::upstream(ErrorKind::Terminated);
 
 impl Stream {
+    /// What the stream tells of its endpoint and of its connection.
+    pub(crate) fn info(&self, endpoint: &EndpointHandle) -> Rc<UpstreamInfo> {
+        Rc::new(UpstreamInfo {
+            local: self.local,
+            version: Some(Version::Http2),
+            tls: self.tls.clone(),
+            connection: self.connection,
+            ..endpoint.info(self.remote)
+        })
+    }
+
     pub(crate) fn new(
         sender: SendRequest<Bytes>,
         reused: bool,

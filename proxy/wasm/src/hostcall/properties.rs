@@ -51,7 +51,7 @@ fn set(cx: &mut Cx<'_>, path: u32, path_len: u32, value: u32, value_len: u32) ->
     }
     let readonly = host.declared.get(&path).is_some_and(|declared| declared.readonly);
     let key = format!("wasm.{path}");
-    if readonly && stream.state.try_borrow().is_ok_and(|state| state.info.filter_state.contains_key(&key)) {
+    if readonly && stream.state.try_borrow().is_ok_and(|state| state.info.extras().filter_state.contains_key(&key)) {
         return Err(Status::BadArgument.into());
     }
     Ok(store(&stream.state, key, Bytes::copy_from_slice(value))?)
@@ -60,7 +60,7 @@ fn set(cx: &mut Cx<'_>, path: u32, path_len: u32, value: u32, value_len: u32) ->
 /// Stores filter state, within what one stream may hold of it.
 pub(super) fn store(stream: &RefCell<StreamState>, key: String, value: Bytes) -> Result<(), Status> {
     let mut state = stream.try_borrow_mut().map_err(|_| Status::BadArgument)?;
-    let entries = &mut state.info.filter_state;
+    let entries = &mut state.info.extras_mut().filter_state;
     let others = || entries.iter().filter(|(other, _)| **other != key);
     let bytes: usize = others().map(|(key, value)| key.len() + value.len()).sum();
     if bytes + key.len() + value.len() > STATE_BYTES_MAX || others().count() >= STATE_ENTRIES_MAX {

@@ -314,7 +314,7 @@ pub(crate) fn stream_of(vm: &mut Vm, root: RootId) -> Stream {
 pub(crate) fn connection(vm: &mut OneVm) -> Stream {
     let root = vm.root;
     let mut state = StreamState::default();
-    state.info.downstream_remote = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 4321)));
+    state.info.downstream_mut().remote = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 4321)));
     let state = Rc::new(RefCell::new(state));
     let id = vm.create_connection(root, state.clone()).unwrap_or_else(|trap| panic!("{trap}"));
     Stream { state, id }
@@ -335,7 +335,12 @@ impl Stream {
     /// What the guest kept under a letter.
     pub(crate) fn kept(&self, letter: &str) -> Option<String> {
         let state = self.state.borrow();
-        state.info.filter_state.get(&format!("wasm.{letter}")).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+        state
+            .info
+            .extras()
+            .filter_state
+            .get(&format!("wasm.{letter}"))
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
     }
 
     /// A request header, all values joined by `|`.

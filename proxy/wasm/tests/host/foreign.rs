@@ -54,7 +54,7 @@ fn filter_state_is_of_known_keys_and_properties_are_declared_once() {
     let stream = stream(&mut vm);
     vm.on_request_headers(stream.id, true).expect("no trap");
     assert_eq!(fixture.statuses(), "a0 b2 c2 d1 e0 f1 g2 h0 i0 j2 k0 l0 m0 n49");
-    assert!(stream.state.borrow().info.filter_state.contains_key("envoy.string"));
+    assert!(stream.state.borrow().info.extras().filter_state.contains_key("envoy.string"));
 }
 
 /// Creates an expression, evaluates it and keeps the value under `letter`.

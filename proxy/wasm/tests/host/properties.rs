@@ -29,8 +29,8 @@ fn properties_are_found_by_path() {
            (call $s %t (call $property @"xds\00node" #32 #36)) (call $keep %t)"#,
     ));
     let stream = stream(&mut vm);
-    stream.state.borrow_mut().info.downstream_remote = Some(([10, 0, 0, 1], 99).into());
-    stream.state.borrow_mut().info.connection_id = 42;
+    stream.state.borrow_mut().info.downstream_mut().remote = Some(([10, 0, 0, 1], 99).into());
+    stream.state.borrow_mut().info.downstream_mut().id = 42;
     vm.on_request_headers(stream.id, true).expect("no trap");
     assert_eq!(fixture.statuses(), "a0 b0 c0 d0 e0 f3 g3 h1 i1 j1 k6 l0 m42 n8 o0 p0 q0 r0 t0");
     for (letter, expected) in [
@@ -45,7 +45,10 @@ fn properties_are_found_by_path() {
     ] {
         assert_eq!(stream.kept(letter).as_deref(), Some(expected), "{letter}");
     }
-    assert_eq!(stream.state.borrow().info.filter_state.get("wasm.own.state"), Some(&Bytes::from_static(b"value")));
+    assert_eq!(
+        stream.state.borrow().info.extras().filter_state.get("wasm.own.state"),
+        Some(&Bytes::from_static(b"value"))
+    );
 }
 
 #[test]

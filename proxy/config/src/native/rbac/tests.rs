@@ -17,8 +17,8 @@ fn cidr(address: &str, len: u32) -> Cidr {
 fn state() -> StreamState {
     let mut state = StreamState::default();
     state.request.path = Bytes::from_static(b"/api/x?q");
-    state.info.downstream_remote = Some("10.1.2.3:4000".parse().unwrap());
-    state.info.downstream_local = Some("10.9.9.9:8080".parse().unwrap());
+    state.info.downstream_mut().remote = Some("10.1.2.3:4000".parse().unwrap());
+    state.info.downstream_mut().local = Some("10.9.9.9:8080".parse().unwrap());
     state
 }
 
@@ -36,7 +36,7 @@ fn with_peer(uris: &[&str], validated: bool) -> StreamState {
         peer_validated: validated,
         ..TlsInfo::default()
     };
-    state.info.downstream_tls = Some(Arc::new(tls));
+    state.info.downstream_mut().tls = Some(Arc::new(tls));
     state
 }
 
