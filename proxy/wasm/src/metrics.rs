@@ -235,6 +235,7 @@ const PLUGIN_METRICS: &[&str] = &[
     "callback_time_ns",
     "log_lines_dropped",
     "queue_messages_dropped",
+    "properties_dropped",
 ];
 const RECYCLE_CAUSES: &[&str] = &["memory", "streams"];
 
@@ -293,6 +294,10 @@ impl PluginStats {
 
     pub(crate) fn queue_messages_dropped(registry: &Registry, plugin: &Plugin) -> Counter {
         registry.counter(&plugin_metric(plugin, "queue_messages_dropped"))
+    }
+
+    pub(crate) fn properties_dropped(registry: &Registry, plugin: &Plugin) -> Counter {
+        registry.counter(&plugin_metric(plugin, "properties_dropped"))
     }
 
     pub(crate) fn count_trap(registry: &Registry, plugin: &Plugin, trap: &Trap) {

@@ -8,6 +8,7 @@ use outrigger_http::StreamState;
 
 use super::{Answer, Cx, HostcallTable, hostcalls, piece};
 use crate::host::open;
+use crate::metrics::PluginStats;
 use crate::property;
 use crate::status::Status;
 
@@ -41,29 +42,40 @@ fn get(cx: &mut Cx<'_>, path: u32, path_len: u32, ptr_out: u32, len_out: u32) ->
     cx.give(&value, ptr_out, len_out)
 }
 
+/// What a stream has no room for is lost: the Rust SDK takes no status that would say so, a metric does.
 fn set(cx: &mut Cx<'_>, path: u32, path_len: u32, value: u32, value_len: u32) -> Answer {
     let (memory, host) = cx.split();
-    let path = segments(piece(memory, path, path_len)?).ok_or(Status::BadArgument)?.join(".");
-    let value = piece(memory, value, value_len)?;
+    let (path, value) = (piece(memory, path, path_len)?, piece(memory, value, value_len)?);
+    let lost = || PluginStats::properties_dropped(&host.services.registry, &host.plugin).inc();
     let (_, stream) = host.stream().ok_or(Status::NotFound)?;
     if stream.open & open::OVER != 0 {
         return Err(Status::NotFound.into());
     }
+    let Some(path) = segments(path) else {
+        lost();
+        return Ok(());
+    };
+    let path = path.join(".");
     let readonly = host.declared.get(&path).is_some_and(|declared| declared.readonly);
     let key = format!("wasm.{path}");
     if readonly && stream.state.try_borrow().is_ok_and(|state| state.info.extras().filter_state.contains_key(&key)) {
         return Err(Status::BadArgument.into());
     }
-    Ok(store(&stream.state, key, Bytes::copy_from_slice(value))?)
+    if store(&stream.state, key, Bytes::copy_from_slice(value)).is_err() {
+        lost();
+    }
+    Ok(())
 }
 
-/// Stores filter state, within what one stream may hold of it.
+/// Stores filter state, within what one stream may hold of it. What is beyond that takes with it what was there under its
+/// name: that would pass for the newest.
 pub(super) fn store(stream: &RefCell<StreamState>, key: String, value: Bytes) -> Result<(), Status> {
     let mut state = stream.try_borrow_mut().map_err(|_| Status::BadArgument)?;
     let entries = &mut state.info.extras_mut().filter_state;
     let others = || entries.iter().filter(|(other, _)| **other != key);
     let bytes: usize = others().map(|(key, value)| key.len() + value.len()).sum();
     if bytes + key.len() + value.len() > STATE_BYTES_MAX || others().count() >= STATE_ENTRIES_MAX {
+        entries.remove(&key);
         return Err(Status::BadArgument);
     }
     entries.insert(key, value);

@@ -1,6 +1,7 @@
 //! Properties, from streams and from the root.
 
 use bytes::Bytes;
+use outrigger_stats::{Name, Value};
 
 use crate::fixture::{Fixture, on, stream};
 
@@ -70,9 +71,15 @@ fn state_is_bounded() {
     let fixture = Fixture::new();
     let mut vm = fixture.vm(&on(
         "request_headers",
-        r#"(call $s %a (call $set_property @"big" #0 #60000)) (call $s %b (call $set_property @"bigger" #0 #60000))"#,
+        r#"(call $s %a (call $set_property @"big" #0 #60000)) (call $s %b (call $set_property @"small" @"1"))
+           (call $s %c (call $set_property @"bigger" #0 #60000)) (call $s %d (call $property @"bigger" #32 #36))
+           (call $s %e (call $set_property @"small" #0 #60000)) (call $s %f (call $property @"small" #32 #36))
+           (call $s %g (call $set_property #0 #2000 @"1"))
+           (call $s %h (call $property @"big" #32 #36)) (call $s %i (call $set_property @"next" @"1"))"#,
     ));
     let stream = stream(&mut vm);
     vm.on_request_headers(stream.id, true).expect("no trap");
-    assert_eq!(fixture.statuses(), "a0 b2");
+    assert_eq!(fixture.statuses(), "a0 b0 c0 d1 e0 f1 g0 h0 i0", "what was there before would pass for the newest");
+    let lost = Name::new("wasm", "properties_dropped").tag("wasm_plugin", "tested");
+    assert_eq!(fixture.value(&lost.tag("wasm_revision", "000000000000")), Some(Value::Counter(3)));
 }
