@@ -8,8 +8,8 @@ use crate::plugin::Plugin;
 use crate::services::Services;
 use crate::vm::ReadyVm;
 
-/// How often a VM is begun for the same plugins: each beginning configures those again that went well before.
-const BEGUN_MAX: usize = 8;
+/// How often a plugin is configured, on average, until it is known who can be in a VM together.
+const TURNS_MAX: usize = 8;
 
 /// What came of starting a VM for some plugins.
 #[derive(Debug)]
@@ -20,28 +20,31 @@ pub struct StartedVm {
 }
 
 /// Starts a VM and configures plugins in it; blocks. One that refuses is left out; one that traps is left out as well, and
-/// the others get a VM that it never was in: those first that went well before, and of those behind it the ones that were
-/// farthest from a turn. Where traps go on and on, those go without that none of the VMs came to.
+/// the others get a VM that it never was in: those first that had no turn yet, so that each has one however many trap, and
+/// traps cost no more than the VMs that they take. Where some trap for the company that they are in, this goes on as long as
+/// plugins have turns left, and then those go without that the last VM didn't come to.
 pub fn start_vm(module: &CompiledModule, plugins: Vec<Arc<Plugin>>, services: &Arc<Services>) -> StartedVm {
     let mut failed: Vec<(Arc<Plugin>, StartError)> = Vec::new();
     let mut left = plugins;
-    let mut went_well = 0;
-    for _ in 1..BEGUN_MAX {
-        match start_all(module, &mut left, services, &mut failed) {
+    let mut turns = left.len() * TURNS_MAX;
+    loop {
+        let configured = match start_all(module, &mut left, services, &mut failed) {
             Ok(vm) => return StartedVm { vm, failed },
-            Err(Again { configured }) => went_well = configured,
+            Err(Again { configured }) => configured,
+        };
+        if configured >= turns {
+            let lost = failed.len();
+            let untried = |plugin: Arc<Plugin>| (plugin, StartError::Untried { failed: lost });
+            failed.extend(left.split_off(configured).into_iter().map(untried));
+            let vm = start_all(module, &mut left, services, &mut failed).ok().flatten();
+            if vm.is_none() {
+                failed.extend(left.into_iter().map(untried));
+            }
+            return StartedVm { vm, failed };
         }
-        let untried = &mut left[went_well..];
-        untried.rotate_left(untried.len() / 2);
+        turns -= configured;
+        left.rotate_left(configured);
     }
-    let lost = failed.len();
-    let untried = |plugin: Arc<Plugin>| (plugin, StartError::Untried { failed: lost });
-    failed.extend(left.split_off(went_well).into_iter().map(untried));
-    let vm = start_all(module, &mut left, services, &mut failed).ok().flatten();
-    if vm.is_none() {
-        failed.extend(left.into_iter().map(untried));
-    }
-    StartedVm { vm, failed }
 }
 
 /// The VM can't be had as it is, though so many could be configured in it.
@@ -61,8 +64,9 @@ fn start_all(
     let mut vm = match begin(module, &named_for, services, StartMode::Serving) {
         Ok(guest) => ReadyVm::new(guest),
         Err(error) => {
-            failed.push((left.remove(0), error));
-            return Err(Again { configured: 0 });
+            // Nobody's configuration has been looked at: it would be the same for each.
+            failed.extend(left.drain(..).map(|plugin| (plugin, error.clone())));
+            return Ok(None);
         }
     };
     let mut at = 0;
