@@ -235,6 +235,7 @@ fn proxy_table() -> Vec<ProxyCase> {
         ("v1 too long", [b"PROXY UNKNOWN ".as_slice(), &[b'a'; 100], b"\r\n"].concat(), None),
         ("v2 of another version", version2(0x31, 0x11, &four), None),
         ("v2 with another command", version2(0x22, 0x11, &four), None),
+        ("v2 for nobody", version2(0x21, 0, &[]), None),
         ("v2 too short", version2(0x21, 0x11, &four[..8]), None),
     ]
 }

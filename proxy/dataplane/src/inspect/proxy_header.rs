@@ -101,7 +101,7 @@ fn version2(bytes: &[u8]) -> Proxy {
     let length = V2_HEADER_BYTES + body_length;
     // Wrong heads are refused before their body is waited for.
     let family = match (bytes[12], bytes[13]) {
-        (0x20, _) | (0x21, 0x00) => None,
+        (0x20, _) => None,
         (0x21, family @ (0x11 | 0x21)) => Some(family),
         _ => return Proxy::Malformed,
     };
@@ -244,7 +244,6 @@ mod tests {
         check(&v2(0x20, 0x00, &[]), &header(2, 16, None));
         // What a LOCAL header carries is skipped, whatever it is.
         check(&v2(0x20, 0x11, &[9, 9]), &header(2, 18, None));
-        check(&v2(0x21, 0x00, &[]), &header(2, 16, None));
     }
 
     #[test]
@@ -253,6 +252,7 @@ mod tests {
         for bytes in [
             v2(0x11, 0x11, &four),
             v2(0x22, 0x11, &four),
+            v2(0x21, 0x00, &[]),
             v2(0x21, 0x12, &four),
             v2(0x21, 0x31, &[0; 216]),
             v2(0x21, 0x11, &four[..11]),
