@@ -154,6 +154,11 @@ impl ClusterHandle {
         &self.entry.cluster
     }
 
+    /// `per_connection_buffer_limit_bytes`.
+    pub(crate) fn buffer_limit(&self) -> usize {
+        self.cluster().per_connection_buffer_limit_bytes as usize
+    }
+
     /// The endpoints as far as this worker knows them.
     fn endpoints(&self) -> Vec<Rc<EndpointHandle>> {
         match &*self.hosts.borrow() {

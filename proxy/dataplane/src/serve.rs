@@ -257,7 +257,7 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
             Outcome::Tunnel(picked) => {
                 stats.downstream_cx_upgrades_total().inc();
                 let _active = ActiveGuard::new(&stats, HttpStats::downstream_cx_upgrades_active);
-                Box::pin(tunnel::upgraded(connection, picked, idle)).await;
+                Box::pin(tunnel::upgraded(connection, picked, client.slot.buffer_limit(), idle)).await;
                 return;
             }
             Outcome::Done => {

@@ -35,6 +35,8 @@ struct Connected {
     remote: EndpointAddress,
     _guard: ConnectionGuard,
     attempts: u32,
+    /// `per_connection_buffer_limit_bytes` of its cluster.
+    buffer_limit: usize,
 }
 
 /// The way to an endpoint of a cluster.
@@ -118,18 +120,18 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
     let filters = slot.network_filters();
     let outcome = if filters.is_empty() {
         let early = early.and_then(|early| early.into_connecting(&slot, chain));
-        run(cx, chain, &mut down, &mut state, early).await
+        run(cx, chain, &slot, &mut down, &mut state, early).await
     } else {
         let filters = NetworkFilters::new(&filters, state);
         let (outcome, seen) = if filters.decide_at_once() {
             let (verdict, mut state, _decided) = filters.decide();
             let outcome = match verdict {
-                Ok(()) => run(cx, chain, &mut down, &mut state, None).await,
+                Ok(()) => run(cx, chain, &slot, &mut down, &mut state, None).await,
                 Err(Close) => Ok(()),
             };
             (outcome, state)
         } else {
-            Box::pin(run_filtered(cx, chain, &mut down, filters)).await
+            Box::pin(run_filtered(cx, chain, &slot, &mut down, filters)).await
         };
         state = seen;
         outcome
@@ -157,6 +159,7 @@ pub(crate) async fn proxy(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, accepted: Acc
 async fn run(
     cx: &Rc<WorkerCx>,
     chain: &Rc<TcpChain>,
+    slot: &ChainSlot,
     down: &mut Transport,
     state: &mut StreamState,
     early: Option<Connecting>,
@@ -164,11 +167,12 @@ async fn run(
     let Connecting { cluster, connected } = early.unwrap_or_else(|| connecting(cx, chain, Ends::of(&state.info)));
     state.info.cluster_name = cluster;
     state.info.mark(TimingPoint::UpstreamAsked, std::time::Instant::now());
-    let Connected { transport: mut up, remote, _guard: guard, attempts } = connected.await?;
+    let Connected { transport: mut up, remote, _guard: guard, attempts, buffer_limit } = connected.await?;
     describe_upstream(&mut state.info, &up, remote, attempts);
     let (idle, deadline) = times(chain);
+    let buffer_limit = slot.buffer_limit().min(buffer_limit);
     let end = tokio::select! {
-        end = tunnel::run(down, &mut up, idle, deadline) => end,
+        end = tunnel::run(down, &mut up, buffer_limit, idle, deadline) => end,
         () = guard.is_over() => End::Closed,
     };
     ended(chain, end, down, Some(&up), &mut state.info)
@@ -178,6 +182,7 @@ async fn run(
 async fn run_filtered(
     cx: &Rc<WorkerCx>,
     chain: &Rc<TcpChain>,
+    slot: &ChainSlot,
     down: &mut Transport,
     mut filters: NetworkFilters,
 ) -> (Result<(), StreamError>, StreamState) {
@@ -194,12 +199,12 @@ async fn run_filtered(
         }
         let (state, guard) = (&state, &guard);
         async move {
-            let Connected { transport, remote, _guard, attempts } = connected.await?;
+            let Connected { transport, remote, _guard, attempts, buffer_limit } = connected.await?;
             describe_upstream(&mut state.borrow_mut().info, &transport, remote, attempts);
             // Nobody is told only where the connection has ended.
             _ = tell.send(_guard.is_over());
             *guard.borrow_mut() = Some(_guard);
-            Ok(transport)
+            Ok((transport, buffer_limit))
         }
     };
     let mut up = None;
@@ -211,7 +216,7 @@ async fn run_filtered(
     };
     let outcome = tokio::select! {
         biased;
-        outcome = network::run(down, &mut up, &mut filters, connect, times(chain)) => outcome,
+        outcome = network::run(down, &mut up, &mut filters, slot.buffer_limit(), connect, times(chain)) => outcome,
         () = over => Ok((End::Closed, ClosedBy::Proxy)),
     };
     let by = outcome.as_ref().map_or(ClosedBy::Proxy, |(_, by)| *by);
@@ -316,7 +321,8 @@ fn connecting(cx: &Rc<WorkerCx>, chain: &Rc<TcpChain>, ends: Ends) -> Connecting
             match cluster.connect_raw(&PickKey { hash, client, connection, destination, ..PickKey::default() }).await {
                 Ok((transport, guard, endpoint)) => {
                     let remote = endpoint.address_of(transport.remote);
-                    return Ok(Connected { transport, remote, _guard: guard, attempts });
+                    let buffer_limit = cluster.buffer_limit();
+                    return Ok(Connected { transport, remote, _guard: guard, attempts, buffer_limit });
                 }
                 Err(error) if attempts >= attempts_max => return Err(error),
                 Err(_) => {}

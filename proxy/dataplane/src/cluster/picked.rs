@@ -51,8 +51,7 @@ impl Drop for RequestGuard {
 impl Picked {
     /// Whether more of the request may be queued.
     pub(crate) fn has_room(&self) -> bool {
-        let limit = self.cluster.cluster().per_connection_buffer_limit_bytes as usize;
-        self.stream.buffered() < limit.min(QUEUE_BYTES_MAX)
+        self.stream.buffered() < self.cluster.buffer_limit().min(QUEUE_BYTES_MAX)
     }
 
     /// The exchange is complete: what can serve again goes back to its pool.

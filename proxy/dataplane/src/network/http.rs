@@ -46,9 +46,11 @@ async fn serve_between(cx: &Rc<WorkerCx>, accepted: Accepted, mut filters: Netwo
     (far.remote, far.local, far.outer_tls) = (down.remote, down.local, down.tls().cloned());
     (far.opened, far.outer_probe) = (down.opened, down.probe().cloned());
     let mut up = None;
+    let buffer_limit = chain.buffer_limit();
     let served = Box::pin(serve::http(cx, Accepted { chain, transport: Box::new(far), info, early: None }));
     let by = {
-        let tunnel = Box::pin(run(&mut down, &mut up, &mut filters, || ready(Ok(near)), (None, None)));
+        let connect = || ready(Ok((near, usize::MAX)));
+        let tunnel = Box::pin(run(&mut down, &mut up, &mut filters, buffer_limit, connect, (None, None)));
         match select(served, tunnel).await {
             // The manager has closed: what it said last is passed on.
             Either::Left(((), tunnel)) => match tokio::time::timeout(LINGER, tunnel).await {

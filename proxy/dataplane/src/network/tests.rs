@@ -1,4 +1,10 @@
+use std::future::poll_fn;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+
 use super::*;
+use crate::transport::Transport;
 
 /// Answers from a list, then continues; notes what it saw.
 struct Scripted {
@@ -180,4 +186,31 @@ fn limits_count_on_over_generations() {
     assert_eq!((begin(&now[1]).0, begin(&now[2]).0), (Err(Close), Ok(())));
     drop(held);
     assert_eq!(begin(&now[1]).0, Ok(()));
+}
+
+/// What waits of a client that sends without an end to an upstream that doesn't read: in the queue, or before a filter.
+async fn kept(buffer_limit: usize, answer: NetworkAction) -> usize {
+    let ((near, mut client), (upstream, _origin)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+    let (mut down, mut up) = (Transport::new(near).unwrap(), Some(Transport::new(upstream).unwrap()));
+    let mut filters = Walk::new(&[&[GO][..], &[answer; 1000]].concat(), &[]).filters;
+    let mut pump = tunnel::Pump::new(buffer_limit);
+    let fills = poll_fn(|task| {
+        while pump.turn(&mut down, &mut up, &mut filters, task).is_ok_and(|progress| progress) {}
+        let kept = filters.waiting(Way::Request).max(up.as_ref().map_or(0, |up| up.output.len()));
+        if kept < buffer_limit { Poll::Pending } else { Poll::Ready(kept) }
+    });
+    let sends = async { while client.write_all(&[0; 1024]).await.is_ok() {} };
+    tokio::select! {
+        kept = fills => kept,
+        () = sends => 0,
+    }
+}
+
+#[tokio::test]
+async fn no_more_is_kept_than_is_allowed() {
+    const READ_BYTES: usize = 16 * 1024;
+    for answer in [GO, STOP] {
+        let kept = kept(20_000, answer).await;
+        assert!((20_000..20_000 + READ_BYTES).contains(&kept), "{answer:?}: {kept}");
+    }
 }

@@ -12,29 +12,28 @@ use crate::error::StreamError;
 use crate::filter::Way;
 use crate::timer::{LazyTimer, earlier};
 use crate::transport::Transport;
-use crate::tunnel::End;
+use crate::tunnel::{End, QUEUE_BYTES_MAX};
 use crate::write_queue::WriteQueue;
 
-/// What one side may have in its queue, or before the filters, before the other isn't read.
-const QUEUE_BYTES_MAX: usize = 64 * 1024;
-
-/// Runs until both sides have closed. `connect` is asked for the upstream once the filters admit the connection.
+/// Runs until both sides have closed. `buffer_limit` is what the listener lets it keep for either side, in queues and before
+/// the filters. `connect` is asked for the upstream, and for what that lets it keep, once the filters admit the connection.
 pub(crate) async fn run<C, F>(
     down: &mut Transport,
     up: &mut Option<Transport>,
     filters: &mut NetworkFilters,
+    buffer_limit: usize,
     connect: F,
     times: (Option<Duration>, Option<Instant>),
 ) -> Result<(End, ClosedBy), StreamError>
 where
-    C: Future<Output = Result<Transport, StreamError>>,
+    C: Future<Output = Result<(Transport, usize), StreamError>>,
     F: FnOnce() -> C,
 {
     let (idle, deadline) = times;
     let idle = idle.filter(|idle| !idle.is_zero());
     let mut idle_deadline = idle.map(|idle| Instant::now() + idle);
     let mut timer = LazyTimer::default();
-    let mut pump = Pump::default();
+    let mut pump = Pump::new(buffer_limit);
     let mut connect = Some(connect);
     let mut connecting: Option<Pin<Box<C>>> = None;
     let outcome = poll_fn(|task| {
@@ -53,7 +52,10 @@ where
             {
                 connecting = None;
                 match connected {
-                    Ok(transport) => *up = Some(transport),
+                    Ok((transport, buffer_limit)) => {
+                        *up = Some(transport);
+                        pump.queue_bytes_max = pump.queue_bytes_max.min(buffer_limit);
+                    }
                     Err(error) => return Poll::Ready(Err(error)),
                 }
                 progress = true;
@@ -93,8 +95,10 @@ async fn flush(down: &mut Transport) {
 
 /// Where both directions are.
 #[derive(Debug, Default)]
-struct Pump {
+pub(super) struct Pump {
     begun: bool,
+    /// What one side may have in its queue, or before the filters, before the other isn't read.
+    queue_bytes_max: usize,
     /// What passed the filters before there was an upstream connection.
     early: WriteQueue,
     read_end: bool,
@@ -110,8 +114,12 @@ struct Pump {
 }
 
 impl Pump {
+    pub(super) fn new(buffer_limit: usize) -> Pump {
+        Pump { queue_bytes_max: buffer_limit.min(QUEUE_BYTES_MAX), ..Pump::default() }
+    }
+
     /// One turn of everything but connecting; whether anything moved.
-    fn turn(
+    pub(super) fn turn(
         &mut self,
         down: &mut Transport,
         up: &mut Option<Transport>,
@@ -150,7 +158,7 @@ impl Pump {
         task: &mut Context<'_>,
     ) -> Result<bool, End> {
         let queued = up.as_ref().map_or(self.early.len(), |up| up.output.len());
-        if self.read_end || queued >= QUEUE_BYTES_MAX || filters.waiting(Way::Request) >= QUEUE_BYTES_MAX {
+        if self.read_end || queued.max(filters.waiting(Way::Request)) >= self.queue_bytes_max {
             return Ok(false);
         }
         // What was read ahead first.
@@ -177,7 +185,7 @@ impl Pump {
         task: &mut Context<'_>,
     ) -> Result<bool, End> {
         let Some(from) = up.as_mut() else { return Ok(false) };
-        let full = down.output.len() >= QUEUE_BYTES_MAX || filters.waiting(Way::Response) >= QUEUE_BYTES_MAX;
+        let full = down.output.len().max(filters.waiting(Way::Response)) >= self.queue_bytes_max;
         if self.answer_read_end || full {
             return Ok(false);
         }
