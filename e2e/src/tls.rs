@@ -19,12 +19,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::bootstrap::with;
+use crate::bootstrap::{HttpListener, cluster, route, with};
 use crate::http1::{Request, Response, absorb};
 use crate::parser::{Parser, Role};
 use crate::wait::{DEADLINE, eventually};
 use crate::yaml::to_yaml;
-use crate::{Process, script};
+use crate::{Bootstrap, DataPlane, Origin, Peer, Process, script};
 
 /// A certificate authority.
 #[derive(Debug)]
@@ -165,6 +165,24 @@ pub fn shows(address: SocketAddr, client: &Client, leaf: &Leaf) -> Result<()> {
 /// `transport_socket` of a filter chain.
 pub fn downstream(context: &Value) -> Value {
     socket("DownstreamTlsContext", context)
+}
+
+/// A listener whose clients speak TLS.
+pub fn secured(listener: impl Into<Value>, context: &Value) -> Value {
+    let mut listener = listener.into();
+    listener["filter_chains"][0]["transport_socket"] = downstream(context);
+    listener
+}
+
+/// One that leads to the cluster `o`.
+pub fn secure(name: &str, context: &Value) -> Value {
+    secured(HttpListener::new(name, &json!([route("/", "o")])), context)
+}
+
+/// A proxy with such listeners.
+pub fn start(peer: Peer, origin: &Origin, listeners: Vec<Value>) -> Result<DataPlane> {
+    let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()]));
+    DataPlane::start(peer, &listeners.into_iter().fold(bootstrap, Bootstrap::listener))
 }
 
 /// `transport_socket` of a cluster.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use outrigger_e2e::bootstrap::{HttpListener, cluster, http2, route, tcp_listener, with};
 use outrigger_e2e::data_plane::{DataPlane, Options, Peer};
 use outrigger_e2e::tls::{
-    Authority, Client, Leaf, SecretServer, der, downstream, from_file, shows, upstream, write_secrets,
+    Authority, Client, Leaf, SecretServer, der, from_file, secured, shows, upstream, write_secrets,
 };
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, Load, Origin, Request, eventually};
@@ -41,9 +41,7 @@ fn secure(name: &str, context: &Value) -> Value {
         "forward_client_cert_details": "SANITIZE_SET",
         "set_current_client_cert_details": {"subject": true, "uri": true, "dns": true},
     });
-    let mut listener: Value = HttpListener::new(name, &json!([route("/", "o")])).manager(manager).into();
-    listener["filter_chains"][0]["transport_socket"] = downstream(context);
-    listener
+    secured(HttpListener::new(name, &json!([route("/", "o")])).manager(manager), context)
 }
 
 fn uri(pattern: &Value) -> Value {
@@ -391,8 +389,7 @@ fn in_front_of(pki: &Pki, server: SocketAddr) -> DataPlane {
             "alpn_protocols": ["h2"], "tls_certificates": [pki.server.config()], "validation_context": pki.trusted(),
         },
     });
-    let mut listener = tcp_listener("front", "server");
-    listener["filter_chains"][0]["transport_socket"] = downstream(&context);
+    let listener = secured(tcp_listener("front", "server"), &context);
     let bootstrap = Bootstrap::new().cluster(cluster("server", &[server])).listener(listener);
     DataPlane::start(Peer::Outrigger, &bootstrap).expect("the proxy in front starts")
 }

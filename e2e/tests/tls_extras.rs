@@ -9,16 +9,10 @@ use std::process::Command;
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, with};
 use outrigger_e2e::data_plane::{DataPlane, Peer};
-use outrigger_e2e::tls::{Authority, Leaf, downstream, upstream};
+use outrigger_e2e::tls::{Authority, Leaf, secure, upstream};
 use outrigger_e2e::wait::{DEADLINE, eventually};
 use outrigger_e2e::{Bootstrap, Origin};
 use serde_json::{Value, json};
-
-fn secure(name: &str, context: &Value) -> Value {
-    let mut listener: Value = HttpListener::new(name, &json!([route("/", "o")])).into();
-    listener["filter_chains"][0]["transport_socket"] = downstream(context);
-    listener
-}
 
 /// A file of these bytes, as a data source.
 fn file(folder: &Path, name: &str, bytes: &[u8]) -> Value {

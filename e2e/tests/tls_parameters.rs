@@ -3,24 +3,16 @@
 
 use std::net::SocketAddr;
 
-use outrigger_e2e::bootstrap::{HttpListener, cluster, route};
-use outrigger_e2e::tls::{Authority, Client, downstream};
+use outrigger_e2e::bootstrap::with;
+use outrigger_e2e::tls::{Authority, Client, secure, start};
 use outrigger_e2e::wait::{DEADLINE, until};
-use outrigger_e2e::{Bootstrap, DataPlane, Origin, Peer, Request};
+use outrigger_e2e::{Origin, Peer, Request};
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
 use serde_json::{Value, json};
 
 fn listener(name: &str, context: &Value) -> Value {
-    let mut listener: Value = HttpListener::new(name, &json!([route("/", "o")])).into();
-    listener["stat_prefix"] = name.into();
-    listener["filter_chains"][0]["transport_socket"] = downstream(context);
-    listener
-}
-
-fn start(peer: Peer, origin: &Origin, listeners: Vec<Value>) -> DataPlane {
-    let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()]));
-    DataPlane::start(peer, &listeners.into_iter().fold(bootstrap, Bootstrap::listener)).expect("the proxy starts")
+    with(secure(name, context), json!({"stat_prefix": name}))
 }
 
 fn with_group(group: &'static dyn SupportedKxGroup) -> Client {
@@ -43,7 +35,7 @@ fn a_group_is_agreed_on() {
             listener("both", &context(json!(["X25519MLKEM768", "X25519"]))),
             listener("old", &context(json!(["X25519"]))),
         ];
-        let plane = start(peer, &origin, listeners);
+        let plane = start(peer, &origin, listeners).expect("the proxy starts");
         let ask = |name: &str, group: &'static dyn SupportedKxGroup| {
             let at: SocketAddr = plane.listener(name).expect("its listener");
             with_group(group).send(at, &Request::get("/")).map(|response| response.status)
@@ -91,7 +83,7 @@ fn names_are_matched_in_the_older_field_too() {
             listener("either", &context(json!([{"exact": "a.test"}, {"prefix": "spiffe://mesh/b"}]))),
             listener("none", &context(json!([{"exact": "c.test"}]))),
         ];
-        let plane = start(peer, &origin, listeners);
+        let plane = start(peer, &origin, listeners).expect("the proxy starts");
         for (name, leaf, passes) in [
             ("uri", &a, true),
             ("uri", &b, false),
@@ -126,7 +118,7 @@ fn the_first_expiry_is_told() {
     for peer in Peer::all() {
         let origin = Origin::start("o").expect("an origin");
         let listeners = vec![listener("long", &until_day(30)), listener("short", &until_day(9))];
-        let plane = start(peer, &origin, listeners);
+        let plane = start(peer, &origin, listeners).expect("the proxy starts");
         let days = || plane.admin.stat("server.days_until_first_cert_expiring").unwrap_or_default();
         until(DEADLINE, &format!("{}: 9 days and not {}", peer.name(), days()), || days() == 9).expect("told");
     }

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter};
+use outrigger_e2e::bootstrap::{HttpListener, cluster, route, wasm_filter, with};
 use outrigger_e2e::guest::{assemble, reports};
-use outrigger_e2e::tls::{Authority, Client, Leaf, downstream, upstream};
+use outrigger_e2e::tls::{Authority, Client, Leaf, secured, upstream};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, DataPlane, Origin, Peer, Request, eventually};
 use serde_json::{Value, json};
@@ -64,13 +64,11 @@ impl Pki {
 
     /// A listener that asks for a certificate.
     fn guarded(&self, listener: HttpListener, is_asked_for: bool) -> Value {
-        let mut listener = Value::from(listener);
         let context =
             json!({"common_tls_context": self.context(Some(&self.server)), "require_client_certificate": is_asked_for});
-        listener["filter_chains"][0]["transport_socket"] = downstream(&context);
         // Without it Envoy doesn't tell which server was asked for.
-        listener["listener_filters"] = json!([{"name": "tls_inspector", "typed_config": {"@type": INSPECTOR}}]);
-        listener
+        let inspector = json!([{"name": "tls_inspector", "typed_config": {"@type": INSPECTOR}}]);
+        with(secured(listener, &context), json!({"listener_filters": inspector}))
     }
 }
 

@@ -6,21 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use outrigger_e2e::bootstrap::{HttpListener, cluster, route, with};
 use outrigger_e2e::netns::{isolated, run};
-use outrigger_e2e::tls::{Authority, Client, Leaf, downstream, openssl, upstream};
+use outrigger_e2e::tls::{Authority, Client, Leaf, openssl, secure, start, upstream};
 use outrigger_e2e::{Bootstrap, DataPlane, Origin, Peer, Request};
 use rcgen::{KeyPair, PKCS_RSA_SHA256};
 use serde_json::{Value, json};
-
-fn listener(name: &str, context: &Value) -> Value {
-    let mut listener: Value = HttpListener::new(name, &json!([route("/", "o")])).into();
-    listener["filter_chains"][0]["transport_socket"] = downstream(context);
-    listener
-}
-
-fn start(peer: Peer, origin: &Origin, listeners: Vec<Value>) -> DataPlane {
-    let bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()]));
-    DataPlane::start(peer, &listeners.into_iter().fold(bootstrap, Bootstrap::listener)).expect("the proxy starts")
-}
 
 /// A leaf that shows its authority, too.
 fn below(authority: &Authority, name: &str, serial: u64) -> Leaf {
@@ -74,12 +63,12 @@ fn who_is_revoked_is_refused() {
     for peer in Peer::all() {
         // Each is asked of a client by a listener, and of a server by a cluster.
         let server = json!({"common_tls_context": {"tls_certificates": [leaf.config()]}});
-        let server = start(Peer::Outrigger, &origin, vec![listener("server", &server)]);
+        let server = start(Peer::Outrigger, &origin, vec![secure("server", &server)]).expect("the server starts");
         let server = server.listener("server").map(|address| (server, address)).expect("its listener");
         let mut bootstrap = Bootstrap::new().cluster(cluster("o", &[origin.address()]));
         for (name, context, _) in &cases {
             let common = json!({"tls_certificates": [leaf.config()], "validation_context": context});
-            bootstrap = bootstrap.listener(listener(
+            bootstrap = bootstrap.listener(secure(
                 &format!("in {name}"),
                 &json!({"require_client_certificate": true, "common_tls_context": common}),
             ));
@@ -113,7 +102,8 @@ fn authorities_are_told_or_not() {
     let folder = tempfile::tempdir().expect("a folder");
     for peer in Peer::all() {
         let origin = Origin::start("o").expect("an origin");
-        let plane = start(peer, &origin, vec![listener("told", &context(false)), listener("not", &context(true))]);
+        let plane = start(peer, &origin, vec![secure("told", &context(false)), secure("not", &context(true))])
+            .expect("it starts");
         for (name, told) in [("told", true), ("not", false)] {
             let at = plane.listener(name).expect("its listener");
             for version in ["-tls1_2", "-tls1_3"] {
@@ -162,7 +152,8 @@ fn a_name_that_no_certificate_has() {
     let folder = tempfile::tempdir().expect("a folder");
     for peer in Peer::all() {
         let origin = Origin::start("o").expect("an origin");
-        let plane = start(peer, &origin, contexts.iter().map(|(name, context)| listener(name, context)).collect());
+        let plane = start(peer, &origin, contexts.iter().map(|(name, context)| secure(name, context)).collect())
+            .expect("it starts");
         for (name, takes, expected) in &cases {
             for ((listener, _), expected) in contexts.iter().zip(expected) {
                 let at = plane.listener(listener).expect("its listener");
@@ -193,8 +184,8 @@ fn the_systems_authorities() {
         let servers = start(
             Peer::Outrigger,
             &origin,
-            vec![listener("known", &serves(&known)?), listener("other", &serves(&other)?)],
-        );
+            vec![secure("known", &serves(&known)?), secure("other", &serves(&other)?)],
+        )?;
         let system = json!({"validation_context": {"system_root_certs": {}}});
         let beside = json!({"validation_context": {
             "system_root_certs": {}, "trusted_ca": {"inline_string": other.pem()},
