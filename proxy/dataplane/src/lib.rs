@@ -42,6 +42,8 @@ mod serve;
 mod socket;
 mod stats;
 mod tcp;
+#[cfg(test)]
+mod testing;
 mod texts;
 mod timer;
 mod tls;

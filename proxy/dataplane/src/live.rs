@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use outrigger_config::{
-    AccessLog, ConnectionFilterKind, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager, HttpFilter,
-    NativeFilter, NetworkFilter, OverrideConfig, RolloutShare, RouteConfig, RouteSource, Snapshot, TcpProxy,
-    WasmOverride, WasmPlugin,
+    AccessLog, ClusterEntry, ConnectionFilterKind, FailurePolicy, FilterChain, FilterConfig, HttpConnectionManager,
+    HttpFilter, NativeFilter, NetworkFilter, OverrideConfig, RolloutShare, RouteConfig, RouteSource, SharedMap,
+    Snapshot, TcpProxy, WasmOverride, WasmPlugin,
 };
 use outrigger_http::{LogType, StreamState};
 use rand::Rng;
@@ -35,8 +35,11 @@ type Clusters = HashMap<Arc<str>, Rc<ClusterHandle>, RandomState>;
 #[derive(Debug)]
 pub(crate) struct LiveConfig {
     pub(crate) prepared: Arc<Prepared>,
-    /// Made at first use: a worker pays for what it talks to.
-    clusters: RefCell<Clusters>,
+    /// Made at first use: a worker pays for what it talks to. A generation shares them with the previous one but where they
+    /// differ.
+    clusters: RefCell<SharedMap<Rc<ClusterHandle>>>,
+    /// Those that this generation was asked for: requests find them sooner here.
+    asked: RefCell<Clusters>,
     plugins: Plugins,
     /// There is no later generation: its clusters' connections are swept.
     current: Cell<bool>,
@@ -94,11 +97,12 @@ impl LiveConfig {
             sockets: BTreeMap::new(),
             acceptors: Acceptors::default(),
         };
-        LiveConfig::new(Arc::new(prepared), Clusters::default(), Plugins::default())
+        LiveConfig::new(Arc::new(prepared), SharedMap::new(), Plugins::default())
     }
 
-    fn new(prepared: Arc<Prepared>, clusters: Clusters, plugins: Plugins) -> Rc<LiveConfig> {
-        Rc::new(LiveConfig { prepared, clusters: RefCell::new(clusters), plugins, current: Cell::new(true) })
+    fn new(prepared: Arc<Prepared>, clusters: SharedMap<Rc<ClusterHandle>>, plugins: Plugins) -> Rc<LiveConfig> {
+        let (clusters, asked) = (RefCell::new(clusters), RefCell::default());
+        Rc::new(LiveConfig { prepared, clusters, asked, plugins, current: Cell::new(true) })
     }
 
     pub(crate) fn build(
@@ -110,18 +114,13 @@ impl LiveConfig {
         if let Some(local) = &cx.local {
             local.update(prepared.snapshot.clusters.get(local.name()), &cx.health);
         }
-        let mut clusters = Clusters::default();
-        for (name, handle) in previous.clusters.borrow().iter() {
-            let Some(entry) = prepared.snapshot.clusters.get(name) else {
-                handle.retire();
-                continue;
-            };
-            let handle = if Arc::ptr_eq(entry, &handle.entry) {
-                handle.clone()
-            } else {
-                ClusterHandle::build(entry, cx, Some(handle), true)
-            };
-            clusters.insert(name.clone(), handle);
+        let mut clusters = previous.clusters.borrow().clone();
+        for name in prepared.snapshot.clusters.changed(&previous.snapshot().clusters, Arc::ptr_eq) {
+            let Some(handle) = clusters.remove(&name) else { continue };
+            match prepared.snapshot.clusters.get(&name) {
+                Some(entry) => _ = clusters.insert(name, ClusterHandle::build(entry, cx, Some(&handle), true)),
+                None => handle.retire(),
+            }
         }
         previous.current.set(false);
         let plugins = Plugins::build(&prepared, std::mem::take(&mut vms.vms), &previous.plugins, cx);
@@ -138,16 +137,23 @@ impl LiveConfig {
 
     /// A cluster by name, with its connections.
     pub(crate) fn cluster(&self, cx: &WorkerCx, name: &str) -> Option<Rc<ClusterHandle>> {
-        if let Some(handle) = self.clusters.borrow().get(name) {
+        if let Some(handle) = self.asked.borrow().get(name) {
             return Some(handle.clone());
         }
         let (name, entry) = self.snapshot().clusters.get_key_value(name)?;
+        let known = self.clusters.borrow().get(name).cloned();
+        let handle = known.unwrap_or_else(|| self.first_use(cx, name, entry));
+        self.asked.borrow_mut().insert(name.clone(), handle.clone());
+        Some(handle)
+    }
+
+    fn first_use(&self, cx: &WorkerCx, name: &Arc<str>, entry: &Arc<ClusterEntry>) -> Rc<ClusterHandle> {
         let handle = ClusterHandle::build(entry, cx, None, self.current.get());
         if !self.current.get() {
             handle.retire();
         }
         self.clusters.borrow_mut().insert(name.clone(), handle.clone());
-        Some(handle)
+        handle
     }
 
     pub(crate) fn sweep(&self) {
@@ -386,3 +392,7 @@ impl HttpChain {
         exchange.set_filters(list, walk.buffer_bytes_max.min(exchange.slot.buffer_limit()));
     }
 }
+
+#[cfg(test)]
+#[path = "live/tests.rs"]
+mod tests;

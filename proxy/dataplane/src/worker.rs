@@ -112,7 +112,7 @@ impl ConnectionIds {
 }
 
 impl WorkerCx {
-    fn new(index: usize, shared: Shared, peers: Vec<mpsc::UnboundedSender<Command>>) -> Rc<WorkerCx> {
+    pub(crate) fn new(index: usize, shared: Shared, peers: Vec<mpsc::UnboundedSender<Command>>) -> Rc<WorkerCx> {
         Rc::new(WorkerCx {
             index,
             inspect_stats: InspectStats::new(shared.registry.clone()),
@@ -286,16 +286,18 @@ impl WorkerCx {
                 None => slot.stop_accepting(),
             }
         }
+        *self.live.borrow_mut() = live;
+        // A generation of other endpoints or routes leaves listeners as they are, and ten thousand connections asleep.
+        if !listeners_differ(previous.snapshot(), &snapshot) {
+            return;
+        }
         let addresses = snapshot.listeners.iter().flat_map(|(name, listener)| {
             listener.socket_addresses().filter_map(|address| Some((address, listeners.get(name)?.clone())))
         });
         *self.listeners_by_address.borrow_mut() = addresses.collect();
         drop(listeners);
-        *self.live.borrow_mut() = live;
-        // Nothing else closes one that rests: a generation of other endpoints or routes lets ten thousand of them sleep.
-        if listeners_differ(previous.snapshot(), &snapshot) {
-            self.wake_idle();
-        }
+        // Nothing else closes a connection that rests.
+        self.wake_idle();
     }
 
     fn drain(self: &Rc<Self>, DrainRequest { inbound_only, graceful, keep_accepting }: DrainRequest) {

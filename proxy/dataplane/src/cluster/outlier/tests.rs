@@ -2,65 +2,14 @@
 
 use std::net::SocketAddr;
 
-use outrigger_config::{
-    Assignment, CircuitBreakers, Cluster, Discovery, Endpoint, Health, LbPolicy, Locality, Origin, Resource,
-    ResourceKind, ResourceSet, Snapshot, Source, Transports, Update, UpstreamHttpOptions,
-};
+use outrigger_config::{Cluster, Resource, ResourceKind, ResourceSet, Snapshot, Source, Update};
 use outrigger_stats::{Name, Value};
 
 use super::super::health::HealthSet;
 use super::*;
 
 fn cluster(outlier: Option<OutlierDetection>, ports: std::ops::Range<u16>) -> Arc<Cluster> {
-    let origin = Arc::new(Origin { source: Source::Static, name: "c".into(), version: "".into(), object: "".into() });
-    let endpoint = |port| Endpoint {
-        address: address(port),
-        hostname: "".into(),
-        weight: 1,
-        health: Health::Healthy,
-        metadata: None,
-        additional_addresses: Box::default(),
-        health_check: None,
-        proxy_entries: Box::default(),
-    };
-    let locality = Locality {
-        metadata: None,
-        region: String::new(),
-        zone: String::new(),
-        sub_zone: String::new(),
-        priority: 0,
-        weight: None,
-        endpoints: ports.map(endpoint).collect(),
-    };
-    let assignment = Arc::new(Assignment {
-        name: "c".into(),
-        origin: origin.clone(),
-        localities: vec![locality],
-        policy: outrigger_config::AssignmentPolicy::default(),
-    });
-    let cluster = Cluster {
-        metadata: None,
-        name: "c".into(),
-        stat_name: "c".into(),
-        origin,
-        discovery: Discovery::Static(assignment),
-        lb: LbPolicy::RoundRobin,
-        lb_options: None,
-        outlier: outlier.map(Box::new),
-        health_check: None,
-        ignore_health_on_host_removal: false,
-        close_connections_on_health_failure: false,
-        connect_timeout: Duration::from_secs(1),
-        breakers: CircuitBreakers::default(),
-        breakers_high: None,
-        http: UpstreamHttpOptions::default(),
-        per_connection_buffer_limit_bytes: 1 << 20,
-        tcp_keepalive: None,
-        bind: None,
-        preconnect: None,
-        transports: Transports::default(),
-    };
-    Arc::new(cluster)
+    Arc::new(Cluster { outlier: outlier.map(Box::new), ..crate::testing::cluster("c", ports.map(address)) })
 }
 
 fn address(port: u16) -> EndpointAddress {
