@@ -128,17 +128,18 @@ impl UpdateMetrics {
 
     /// Brings the metrics up to date with what the client counted.
     fn refresh(&self, status: &Status) {
-        let now = status.kind(self.kind);
-        for (counter, value) in [
-            (&self.attempt, now.update_attempt),
-            (&self.success, now.update_success),
-            (&self.rejected, now.update_rejected),
-            (&self.failure, now.update_failure),
-        ] {
-            counter.add(value.saturating_sub(counter.get()));
-        }
-        self.version.set(version_hash(&now.version));
-        self.rejected_now.set(signed(now.rejected.len() as u64));
+        status.read(self.kind, |now| {
+            for (counter, value) in [
+                (&self.attempt, now.update_attempt),
+                (&self.success, now.update_success),
+                (&self.rejected, now.update_rejected),
+                (&self.failure, now.update_failure),
+            ] {
+                counter.add(value.saturating_sub(counter.get()));
+            }
+            self.version.set(version_hash(&now.version));
+            self.rejected_now.set(signed(now.rejected.len() as u64));
+        });
     }
 }
 

@@ -267,26 +267,27 @@ impl Server {
     /// What the first complete configuration lacks, a line each.
     pub(crate) fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
+        let last_error = self.status.ads().last_error;
         for kind in &self.awaited {
-            let status = self.status.kind(*kind);
-            if status.last_update.is_some() || status.update_success > 0 || !status.accepted.is_empty() {
-                continue;
-            }
-            if status.rejected.is_empty() {
-                let ads = self.status.ads();
-                let why = if ads.last_error.is_empty() { String::new() } else { format!(" ({})", ads.last_error) };
-                missing.push(format!("{kind}: no answer yet{why}"));
-            }
-            for (name, rejected) in &status.rejected {
-                missing.push(format!("{kind} {name}: rejected: {}", rejected.reason));
-            }
+            self.status.read(*kind, |status| {
+                if status.last_update.is_some() || status.update_success > 0 || !status.accepted.is_empty() {
+                    return;
+                }
+                if status.rejected.is_empty() {
+                    let why = if last_error.is_empty() { String::new() } else { format!(" ({last_error})") };
+                    missing.push(format!("{kind}: no answer yet{why}"));
+                }
+                for (name, rejected) in &status.rejected {
+                    missing.push(format!("{kind} {name}: rejected: {}", rejected.reason));
+                }
+            });
         }
         for warming in self.snapshot.borrow().warming.iter().filter(|warming| !warming.has_previous) {
             for (kind, name) in &warming.waiting_for {
                 let mut line = format!("{kind} {name}: missing for {} {}", warming.kind, warming.name);
                 // A secret is called by its source, too.
                 let plain = name.split_once(" of ").map_or(&**name, |(plain, _)| plain);
-                if let Some(rejected) = self.status.kind(*kind).rejected.get(plain) {
+                if let Some(rejected) = self.status.rejected(*kind, plain) {
                     line.push_str(": rejected: ");
                     line.push_str(&rejected.reason);
                 }

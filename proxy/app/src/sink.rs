@@ -275,7 +275,7 @@ impl Sink {
             if let Entry::Vacant(vacant) = held.entry(key) {
                 // The status still tells of the version before this update.
                 let (kind, name) = vacant.key();
-                if let Some(resource) = self.server.status.kind(*kind).accepted.remove(name) {
+                if let Some(resource) = self.server.status.accepted(*kind, name) {
                     vacant.insert(resource);
                 }
             }

@@ -99,6 +99,17 @@ impl Status {
         self.lock().kinds[kind as usize].clone()
     }
 
+    /// Runs `read` on what is known of a kind; it must not come back here.
+    pub fn read<T>(&self, kind: ResourceKind, read: impl FnOnce(&KindStatus) -> T) -> T {
+        read(&self.lock().kinds[kind as usize])
+    }
+
+    /// The version of a resource that was accepted last.
+    #[must_use]
+    pub fn accepted(&self, kind: ResourceKind, name: &str) -> Option<AcceptedResource> {
+        self.lock().kinds[kind as usize].accepted.get(name).cloned()
+    }
+
     /// Why a resource is rejected.
     #[must_use]
     pub fn rejected(&self, kind: ResourceKind, name: &str) -> Option<RejectedResource> {
