@@ -195,6 +195,8 @@ fn request_line(lines: &mut Lines<'_>) -> Result<(Method, Range<usize>, Version)
     let method = lines.word()?;
     let method = Method::from_bytes(lines.at(method)).ok_or(Malformed)?;
     let target = lines.word()?;
+    // Whoever reads it as text must read the same.
+    std::str::from_utf8(lines.at(target.clone())).map_err(|_| Malformed)?;
     let version = lines.version()?;
     lines.end()?;
     Ok((method, target, version))

@@ -53,6 +53,18 @@ fn requests_that_are_refused() {
 }
 
 #[test]
+fn a_target_is_text() {
+    let check = |target: &[u8], expected: Result<bool, HeadError>| {
+        let text = [b"GET /", target, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        let parsed = parse_request(&mut BytesMut::from(&text[..]), &mut HeadScan::default(), LIMITS);
+        assert_eq!(parsed.map(|parsed| parsed.is_some()), expected, "{target:?}");
+    };
+    check("\u{e9}".as_bytes(), Ok(true));
+    check(b"\xe9", Err(HeadError::Malformed));
+    check(b"\x7f", Err(HeadError::Malformed));
+}
+
+#[test]
 fn requests_that_are_read() {
     let check = |text: &str, authority: &str, path: &str, body: BodyLength, keep_alive: bool| {
         let parsed = request(text).expect("accepted").expect("complete");
