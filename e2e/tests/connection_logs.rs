@@ -11,7 +11,7 @@ use outrigger_e2e::h2c::{H2Connection, H2Request};
 use outrigger_e2e::http1::Connection;
 use outrigger_e2e::ports::closed;
 use outrigger_e2e::talker::Talker;
-use outrigger_e2e::tls::{Authority, Client, downstream, upstream};
+use outrigger_e2e::tls::{Authority, Client, downstream, secure, start, upstream};
 use outrigger_e2e::wait::DEADLINE;
 use outrigger_e2e::{Bootstrap, DataPlane, Origin, Peer, Request, eventually};
 use rcgen::SanType;
@@ -213,6 +213,24 @@ fn tls_is_told_alike() {
         assert_eq!(answer.status, 200, "{peer:?}: {answer:?}");
         records(&plane, 1)
     });
+}
+
+/// In the words of each proxy's library.
+#[test]
+fn a_handshake_that_fails_says_why() {
+    const WHY: &str = "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%";
+    let server = Authority::new("ours").and_then(|ours| ours.issue("server.test", "spiffe://mesh/server"));
+    let context = json!({"common_tls_context": {"tls_certificates": [server.expect("a leaf").config()]}});
+    let origin = Origin::start("o").expect("origin");
+    for peer in [Peer::Outrigger, Peer::Envoy] {
+        let listener = with(secure("main", &context), json!({"access_log": log(&[WHY])}));
+        let plane = start(peer, &origin, vec![listener]).expect("the proxy starts");
+        let mut client = TcpStream::connect(plane.listener("main").expect("its listener")).expect("a connection");
+        client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("room for a request");
+        let told = records(&plane, 1);
+        let why = told[0][WHY].as_str().unwrap_or_default();
+        assert!(why.starts_with("TLS_error:") && !why.contains(' '), "{peer:?}: {told:?}");
+    }
 }
 
 /// Of a stream that can't reach its socket by itself, and of a listener that is asked when the connection is gone.

@@ -225,7 +225,7 @@ fn close_type(closed: Closed) -> Value<'static> {
 }
 
 /// Lines are split at spaces.
-fn unspaced(reason: &str) -> Value<'_> {
+pub(super) fn unspaced(reason: &str) -> Value<'_> {
     if reason.contains(char::is_whitespace) {
         return Value::Owned(reason.replace(char::is_whitespace, "_").into_bytes());
     }

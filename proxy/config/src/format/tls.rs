@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use outrigger_http::{CertificateInfo, StreamInfo, TlsInfo};
 
 use super::certificate::{self, Hash};
+use super::facts::unspaced;
 use super::time::TimeFormat;
 use super::value::Value;
 
@@ -119,7 +120,7 @@ impl TlsOperator {
     pub(crate) fn value<'a>(&'a self, info: &'a StreamInfo) -> Value<'a> {
         let of_hello = || info.downstream.connection.as_deref();
         match self.fact {
-            Fact::Failure => return text(&info.downstream.transport_failure_reason),
+            Fact::Failure => return unspaced(&info.downstream.transport_failure_reason),
             Fact::Ja3 => return of_hello().map_or(Value::Absent, |connection| text(&connection.ja3)),
             Fact::Ja4 => return of_hello().map_or(Value::Absent, |connection| text(&connection.ja4)),
             _ => {}

@@ -86,8 +86,13 @@ fn serve_chosen<'a>(cx: &'a Rc<WorkerCx>, slot: &'a Rc<ListenerSlot>, pending: P
     Box::pin(async move {
         slot.stats.downstream_cx_total().inc();
         let active = ActiveGuard::new(&slot.stats, ListenerStats::downstream_cx_active);
-        if let Some(accepted) = Box::pin(secure(cx, slot, accepted)).await {
-            serve_chain(cx, accepted, record.as_mut()).await;
+        match Box::pin(secure(cx, slot, accepted)).await {
+            Ok(accepted) => serve_chain(cx, accepted, record.as_mut()).await,
+            Err(reason) => {
+                if let Some(record) = &mut record {
+                    record.0.info.downstream_mut().transport_failure_reason = reason;
+                }
+            }
         }
         slot.stats.downstream_cx_destroy().inc();
         drop(active);
