@@ -34,7 +34,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::progress::Progress;
 use crate::setup::{Purpose, prepare};
-use crate::{filters, paths, shell};
+use crate::{filters, release};
 use clap::ValueEnum;
 use peers::{Kind, Subject};
 use report::Report;
@@ -76,7 +76,7 @@ const SCENARIOS: [Scenario; 11] = [
     },
 ];
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Args {
     /// What to measure.
     #[arg(value_enum, default_value = "proxy")]
@@ -99,6 +99,9 @@ pub(crate) struct Args {
     /// Measure this proxy (and `examples/hotpath` beside it) instead of building ours for release.
     #[arg(long, value_name = "PROGRAM")]
     proxy: Option<PathBuf>,
+    /// Build ours without a profile of its work: in half the time, and not what is shipped.
+    #[arg(long, conflicts_with = "proxy")]
+    no_profile: bool,
 }
 
 /// What every scenario needs.
@@ -121,6 +124,42 @@ struct Bench {
 }
 
 impl Bench {
+    /// With the filters and the guest built.
+    fn new(
+        progress: Progress,
+        scenarios: &[&Scenario],
+        args: &Args,
+        outrigger: PathBuf,
+        hotpath: Option<PathBuf>,
+    ) -> Result<Bench> {
+        let modules = progress.step("build the filters for Wasm", filters::build)?;
+        let header_policy = modules.into_iter().find(|path| path.ends_with("header_policy.wasm"));
+        let header_policy = header_policy.context("header_policy.wasm is not among the filters")?;
+        let guest = progress.step("build the bench guest", || filters::compile("wasm32-wasip1", &["bench-guest"]))?;
+        let dir = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).max(1);
+        let plan = plan::Plan::new(scenarios, rounds, args.quick);
+        progress.say(&plan.words(scenarios, rounds));
+        Ok(Bench {
+            progress,
+            dir,
+            outrigger,
+            hotpath,
+            header_policy,
+            guest: guest.join("bench_guest.wasm"),
+            rounds,
+            window: plan.window,
+            quick: args.quick,
+            peers: args.peers.clone(),
+        })
+    }
+
+    /// Leaves nothing behind.
+    fn clean(&self) -> Result<()> {
+        std::fs::remove_dir_all(&self.dir).with_context(|| format!("{}", self.dir.display()))
+    }
+
     fn wants(&self, peer: &str) -> bool {
         self.peers.is_empty() || self.peers.iter().any(|wanted| wanted == peer)
     }
@@ -139,34 +178,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let scenarios = chosen(args)?;
     let progress = Progress::new();
     prepare(&progress, Purpose::Bench)?;
-    let modules = progress.step("build the filters for Wasm", filters::build)?;
-    let header_policy = modules.into_iter().find(|path| path.ends_with("header_policy.wasm"));
-    let header_policy = header_policy.context("header_policy.wasm is not among the filters")?;
-    let guest = progress.step("build the bench guest", || filters::compile("wasm32-wasip1", &["bench-guest"]))?;
     let (outrigger, hotpath) = match &args.proxy {
         Some(program) => {
             let beside = program.with_file_name("examples").join("hotpath");
             (program.clone(), beside.is_file().then_some(beside))
         }
-        None => release_build(&progress, args)?,
+        None => release_build(progress, args)?,
     };
-    let dir = std::env::temp_dir().join(format!("outrigger-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&dir)?;
-    let bench = Bench {
-        progress,
-        dir,
-        outrigger,
-        hotpath,
-        header_policy,
-        guest: guest.join("bench_guest.wasm"),
-        rounds: args.rounds.unwrap_or(if args.quick { 3 } else { 7 }).max(1),
-        window: Duration::ZERO,
-        quick: args.quick,
-        peers: args.peers.clone(),
-    };
-    let plan = plan::Plan::new(&scenarios, bench.rounds, args.quick);
-    let bench = Bench { window: plan.window, ..bench };
-    bench.progress.say(&plan.words(&scenarios, bench.rounds));
+    let bench = Bench::new(progress, &scenarios, args, outrigger, hotpath)?;
     let mut reports = Vec::new();
     for (index, scenario) in scenarios.iter().enumerate() {
         let words = format!("{} of {}: {}: {}", index + 1, scenarios.len(), scenario.name, scenario.about);
@@ -180,6 +199,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         reports.push((scenario.name, report));
     }
     finish(&bench, &reports, args.json.as_deref())
+}
+
+/// Puts a proxy that counts what it does to the work that proxies do most.
+pub(crate) fn train(progress: Progress, proxy: &Path) -> Result<()> {
+    let only = ["h1-c32", "h1-c256", "h2c-20k", "tls-c32", "tls-handshakes", "policies"].map(str::to_owned);
+    let peers = vec!["outrigger".to_owned()];
+    let args = Args { only: only.into(), peers, rounds: Some(1), quick: true, ..Args::default() };
+    let scenarios = chosen(&args)?;
+    let bench = Bench::new(progress, &scenarios, &args, proxy.to_owned(), None)?;
+    for scenario in scenarios {
+        progress.step(scenario.name, || (scenario.run)(&bench))?;
+    }
+    bench.clean()
 }
 
 /// The scenarios that the arguments name. A name that is one's whole name is only that one.
@@ -202,18 +234,12 @@ fn chosen(args: &Args) -> Result<Vec<&'static Scenario>> {
 }
 
 /// Our proxy, and the program that times the Wasm host.
-fn release_build(progress: &Progress, args: &Args) -> Result<(PathBuf, Option<PathBuf>)> {
-    let release = paths::target().join("release");
-    let built = (release.join("outrigger-proxy"), Some(release.join("examples/hotpath")));
+fn release_build(progress: Progress, args: &Args) -> Result<(PathBuf, Option<PathBuf>)> {
     if !args.peers.is_empty() && !args.peers.iter().any(|peer| peer == "outrigger") {
-        return Ok(built);
+        return Ok((PathBuf::new(), None));
     }
-    progress.step("build the proxy for release (10 minutes the first time)", || {
-        // Always both, so that they share their dependencies.
-        let build = ["build", "--release", "-p", "outrigger-proxy", "-p", "outrigger-wasm", "--bins", "--examples"];
-        shell::run(shell::cargo().args(build))
-    })?;
-    Ok(built)
+    let programs = if args.no_profile { release::build_plain(progress) } else { release::build(progress) }?;
+    Ok((programs.proxy, Some(programs.hotpath)))
 }
 
 fn finish(bench: &Bench, reports: &[(&str, Report)], json: Option<&Path>) -> Result<()> {
@@ -236,5 +262,5 @@ fn finish(bench: &Bench, reports: &[(&str, Report)], json: Option<&Path>) -> Res
         std::fs::write(path, serde_json::to_vec_pretty(&value)?).with_context(|| format!("{}", path.display()))?;
         println!("\nwritten: {}", path.display());
     }
-    std::fs::remove_dir_all(&bench.dir).with_context(|| format!("{}", bench.dir.display()))
+    bench.clean()
 }

@@ -9,6 +9,7 @@ mod filters;
 mod guests;
 mod paths;
 mod progress;
+mod release;
 mod setup;
 mod shell;
 mod test;
@@ -26,7 +27,8 @@ Examples:
   cargo xtask test --full       the same with the long forms
   cargo xtask bench --quick     our proxy beside nginx, HAProxy and Envoy, in a few minutes
   cargo xtask bench wasm        our Wasm host beside Envoy's
-  cargo xtask filters           build the Wasm filters";
+  cargo xtask filters           build the Wasm filters
+  cargo xtask release           build the proxy as it is shipped, by a profile of its work";
 
 /// Tasks of the Outrigger checkout.
 #[derive(Debug, Parser)]
@@ -56,6 +58,9 @@ enum Task {
         after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --quick --only h1-c32\n  cargo xtask bench --json bench.json\n  cargo xtask bench wasm --only headers"
     )]
     Bench(bench::Args),
+    /// Build the proxy as it is shipped: with counters, to serve the benchmark's loads, then by what they counted.
+    #[command(after_help = "Examples:\n  cargo xtask release\n  RUSTFLAGS=-Ctarget-cpu=x86-64-v3 cargo xtask release")]
+    Release,
     /// Build the Wasm filters.
     #[command(after_help = "Examples:\n  cargo xtask filters\n  cargo xtask filters --guests")]
     Filters {
@@ -81,6 +86,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Release => release::run(),
         Task::Filters { guests } => {
             for path in filters::build()? {
                 println!("{}", path.display());

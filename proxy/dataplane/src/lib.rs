@@ -34,6 +34,7 @@ mod mutation;
 mod network;
 mod normalize;
 mod overload;
+mod pace;
 mod plugin;
 mod prepared;
 mod probe;

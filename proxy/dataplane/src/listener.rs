@@ -7,6 +7,7 @@ mod secure;
 
 use std::cell::{OnceCell, RefCell};
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -189,7 +190,7 @@ impl ListenerSlot {
 }
 
 async fn accept_loop(cx: Rc<WorkerCx>, slot: Rc<ListenerSlot>, socket: Listening, stop: Rc<Notify>) {
-    let mut stopped = std::pin::pin!(stop.notified());
+    let mut stopped = pin!(stop.notified());
     let mut stopping = false;
     loop {
         let accepted = poll_fn(|task| {
@@ -244,9 +245,10 @@ fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: Socket) 
         return;
     };
     let count = cx.connection();
-    let (cx, slot) = (cx.clone(), slot.clone());
+    let (cx, slot, rest) = (cx.clone(), slot.clone(), transport.let_rest());
     tokio::task::spawn_local(async move {
-        accept::serve(&cx, &slot, transport, of_listener).await;
+        let mut serving = pin!(accept::serve(&cx, &slot, transport, of_listener));
+        poll_fn(|task| if cx.pace.holds(&rest, task) { Poll::Pending } else { serving.as_mut().poll(task) }).await;
         drop(count);
     });
 }

@@ -326,6 +326,7 @@ async fn next_request(
         if client.closes_idle() {
             return Poll::Ready(None);
         }
+        connection.transport.rest();
         if timer.poll_until(idle, task).is_ready() {
             client.stats.downstream_cx_idle_timeout().inc();
             return Poll::Ready(None);

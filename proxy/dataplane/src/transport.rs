@@ -19,6 +19,7 @@ use outrigger_http::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::cluster::{self, Client, MadeFor, Told};
+use crate::pace::Rest;
 use crate::probe::{Asked, Probe};
 pub(crate) use crate::socket::Socket;
 use crate::tls::{Acceptor, Connector, HandshakeError, Session, Target, TlsStats};
@@ -56,6 +57,8 @@ pub(crate) struct Transport {
     pub(crate) opened: Instant,
     /// Of an endpoint's connection.
     pub(crate) upstream: Option<UpstreamConnection>,
+    /// Of a client's: told when it waits for a request.
+    rest: Option<Rest>,
 }
 
 impl Transport {
@@ -81,12 +84,25 @@ impl Transport {
             bytes_written: 0,
             opened: Instant::now(),
             upstream: None,
+            rest: None,
         })
     }
 
     /// From now on streams may ask about the socket.
     pub(crate) fn let_ask(&mut self) {
         self.asked = Asked::new(&self.socket);
+    }
+
+    /// From now on whoever serves the connection tells when it rests.
+    pub(crate) fn let_rest(&mut self) -> Rest {
+        self.rest.insert(Rest::default()).clone()
+    }
+
+    /// The connection waits for a request.
+    pub(crate) fn rest(&self) {
+        if let Some(rest) = &self.rest {
+            rest.begin();
+        }
     }
 
     /// The way to ask about the client's socket.

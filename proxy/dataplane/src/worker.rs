@@ -23,6 +23,7 @@ use crate::cluster::{BreakerSet, ClusterStatus, HealthSet, LocalCluster, LocalZo
 use crate::listener::{self, Drain, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
+use crate::pace::Pace;
 use crate::prepared::{Prepared, WorkerVms};
 use crate::socket::StdSocket;
 use crate::stats::InspectStats;
@@ -92,6 +93,7 @@ pub(crate) struct WorkerCx {
     pub(crate) ending: Drain,
     idle: RefCell<HashMap<u64, Waker>>,
     pub(crate) connection_ids: Rc<ConnectionIds>,
+    pub(crate) pace: Rc<Pace>,
     active: Cell<usize>,
     ended: tokio::sync::Notify,
 }
@@ -138,6 +140,7 @@ impl WorkerCx {
             ending: Drain::default(),
             idle: RefCell::default(),
             connection_ids: Rc::new(ConnectionIds { worker: index as u64, last: Cell::new(0) }),
+            pace: Rc::default(),
             active: Cell::new(0),
             ended: tokio::sync::Notify::new(),
         })
