@@ -62,6 +62,21 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
+    /// One of which nothing is known but where it is.
+    #[must_use]
+    pub fn at(address: EndpointAddress) -> Endpoint {
+        Endpoint {
+            address,
+            hostname: Arc::default(),
+            weight: 1,
+            health: Health::Healthy,
+            metadata: None,
+            additional_addresses: Box::default(),
+            health_check: None,
+            proxy_entries: Box::default(),
+        }
+    }
+
     /// `health_check_config.disable_active_health_check`.
     #[must_use]
     pub fn is_unchecked(&self) -> bool {

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use crate::{
     Assignment, AssignmentPolicy, CircuitBreakers, Cluster, ClusterSpec, CodeSource, CodecType, Discovery, DnsEndpoint,
     DnsFamily, DnsLocality, DnsOptions, DnsTargets, Endpoint, ExtensionConfig, FailurePolicy, FilterChain,
-    FilterChainTable, HeaderMutations, Health, Http1Options, Http2Options, HttpConnectionManager, HttpFilter,
-    HttpFilterKind, HttpLimits, Isolation, LbPolicy, Limits, ListenAddress, Listener, Locality, ModuleCode,
-    NetworkFilter, Origin, OverrideNames, Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction,
-    RouteConfig, RouteForward, RouteSource, RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
+    FilterChainTable, HeaderMutations, Http1Options, Http2Options, HttpConnectionManager, HttpFilter, HttpFilterKind,
+    HttpLimits, Isolation, LbPolicy, Limits, ListenAddress, Listener, Locality, ModuleCode, NetworkFilter, Origin,
+    OverrideNames, Overrides, PathMatcher, PathNormalization, Resource, Route, RouteAction, RouteConfig, RouteForward,
+    RouteSource, RouteTable, Source, UpstreamHttpOptions, VirtualHost, WasmPlugin, WasmVm,
 };
 
 pub(crate) fn origin(name: &str) -> Arc<Origin> {
@@ -92,16 +92,7 @@ pub(crate) fn eds(name: &str, service: &str, version: u32) -> Resource {
 
 /// A cluster whose endpoints are resolved, and what of it is.
 pub(crate) fn dns(name: &str, host: &str) -> (Resource, Arc<DnsTargets>) {
-    let template = Endpoint {
-        address: SocketAddr::from(([0, 0, 0, 0], 80)).into(),
-        hostname: "".into(),
-        weight: 1,
-        health: Health::Healthy,
-        metadata: None,
-        additional_addresses: Box::default(),
-        health_check: None,
-        proxy_entries: Box::default(),
-    };
+    let template = Endpoint::at(SocketAddr::from(([0, 0, 0, 0], 80)).into());
     let place = Locality {
         metadata: None,
         region: String::new(),

@@ -4,6 +4,7 @@
 //! flushes each side once, and sleeps on whatever is missing. It names no protocol: both sides are enums with the same
 //! shape. Back-pressure is a comparison: a side is read only while the other one's queue is below its limit.
 
+mod deadlines;
 mod hash;
 mod mirror;
 mod redirect;
@@ -37,6 +38,7 @@ use crate::trace::Trace;
 use crate::worker::WorkerCx;
 use rand::RngCore;
 
+use deadlines::Deadlines;
 pub(crate) use request::QUEUE_BYTES_MAX;
 pub(crate) use selection::Selection;
 pub(crate) use timeouts::{grpc_text, grpc_timeout};
@@ -47,8 +49,8 @@ const NO_ANSWER: &[u8] = b"upstream connect error or disconnect/reset before hea
 /// How the connection goes on after an exchange.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// The answer is sent; the connection knows whether it can serve another request.
-    Done,
+    /// The answer is sent, at this time; the connection knows whether it can serve another request.
+    Done(Instant),
     /// The stream was cut short.
     Aborted,
     /// The connection is a tunnel now.
@@ -129,30 +131,6 @@ pub(crate) struct Exchange<'a> {
     now: Instant,
     elapsed: Duration,
     _active: ActiveGuard<HttpStats>,
-}
-
-/// When the stream has taken too long.
-#[derive(Debug, Default)]
-struct Deadlines {
-    /// From the end of the request to the end of the answer.
-    route_timeout: Option<Duration>,
-    route: Option<Instant>,
-    idle_timeout: Option<Duration>,
-    idle: Option<Instant>,
-    stream: Option<Instant>,
-    request: Option<Instant>,
-    /// Of one attempt: for its answer to begin, and for anything to come.
-    attempt: Option<Instant>,
-    attempt_idle: Option<Instant>,
-    /// The pause before the next attempt ends.
-    back_off: Option<Instant>,
-}
-
-impl Deadlines {
-    fn next(&self) -> Option<Instant> {
-        let whole = earlier(earlier(self.route, self.idle), earlier(self.stream, self.request));
-        earlier(whole, earlier(earlier(self.attempt, self.attempt_idle), self.back_off))
-    }
 }
 
 /// A request as its codec hands it over.
@@ -299,9 +277,9 @@ impl<'a> Exchange<'a> {
             Origin::Connected(picked) => {
                 self.record(&picked);
                 picked.finish(self.now);
-                if result.is_ok() { Outcome::Done } else { Outcome::Aborted }
+                if result.is_ok() { Outcome::Done(self.now) } else { Outcome::Aborted }
             }
-            _ if result.is_ok() => Outcome::Done,
+            _ if result.is_ok() => Outcome::Done(self.now),
             _ => Outcome::Aborted,
         };
         self.log();
@@ -479,36 +457,5 @@ impl<'a> Exchange<'a> {
             reply.status = 408;
         }
         self.reply(reply, flags)
-    }
-
-    /// A deadline has passed.
-    fn expire(&mut self) -> Result<(), StreamError> {
-        self.begin_turn();
-        let now = self.now;
-        let passed = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
-        let stats = &self.chain.stats;
-        let kind = if passed(self.deadlines.stream) {
-            stats.downstream_rq_max_duration_reached().inc();
-            ErrorKind::MaxStreamDuration
-        } else if passed(self.deadlines.request) {
-            stats.downstream_rq_timeout().inc();
-            ErrorKind::RequestTimeout
-        } else if passed(self.deadlines.route) {
-            if let Some(cluster) = &self.cluster {
-                cluster.stats.upstream_rq_timeout().inc();
-            }
-            ErrorKind::RouteTimeout
-        } else if passed(self.deadlines.idle) {
-            stats.downstream_rq_idle_timeout().inc();
-            ErrorKind::IdleTimeout
-        } else if passed(self.deadlines.back_off) {
-            return self.next_attempt();
-        } else {
-            let idle = !passed(self.deadlines.attempt);
-            return self.attempt_expired(idle);
-        };
-        self.deadlines = Deadlines { idle_timeout: self.deadlines.idle_timeout, ..Deadlines::default() };
-        self.deadlines.idle = self.deadlines.idle_timeout.map(|timeout| now + timeout);
-        self.fail(StreamError::internal(kind))
     }
 }

@@ -7,7 +7,6 @@ mod secure;
 
 use std::cell::{OnceCell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -22,6 +21,7 @@ pub(crate) use chain::ChainSlot;
 pub(crate) use drain::Drain;
 
 use crate::live::LiveConfig;
+use crate::pace::paced;
 use crate::socket::{Listening, Socket, StdListener, StdSocket};
 use crate::stats::ListenerStats;
 use crate::tcp::Early;
@@ -190,7 +190,7 @@ impl ListenerSlot {
 }
 
 async fn accept_loop(cx: Rc<WorkerCx>, slot: Rc<ListenerSlot>, socket: Listening, stop: Rc<Notify>) {
-    let mut stopped = pin!(stop.notified());
+    let mut stopped = std::pin::pin!(stop.notified());
     let mut stopping = false;
     loop {
         let accepted = poll_fn(|task| {
@@ -245,10 +245,10 @@ fn serve_connection(cx: &Rc<WorkerCx>, slot: &Rc<ListenerSlot>, socket: Socket) 
         return;
     };
     let count = cx.connection();
-    let (cx, slot, rest) = (cx.clone(), slot.clone(), transport.let_rest());
-    tokio::task::spawn_local(async move {
-        let mut serving = pin!(accept::serve(&cx, &slot, transport, of_listener));
-        poll_fn(|task| if cx.pace.holds(&rest, task) { Poll::Pending } else { serving.as_mut().poll(task) }).await;
+    let (cx, slot) = (cx.clone(), slot.clone());
+    tokio::task::spawn_local(paced(|rest| async move {
+        transport.rest = Some(rest);
+        accept::serve(&cx, &slot, transport, of_listener).await;
         drop(count);
-    });
+    }));
 }

@@ -2,145 +2,226 @@
 //!
 //! A worker that is busy finds hundreds of sockets readable at once. If it began all of their requests before it came to the
 //! first answer, each one's memory, and the kernel's for its origin connection, would have left the processor's caches when
-//! the answer is there. So a connection that rests begins a request only while its worker has begun few since it last asked
-//! for events; the others wait in order, their bytes with the kernel, and answers that come in between go first. Nobody
-//! waits for an answer that isn't there: the worker asks without sleeping, and goes on. At 256 busy connections that is a
-//! tenth of a request's whole cost, the kernel's part included.
+//! the answer is there. So a connection that rests is woken for a request only while its worker has begun few since it last
+//! asked for events; the others wait in order, their bytes with the kernel, and answers that come in between go first.
+//! Nobody waits for an answer that isn't there: the worker asks without sleeping, and goes on. At 256 busy connections that
+//! is a tenth of a request's whole cost, the kernel's part included.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 /// Requests that begin between two looks for events: enough to make a look cheap, few enough to stay in a cache of 1 MiB.
 const BEGUN_MAX: usize = 32;
 
+thread_local! {
+    static PACE: Pace = const { Pace::new() };
+}
+
 /// How far a worker is in beginning requests.
-#[derive(Debug, Default)]
-pub(crate) struct Pace {
+#[derive(Debug)]
+struct Pace {
     begun: Cell<usize>,
     /// Connections whose turn hasn't come.
-    waiting: RefCell<VecDeque<Waker>>,
+    waiting: RefCell<VecDeque<Arc<Connection>>>,
+    /// Who lets them on; `None`: nobody waits on this thread.
+    keeper: RefCell<Option<Waker>>,
 }
 
-/// Whether a connection is between two requests, as its task and what runs in it both know.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Rest(Rc<Cell<State>>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum State {
-    #[default]
-    Busy,
-    Resting,
-    Waiting,
+/// A client's connection, as whatever wakes it knows it.
+#[derive(Debug)]
+struct Connection {
+    state: AtomicU8,
+    task: Waker,
 }
+
+const BUSY: u8 = 0;
+const RESTING: u8 = 1;
+const WAITING: u8 = 2;
+
+/// For the one who serves a connection: to tell that it waits for a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Rest(Arc<Connection>);
 
 impl Rest {
-    /// The connection waits for a request, and whatever wakes it may be one.
+    /// Whatever wakes the connection may be a request.
     pub(crate) fn begin(&self) {
-        self.0.set(State::Resting);
+        self.0.state.store(RESTING, Ordering::Relaxed);
+    }
+}
+
+/// Runs what serves a connection, in a task of its own, at the worker's pace.
+pub(crate) async fn paced<F: Future<Output = ()>>(serve: impl FnOnce(Rest) -> F) {
+    let task = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let connection = Arc::new(Connection { state: AtomicU8::new(BUSY), task });
+    let waker = Waker::from(connection.clone());
+    let mut serving = pin!(serve(Rest(connection)));
+    poll_fn(|_| serving.as_mut().poll(&mut Context::from_waker(&waker))).await;
+}
+
+impl Wake for Connection {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.state.load(Ordering::Relaxed) == RESTING {
+            let begins = PACE.with(|pace| pace.begins(self));
+            self.state.store(if begins { BUSY } else { WAITING }, Ordering::Relaxed);
+            if !begins {
+                return;
+            }
+        }
+        self.task.wake_by_ref();
+    }
+}
+
+/// Lets waiting connections on, on the worker's thread for as long as it serves.
+pub(crate) async fn keep() {
+    let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+    let _keeper = Keeper::begin(waker);
+    loop {
+        poll_fn(|_| if PACE.with(Pace::is_idle) { Poll::Pending } else { Poll::Ready(()) }).await;
+        // The runtime asks for events, and puts those whom they wake before this task.
+        tokio::task::yield_now().await;
+        PACE.with(|pace| pace.let_on(BEGUN_MAX));
+    }
+}
+
+struct Keeper;
+
+impl Keeper {
+    fn begin(waker: Waker) -> Keeper {
+        PACE.with(|pace| pace.keeper.replace(Some(waker)));
+        Keeper
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        PACE.with(|pace| {
+            pace.keeper.take();
+            pace.let_on(usize::MAX);
+        });
     }
 }
 
 impl Pace {
-    /// Whether a connection's task, which was woken, has to wait for its turn.
-    pub(crate) fn holds(self: &Rc<Self>, rest: &Rest, task: &Context<'_>) -> bool {
-        if rest.0.get() == State::Resting && self.is_full() {
-            rest.0.set(State::Waiting);
-            self.hold(task.waker().clone());
-            return true;
+    const fn new() -> Pace {
+        Pace { begun: Cell::new(0), waiting: RefCell::new(VecDeque::new()), keeper: RefCell::new(None) }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
+
+    /// Whether a connection that was called may begin; else it waits.
+    fn begins(&self, connection: &Arc<Connection>) -> bool {
+        let keeper = self.keeper.borrow();
+        let Some(keeper) = &*keeper else { return true };
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() {
+            if self.begun.get() < BEGUN_MAX {
+                self.begun.set(self.begun.get() + 1);
+                return true;
+            }
+            keeper.wake_by_ref();
         }
-        if rest.0.replace(State::Busy) == State::Resting {
-            self.begun.set(self.begun.get() + 1);
-        }
+        waiting.push_back(connection.clone());
         false
     }
 
-    fn is_full(&self) -> bool {
-        self.begun.get() >= BEGUN_MAX || !self.waiting.borrow().is_empty()
-    }
-
-    fn hold(self: &Rc<Self>, waker: Waker) {
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.push_back(waker);
-        if waiting.len() == 1 {
-            tokio::task::spawn_local(self.clone().let_all_on());
-        }
-    }
-
-    async fn let_all_on(self: Rc<Self>) {
-        while !self.waiting.borrow().is_empty() {
-            // The runtime asks for events, and puts those whom they wake before this task.
-            tokio::task::yield_now().await;
-            let next: Vec<Waker> = {
-                let mut waiting = self.waiting.borrow_mut();
-                let count = waiting.len().min(BEGUN_MAX);
-                waiting.drain(..count).collect()
-            };
-            self.begun.set(next.len());
-            next.into_iter().for_each(Waker::wake);
+    fn let_on(&self, max: usize) {
+        let next: Vec<Arc<Connection>> = {
+            let mut waiting = self.waiting.borrow_mut();
+            let count = waiting.len().min(max);
+            waiting.drain(..count).collect()
+        };
+        self.begun.set(next.len());
+        for connection in next {
+            connection.state.store(BUSY, Ordering::Relaxed);
+            connection.task.wake_by_ref();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::task::Poll;
+    use std::rc::Rc;
 
+    use tokio::runtime::{Builder, LocalOptions};
     use tokio::sync::oneshot;
-    use tokio::task::{LocalSet, spawn_local, yield_now};
+    use tokio::task::{spawn_local, yield_now};
 
     use super::*;
 
-    /// What happened, in order.
-    type Log = Rc<RefCell<Vec<(&'static str, usize)>>>;
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Event {
+        Rests,
+        Begun(usize),
+        Answered,
+    }
+
+    type Log = Rc<RefCell<Vec<Event>>>;
 
     /// A connection that rests until it is told of a request, begins it, and then waits for its answer.
-    fn connection(pace: &Rc<Pace>, log: &Log, number: usize) -> oneshot::Sender<()> {
+    fn connection(log: &Log, number: usize) -> oneshot::Sender<()> {
         let (request, mut requested) = oneshot::channel::<()>();
-        let (pace, log, rest) = (pace.clone(), log.clone(), Rest::default());
-        spawn_local(async move {
-            rest.begin();
-            let mut first = true;
-            poll_fn(|task| {
-                if !std::mem::take(&mut first) && pace.holds(&rest, task) {
-                    return Poll::Pending;
+        let log = log.clone();
+        spawn_local(paced(move |rest| async move {
+            let next = poll_fn(|task| {
+                let next = pin!(&mut requested).poll(task);
+                if next.is_pending() {
+                    log.borrow_mut().push(Event::Rests);
+                    rest.begin();
                 }
-                std::pin::Pin::new(&mut requested).poll(task).map(|_| ())
-            })
-            .await;
-            log.borrow_mut().push(("begun", number));
+                next
+            });
+            next.await.expect("a request");
+            log.borrow_mut().push(Event::Begun(number));
             yield_now().await;
-            log.borrow_mut().push(("answered", number));
-        });
+            log.borrow_mut().push(Event::Answered);
+        }));
         request
     }
 
-    async fn run(connections: usize, beside: impl Future<Output = ()> + 'static) -> Vec<(&'static str, usize)> {
-        let (pace, log) = (Rc::<Pace>::default(), Log::default());
-        let requests: Vec<_> = (0..connections).map(|number| connection(&pace, &log, number)).collect();
-        yield_now().await;
-        let beside = spawn_local(beside);
-        requests.into_iter().for_each(|request| request.send(()).expect("it rests"));
-        while log.borrow().len() < 2 * connections {
+    async fn until(done: impl Fn() -> bool) {
+        while !done() {
             yield_now().await;
         }
-        beside.abort();
-        assert!(pace.waiting.borrow().is_empty());
-        log.take()
     }
 
-    #[tokio::test]
-    async fn requests_begin_in_order_a_few_at_a_time() {
-        let log = LocalSet::new().run_until(run(200, async {})).await;
+    /// What happens when so many connections get a request at once.
+    fn run(connections: usize, then: impl AsyncFnOnce(tokio::task::JoinHandle<()>)) -> Vec<Event> {
+        let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).expect("a runtime");
+        runtime.block_on(async {
+            let log = Log::default();
+            let keeper = spawn_local(keep());
+            let requests: Vec<_> = (0..connections).map(|number| connection(&log, number)).collect();
+            until(|| log.borrow().len() == connections).await;
+            log.borrow_mut().clear();
+            requests.into_iter().for_each(|request| request.send(()).expect("it rests"));
+            then(keeper).await;
+            until(|| log.borrow().len() == 2 * connections).await;
+            assert!(PACE.with(Pace::is_idle));
+            log.take()
+        })
+    }
+
+    #[test]
+    fn requests_begin_in_order_a_few_at_a_time() {
         let (mut open, mut open_max, mut begun) = (0, 0, Vec::new());
-        for (what, number) in log {
-            if what == "begun" {
-                open += 1;
-                begun.push(number);
-            } else {
-                open -= 1;
+        for event in run(200, async |_| {}) {
+            match event {
+                Event::Begun(number) => {
+                    open += 1;
+                    begun.push(number);
+                }
+                _ => open -= 1,
             }
             open_max = open_max.max(open);
         }
@@ -149,14 +230,24 @@ mod tests {
         assert!((BEGUN_MAX..=2 * BEGUN_MAX).contains(&open_max), "{open_max}");
     }
 
-    #[tokio::test]
-    async fn a_task_that_never_rests_keeps_nobody_waiting() {
-        let busy = async {
-            loop {
-                yield_now().await;
-            }
-        };
-        let log = LocalSet::new().run_until(run(200, busy)).await;
+    #[test]
+    fn a_task_that_never_rests_keeps_nobody_waiting() {
+        let log = run(200, async |_| {
+            spawn_local(async {
+                loop {
+                    yield_now().await;
+                }
+            });
+        });
         assert_eq!(log.len(), 400);
+    }
+
+    #[test]
+    fn whoever_waits_goes_on_when_nobody_keeps_the_pace() {
+        let log = run(200, async |keeper| {
+            assert!(!PACE.with(Pace::is_idle));
+            keeper.abort();
+        });
+        assert_eq!(log.iter().filter(|event| matches!(event, Event::Begun(_))).count(), 200);
     }
 }

@@ -1,25 +1,24 @@
 //! A client's HTTP connection: from its first byte to its last.
 
+mod http2;
+
 use std::cell::RefCell;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use outrigger_config::{Action, CodecType, HttpConnectionManager};
 use outrigger_http::{
     ClientSocket, DownstreamInfo, HeaderName, LogType, RequestHead, ResponseFlags, ResponseHead, Scheme, StreamInfo,
     StreamState, Version,
 };
-use outrigger_stats::Name;
 use tokio::time::Instant;
 
+use crate::downstream::Downstream;
 use crate::downstream::h1::{Connection, NoRequest};
-use crate::downstream::resets::{self, Resets};
-use crate::downstream::{Downstream, h2};
 use crate::exchange::{Exchange, Incoming, Outcome};
 use crate::http1::{BodyLength, HeadError, HeadLimits};
 use crate::listener::{Accepted, ChainSlot};
@@ -45,7 +44,6 @@ struct Client<'a> {
     info: Rc<DownstreamInfo>,
     /// Held by the streams that may ask, and by nobody else, since there is a price for who outlives the socket.
     socket: Weak<Probe>,
-    id: u64,
     opened: Instant,
     stats: Rc<HttpStats>,
     /// Who is woken when connections are to close.
@@ -54,7 +52,7 @@ struct Client<'a> {
 
 impl Drop for Client<'_> {
     fn drop(&mut self) {
-        self.cx.unregister_idle(self.id);
+        self.cx.unregister_idle(self.info.id);
         self.stats.downstream_cx_destroy().inc();
         self.stats
             .downstream_cx_length_ms()
@@ -76,13 +74,13 @@ impl Client<'_> {
         let mut known = self.waker.borrow_mut();
         if known.as_ref().is_none_or(|known| !known.will_wake(waker)) {
             *known = Some(waker.clone());
-            self.cx.register_idle(self.id, waker);
+            self.cx.register_idle(self.info.id, waker);
         }
     }
 
     /// Whether the connection is to close with its next answer.
     fn closing(&self) -> bool {
-        self.slot.is_closing(self.id) || self.cx.ending.includes(self.id)
+        self.slot.is_closing(self.info.id) || self.cx.ending.includes(self.info.id)
     }
 
     /// Whether it closes while it is idle. A request may cross that, so it comes last.
@@ -138,7 +136,6 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
         slot,
         info: Rc::new(transport.downstream_info(id, info)),
         socket: transport.probe().map(Arc::downgrade).unwrap_or_default(),
-        id,
         opened: Instant::now(),
         stats: chain.stats.clone(),
         waker: RefCell::new(None),
@@ -148,7 +145,7 @@ pub(crate) async fn http(cx: &Rc<WorkerCx>, accepted: Accepted) {
     let http2 = Box::pin(speaks_http2(&hcm, &mut transport, &client)).await;
     let Some(http2) = http2 else { return };
     if http2 {
-        Box::pin(http2_connection(&client, transport)).await;
+        Box::pin(http2::serve(&client, transport)).await;
     } else {
         Box::pin(http1_connection(&client, transport)).await;
     }
@@ -217,8 +214,9 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
     drop(chain);
     let mut timer = LazyTimer::default();
     let mut requests = 0_u32;
+    let mut rests_since = client.opened;
     while let Some(waits) = client.chain().map(|chain| Waits::of(&chain.hcm)) {
-        let next = next_request(client, &mut connection, waits, &mut timer).await;
+        let next = next_request(client, &mut connection, rests_since, waits, &mut timer).await;
         let parsed = match next {
             Some(Ok(parsed)) => parsed,
             Some(Err(error)) => {
@@ -253,14 +251,14 @@ async fn http1_connection(client: &Client<'_>, transport: Box<Transport>) {
         let exchange =
             Exchange::new(client.cx, chain, &client.slot, Downstream::H1(&mut connection), state, &mut timer, received);
         match exchange.run(incoming).await {
-            Outcome::Done if connection.reusable() => {}
+            Outcome::Done(at) if connection.reusable() => rests_since = at,
             Outcome::Tunnel(picked) => {
                 stats.downstream_cx_upgrades_total().inc();
                 let _active = ActiveGuard::new(&stats, HttpStats::downstream_cx_upgrades_active);
                 Box::pin(tunnel::upgraded(connection, picked, client.slot.buffer_limit(), idle)).await;
                 return;
             }
-            Outcome::Done => {
+            Outcome::Done(_) => {
                 Box::pin(linger(&mut connection.transport)).await;
                 break;
             }
@@ -296,11 +294,11 @@ impl Waits {
 async fn next_request(
     client: &Client<'_>,
     connection: &mut Connection,
+    rests_since: Instant,
     waits: Waits,
     timer: &mut LazyTimer,
 ) -> Option<Result<crate::http1::ParsedRequest, HeadError>> {
-    let began = Instant::now();
-    let idle = earlier(Some(began + waits.idle), waits.whole.map(|max| client.opened + max));
+    let idle = earlier(Some(rests_since + waits.idle), waits.whole.map(|max| client.opened + max));
     let mut head_deadline = None;
     let mut started = false;
     poll_fn(|task: &mut Context<'_>| {
@@ -391,148 +389,4 @@ async fn linger(transport: &mut Transport) {
         }
     };
     _ = tokio::time::timeout(LINGER, closing).await;
-}
-
-fn http2_settings(hcm: &HttpConnectionManager) -> ::h2::server::Builder {
-    let mut builder = ::h2::server::Builder::new();
-    builder
-        .initial_window_size(hcm.http2.initial_stream_window_bytes)
-        .initial_connection_window_size(hcm.http2.initial_connection_window_bytes)
-        .max_concurrent_streams(hcm.http2.max_concurrent_streams)
-        .max_header_list_size(hcm.limits.max_request_headers_bytes)
-        .max_send_buffer_size(256 * 1024);
-    builder
-}
-
-async fn http2_connection(client: &Client<'_>, transport: Box<Transport>) {
-    let Some(chain) = client.chain() else { return };
-    let hcm = chain.hcm.clone();
-    chain.stats.downstream_cx_http2_total().inc();
-    let _active = ActiveGuard::new(&chain.stats, HttpStats::downstream_cx_http2_active);
-    drop(chain);
-    let handshake = http2_settings(&hcm).handshake::<_, Bytes>(transport.into_prefixed());
-    let Ok(Ok(mut connection)) = tokio::time::timeout(HEADERS_TIMEOUT, handshake).await else {
-        client.stats.downstream_cx_protocol_error().inc();
-        return;
-    };
-    let keepalive = hcm.http2.keepalive.zip(connection.ping_pong());
-    let mut keepalive = keepalive.map(|(options, pings)| Box::pin(crate::http2::keep_alive(options, pings)));
-    let mut exchanges = FuturesUnordered::new();
-    let mut timer = LazyTimer::default();
-    let mut idle_since = Instant::now();
-    let mut going_away = false;
-    let mut failed = false;
-    let mut resets = Resets::default();
-    loop {
-        let accepted = poll_fn(|task| {
-            // First the exchanges: what they write goes out with the connection's own turn.
-            while let Poll::Ready(Some(premature)) = exchanges.poll_next_unpin(task) {
-                idle_since = Instant::now();
-                resets.count(premature);
-            }
-            if resets.are_too_many() {
-                client.stats.downstream_rq_too_many_premature_resets().inc();
-                resets = Resets::default();
-                going_away = true;
-                connection.abrupt_shutdown(::h2::Reason::ENHANCE_YOUR_CALM);
-            }
-            client.listen_for_changes(task.waker());
-            if !going_away && (client.closing() || client.disables_keepalive()) {
-                going_away = true;
-                connection.graceful_shutdown();
-            }
-            match connection.poll_accept(task) {
-                Poll::Ready(accepted) => return Poll::Ready(accepted),
-                Poll::Pending => {}
-            }
-            if keepalive.as_mut().is_some_and(|pings| pings.as_mut().poll(task).is_ready()) {
-                client.cx.registry.counter(&Name::new("", "http2.keepalive_timeout")).inc();
-                return Poll::Ready(None);
-            }
-            if exchanges.is_empty() && !going_away {
-                let idle = idle_since + idle_timeout(&hcm);
-                if timer
-                    .poll_until(earlier(Some(idle), hcm.max_connection_duration.map(|max| client.opened + max)), task)
-                    .is_ready()
-                {
-                    client.stats.downstream_cx_idle_timeout().inc();
-                    going_away = true;
-                    connection.graceful_shutdown();
-                    task.waker().wake_by_ref();
-                }
-            }
-            Poll::Pending
-        });
-        match accepted.await {
-            Some(Ok((request, respond))) => {
-                if let Some(exchange) = http2_exchange(client, request, respond) {
-                    exchanges.push(exchange);
-                }
-            }
-            Some(Err(error)) => {
-                failed = !error.is_io();
-                break;
-            }
-            None => break,
-        }
-    }
-    if failed {
-        client.stats.downstream_cx_protocol_error().inc();
-    }
-    // The connection is gone: its streams notice, end and are logged.
-    drop(connection);
-    while exchanges.next().await.is_some() {}
-}
-
-/// A stream of an HTTP/2 connection; it says whether the client has reset it early.
-fn http2_exchange<'c>(
-    client: &'c Client<'c>,
-    request: http::Request<::h2::RecvStream>,
-    mut respond: ::h2::server::SendResponse<Bytes>,
-) -> Option<impl Future<Output = bool> + use<'c>> {
-    let chain = client.chain()?;
-    chain.stats.downstream_rq_http2_total().inc();
-    let (parts, body) = request.into_parts();
-    let headers_max = chain.hcm.limits.max_headers_count as usize;
-    let head = match h2::request_head(&parts, headers_max) {
-        Ok(head) => head,
-        Err(h2::Refused(status, details)) => {
-            tracing::debug!(connection = client.id, "{details}");
-            chain.stats.downstream_rq_total().inc();
-            chain.stats.response(status);
-            let mut response = http::Response::new(());
-            *response.status_mut() = http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::BAD_REQUEST);
-            _ = respond.send_response(response, true);
-            return None;
-        }
-    };
-    let head_bytes = head.headers.byte_size();
-    let mut stream = h2::Stream::new(body, respond, &head);
-    let length = head.headers.get(&HeaderName::CONTENT_LENGTH);
-    let says_empty = length.is_some_and(|value| value.iter().all(|byte| *byte == b'0'));
-    let received = Instant::now();
-    let state = client.state(head, head_bytes, chain.live.prepared.snapshot.generation, received);
-    Some(async move {
-        let mut now = received;
-        if says_empty && !stream.request_complete() {
-            // Not a byte goes to the origin before it is known that nothing follows.
-            let settled = tokio::time::timeout(HEADERS_TIMEOUT, stream.settle()).await;
-            if !matches!(settled, Ok(Ok(()))) {
-                chain.stats.downstream_rq_total().inc();
-                chain.stats.downstream_rq_tx_reset().inc();
-                stream.reset();
-                return true;
-            }
-            now = Instant::now();
-        }
-        let end = stream.request_complete();
-        let incoming = Incoming { end, upgrade: None, expect_continue: false, shed: client.sheds() };
-        let mut timer = LazyTimer::default();
-        let down = Downstream::H2(Box::new(stream));
-        let outcome =
-            Exchange::new(client.cx, chain, &client.slot, down, state.clone(), &mut timer, now).run(incoming).await;
-        matches!(outcome, Outcome::Aborted)
-            && received.elapsed() < resets::LIFETIME_MIN
-            && state.borrow().info.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION)
-    })
 }

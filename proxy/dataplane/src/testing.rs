@@ -4,24 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrigger_config::{
-    Assignment, AssignmentPolicy, CircuitBreakers, Cluster, Discovery, Endpoint, Health, LbPolicy, Locality, Origin,
-    Source, Transports, UpstreamHttpOptions,
+    Assignment, AssignmentPolicy, CircuitBreakers, Cluster, Discovery, Endpoint, LbPolicy, Locality, Origin, Source,
+    Transports, UpstreamHttpOptions,
 };
 use outrigger_http::EndpointAddress;
 
 /// With all endpoints in one place.
 pub(crate) fn cluster(name: &str, addresses: impl Iterator<Item = EndpointAddress>) -> Cluster {
     let origin = Arc::new(Origin { source: Source::Static, name: name.into(), version: "".into(), object: "".into() });
-    let endpoint = |address| Endpoint {
-        address,
-        hostname: "".into(),
-        weight: 1,
-        health: Health::Healthy,
-        metadata: None,
-        additional_addresses: Box::default(),
-        health_check: None,
-        proxy_entries: Box::default(),
-    };
     let locality = Locality {
         metadata: None,
         region: String::new(),
@@ -29,7 +19,7 @@ pub(crate) fn cluster(name: &str, addresses: impl Iterator<Item = EndpointAddres
         sub_zone: String::new(),
         priority: 0,
         weight: None,
-        endpoints: addresses.map(endpoint).collect(),
+        endpoints: addresses.map(Endpoint::at).collect(),
     };
     let assignment = Arc::new(Assignment {
         name: name.into(),

@@ -58,7 +58,7 @@ pub(crate) struct Transport {
     /// Of an endpoint's connection.
     pub(crate) upstream: Option<UpstreamConnection>,
     /// Of a client's: told when it waits for a request.
-    rest: Option<Rest>,
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Transport {
@@ -91,11 +91,6 @@ impl Transport {
     /// From now on streams may ask about the socket.
     pub(crate) fn let_ask(&mut self) {
         self.asked = Asked::new(&self.socket);
-    }
-
-    /// From now on whoever serves the connection tells when it rests.
-    pub(crate) fn let_rest(&mut self) -> Rest {
-        self.rest.insert(Rest::default()).clone()
     }
 
     /// The connection waits for a request.

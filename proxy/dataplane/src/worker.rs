@@ -23,7 +23,7 @@ use crate::cluster::{BreakerSet, ClusterStatus, HealthSet, LocalCluster, LocalZo
 use crate::listener::{self, Drain, ListenerSlot};
 use crate::live::LiveConfig;
 use crate::overload::Overload;
-use crate::pace::Pace;
+use crate::pace;
 use crate::prepared::{Prepared, WorkerVms};
 use crate::socket::StdSocket;
 use crate::stats::InspectStats;
@@ -93,7 +93,6 @@ pub(crate) struct WorkerCx {
     pub(crate) ending: Drain,
     idle: RefCell<HashMap<u64, Waker>>,
     pub(crate) connection_ids: Rc<ConnectionIds>,
-    pub(crate) pace: Rc<Pace>,
     active: Cell<usize>,
     ended: tokio::sync::Notify,
 }
@@ -140,7 +139,6 @@ impl WorkerCx {
             ending: Drain::default(),
             idle: RefCell::default(),
             connection_ids: Rc::new(ConnectionIds { worker: index as u64, last: Cell::new(0) }),
-            pace: Rc::default(),
             active: Cell::new(0),
             ended: tokio::sync::Notify::new(),
         })
@@ -353,6 +351,7 @@ pub(crate) async fn run(
 ) {
     let cx = WorkerCx::new(index, shared, peers);
     let sweeper = tokio::task::spawn_local(sweep(cx.clone()));
+    let keeper = tokio::task::spawn_local(pace::keep());
     while let Some(command) = commands.recv().await {
         match command {
             Command::Publish(prepared, vms, confirm) => {
@@ -380,6 +379,7 @@ pub(crate) async fn run(
         }
     }
     sweeper.abort();
+    keeper.abort();
     // Pending accesses of the last streams are formatted; the writer thread flushes them.
     *cx.live.borrow_mut() = LiveConfig::empty();
     cx.peers.borrow_mut().clear();

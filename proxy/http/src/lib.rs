@@ -15,6 +15,7 @@ mod headers;
 mod hex;
 mod metadata;
 mod name;
+mod scan;
 mod stream;
 mod tls;
 
@@ -27,6 +28,7 @@ pub use headers::{Headers, InvalidValue, valid_value};
 pub use hex::hex;
 pub use metadata::{Metadata, MetadataStruct, MetadataValue, StreamMetadata};
 pub use name::{HeaderName, InvalidName, Known, is_token_byte};
+pub use scan::find_below;
 pub use stream::{
     ClientSocket, CloseType, Closed, ConnectionInfo, Direction, DownstreamInfo, ListenerInfo, LogType, ProxyEntry,
     StreamEvent, StreamExtras, StreamInfo, StreamState, TimingPoint, Timings, UpstreamConnection, UpstreamInfo,

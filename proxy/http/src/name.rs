@@ -5,6 +5,8 @@ use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
 
+use crate::scan::find;
+
 /// A field name, lower case (RFC 9110 §5.1; HTTP/2 requires lower case, HTTP/1 ignores case).
 #[derive(Clone)]
 pub struct HeaderName(Repr);
@@ -34,7 +36,7 @@ macro_rules! known {
             $(#[doc = concat!("`", $text, "`")] pub const $constant: HeaderName = HeaderName(Repr::Known(Known::$variant));)*
         }
 
-        /// The interned name that a token is, in whatever case.
+        /// The interned name that bytes without control characters are, in whatever case.
         fn lookup(token: &[u8]) -> Option<Known> {
             $(const $constant: Key = key($text.as_bytes());)*
             let known = match key(token) { $($constant => Known::$variant,)* _ => return None };
@@ -138,7 +140,7 @@ const TOKEN: [bool; 256] = {
 };
 
 /// Length and bytes of a token, without their case: the bit that tells letters' case is set in all other bytes of interned
-/// names, and nothing else that a token holds becomes one of them by it.
+/// names, and nothing else but control characters, which nobody looks up, becomes one of them by it.
 type Key = (usize, u64, u64);
 
 /// All bytes of a token up to this length are in its key; of a longer one the first, the middle and the last eight.
@@ -178,19 +180,20 @@ impl HeaderName {
         }))
     }
 
-    /// The name that begins at a place of a head, and where it ends: at the first byte that no name has. It shares the
-    /// head's bytes, unless it is interned or holds upper case.
+    /// The name that begins at a place of a head, and where it ends: at a colon, a blank or a control character. It shares
+    /// the head's bytes, unless it is interned or holds upper case.
     pub fn read(head: &Bytes, start: usize) -> Result<(HeaderName, usize), InvalidName> {
-        let rest = &head[start..];
-        let length = rest.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(rest.len());
-        let (token, end) = (&rest[..length], start + length);
-        let name = match lookup(token) {
-            Some(known) => Repr::Known(known),
-            None if token.is_empty() || length > HeaderName::LEN_MAX => return Err(InvalidName),
-            None if token.iter().any(u8::is_ascii_uppercase) => Repr::Custom(token.to_ascii_lowercase().into()),
-            None => Repr::Custom(head.slice(start..end)),
+        let end = find::<0x21, b':'>(head, start).unwrap_or(head.len());
+        let token = &head[start..end];
+        if let Some(known) = lookup(token) {
+            return Ok((HeaderName(Repr::Known(known)), end));
+        }
+        check(token)?;
+        let name = match token.iter().any(u8::is_ascii_uppercase) {
+            true => token.to_ascii_lowercase().into(),
+            false => head.slice(start..end),
         };
-        Ok((HeaderName(name), end))
+        Ok((HeaderName(Repr::Custom(name)), end))
     }
 
     /// Which interned name it is.
@@ -324,6 +327,9 @@ mod tests {
                     other[at] = byte;
                     let same = other.eq_ignore_ascii_case(text.as_bytes());
                     let found = HeaderName::from_bytes(&other).is_ok_and(|found| found == name);
+                    assert_eq!(found, same, "{text} {at} {byte}");
+                    let read = HeaderName::read(&[&other[..], b":"].concat().into(), 0);
+                    let found = read.is_ok_and(|(found, end)| found == name && end == text.len());
                     assert_eq!(found, same, "{text} {at} {byte}");
                 }
             }

@@ -107,7 +107,7 @@ impl ClusterHandle {
             counts.cx_connect_fail.set(counts.cx_connect_fail.get() + 1);
             self.report(endpoint, Outcome::Broken);
             self.observe(endpoint, started, true);
-            let host_name = Some(&endpoint.endpoint.hostname).filter(|name| !name.is_empty()).cloned();
+            let host_name = endpoint.host_name().cloned();
             let failed = FailedConnect { address: endpoint.endpoint.address.clone(), host_name, reason };
             *self.failed.borrow_mut() = Some(Rc::new(failed));
             StreamError::upstream(kind)

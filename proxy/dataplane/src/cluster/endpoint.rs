@@ -200,7 +200,7 @@ impl EndpointHandle {
         same(self.host_name(), info.host_name.as_ref()) && same(self.locality_names.as_ref(), info.locality.as_ref())
     }
 
-    fn host_name(&self) -> Option<&Arc<str>> {
+    pub(super) fn host_name(&self) -> Option<&Arc<str>> {
         Some(&self.endpoint.hostname).filter(|name| !name.is_empty())
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use outrigger_config::{Endpoint, Health, Locality, OriginalDst, UpstreamHttpOptions};
+use outrigger_config::{Endpoint, Locality, OriginalDst, UpstreamHttpOptions};
 use tokio::time::Instant;
 
 use super::endpoint::EndpointHandle;
@@ -67,16 +67,7 @@ impl Destinations {
         if endpoints.len() >= DESTINATIONS_MAX {
             return None;
         }
-        let endpoint = Endpoint {
-            address: address.into(),
-            hostname: Arc::default(),
-            weight: 1,
-            health: Health::Healthy,
-            metadata: None,
-            additional_addresses: Box::default(),
-            health_check: None,
-            proxy_entries: Box::default(),
-        };
+        let endpoint = Endpoint::at(address.into());
         let placed = Placed { endpoint, locality: self.locality.clone() };
         let endpoint = EndpointHandle::build(placed, None, None, now);
         if self.retired.get() {

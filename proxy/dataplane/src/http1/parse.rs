@@ -295,12 +295,12 @@ pub(crate) fn check_host(host: &[u8]) -> Result<(), HeadError> {
             }
             (&b"x"[..], &host[close + 1..])
         }
-        Some(_) => match host.iter().position(|byte| *byte == b':') {
-            Some(at) => host.split_at(at),
-            None => (host, &b""[..]),
-        },
+        Some(_) => {
+            let end = host.iter().position(|byte| !HOST_NAME[usize::from(*byte)]);
+            host.split_at(end.unwrap_or(host.len()))
+        }
     };
-    if name.is_empty() || !name.iter().all(|byte| HOST_NAME[usize::from(*byte)]) {
+    if name.is_empty() {
         return Err(HeadError::InvalidHost);
     }
     match port.split_first() {
