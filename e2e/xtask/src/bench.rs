@@ -238,8 +238,8 @@ fn release_build(progress: Progress, args: &Args) -> Result<(PathBuf, Option<Pat
     if !args.peers.is_empty() && !args.peers.iter().any(|peer| peer == "outrigger") {
         return Ok((PathBuf::new(), None));
     }
-    let programs = if args.no_profile { release::build_plain(progress) } else { release::build(progress) }?;
-    Ok((programs.proxy, Some(programs.hotpath)))
+    let [proxy, hotpath] = release::for_bench(progress, !args.no_profile)?;
+    Ok((proxy, Some(hotpath)))
 }
 
 fn finish(bench: &Bench, reports: &[(&str, Report)], json: Option<&Path>) -> Result<()> {

@@ -19,65 +19,75 @@ use crate::{bench, paths, shell};
 /// What the linker needs to keep what runs apart from what hardly ever does.
 const KEEP_SECTIONS: &str = "-Clink-arg=-Wl,-z,keep-text-section-prefix";
 
-/// The programs of a release.
-#[derive(Debug)]
-pub(crate) struct Programs {
-    pub(crate) proxy: PathBuf,
-    /// The program that times the Wasm host.
-    pub(crate) hotpath: PathBuf,
-}
+/// What cargo builds, and where cargo puts it.
+type Program = (&'static [&'static str], &'static str);
+
+const PROXY: Program = (&["--bin", "outrigger-proxy"], "outrigger-proxy");
+/// The program that times the Wasm host.
+const HOTPATH: Program = (&["--example", "hotpath"], "examples/hotpath");
 
 pub(crate) fn run() -> Result<()> {
     let progress = Progress::new();
     prepare(&progress, Purpose::Bench)?;
-    let programs = build(progress)?;
-    println!("{}", programs.proxy.display());
+    let [proxy] = build(progress, [PROXY])?;
+    println!("{}", proxy.display());
     Ok(())
 }
 
+/// The proxy, and the program that times the Wasm host; with or without a profile.
+pub(crate) fn for_bench(progress: Progress, profile: bool) -> Result<[PathBuf; 2]> {
+    let programs = [PROXY, HOTPATH];
+    if profile {
+        return build(progress, programs);
+    }
+    progress
+        .step("build the proxy for release (10 minutes the first time)", || compile("release-plain", None, programs))
+}
+
 /// Builds, trains and builds again; what is up to date is left alone.
-pub(crate) fn build(progress: Progress) -> Result<Programs> {
+fn build<const COUNT: usize>(progress: Progress, programs: [Program; COUNT]) -> Result<[PathBuf; COUNT]> {
     let profdata = profdata(progress)?;
     let dir = paths::target().join("profile");
     let counts = dir.join("counts");
-    let counting = progress.step("build the proxy with counters (10 minutes the first time)", || {
-        compile("release-counting", &[&with_path("-Cprofile-generate=", &counts)])
+    let flag = with_path("-Cprofile-generate=", &counts);
+    let [counting] = progress.step("build the proxy with counters (10 minutes the first time)", || {
+        compile("release-counting", Some(flag), [PROXY])
     })?;
-    let profile = dir.join(format!("proxy-{:016x}.profdata", digest(&counting.proxy)?));
+    let profile = dir.join(format!("proxy-{:016x}.profdata", digest(&counting)?));
     if profile.is_file() {
         progress.say("the profile of this program is there");
     } else {
         _ = std::fs::remove_dir_all(&counts);
-        progress.step("serve the training loads", || bench::train(progress, &counting.proxy))?;
+        progress.step("serve the training loads", || bench::train(progress, &counting))?;
         let partial = profile.with_extension("partial");
         shell::output(Command::new(profdata).arg("merge").arg("-o").arg(&partial).arg(&counts))?;
         std::fs::rename(&partial, &profile).with_context(|| format!("write {}", profile.display()))?;
     }
+    let flag = with_path("-Cprofile-use=", &profile);
     progress.step("build the proxy by its profile (10 minutes the first time)", || {
-        compile("release-profiled", &[&with_path("-Cprofile-use=", &profile)])
+        compile("release-profiled", Some(flag), programs)
     })
 }
 
-/// Without a profile.
-pub(crate) fn build_plain(progress: Progress) -> Result<Programs> {
-    progress.step("build the proxy for release (10 minutes the first time)", || compile("release-plain", &[]))
-}
-
-/// Builds for release in a folder of that name. `flags`: for the compiler, beside those of the user.
-fn compile(folder: &str, flags: &[&OsString]) -> Result<Programs> {
+/// Builds for release in a folder of that name. `flag`: for the compiler, beside those of the user.
+fn compile<const COUNT: usize>(
+    folder: &str,
+    flag: Option<OsString>,
+    programs: [Program; COUNT],
+) -> Result<[PathBuf; COUNT]> {
     let host = host()?;
     let target = paths::target().join(folder);
-    let mut all = user_flags();
-    all.extend(flags.iter().map(|flag| (*flag).clone()));
-    all.push(KEEP_SECTIONS.into());
+    let mut flags = user_flags();
+    flags.extend(flag);
+    flags.push(KEEP_SECTIONS.into());
     let mut cargo = shell::cargo();
-    // Always both, so that they share their dependencies. With a target named, flags are for what runs there alone.
-    cargo.args(["build", "--release", "-p", "outrigger-proxy", "-p", "outrigger-wasm", "--bins", "--examples"]);
-    cargo.args(["--target", &host]).env_remove("RUSTFLAGS");
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", all.join(std::ffi::OsStr::new("\x1f")));
+    // Always of both packages, so that they share their dependencies. With a target named, flags are for what runs there.
+    cargo.args(["build", "--release", "--target", &host, "-p", "outrigger-proxy", "-p", "outrigger-wasm"]);
+    programs.iter().for_each(|program| _ = cargo.args(program.0));
+    cargo.env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join(std::ffi::OsStr::new("\x1f")));
     shell::run(cargo.env("CARGO_TARGET_DIR", &target))?;
     let built = target.join(host).join("release");
-    Ok(Programs { proxy: built.join("outrigger-proxy"), hotpath: built.join("examples/hotpath") })
+    Ok(programs.map(|program| built.join(program.1)))
 }
 
 /// The user's own flags, for example for a newer processor.

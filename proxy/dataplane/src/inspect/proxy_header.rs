@@ -58,9 +58,20 @@ fn version1(bytes: &[u8]) -> Proxy {
     };
     let length = end + 2;
     match addresses1(&bytes[V1.len()..end]) {
-        Some(addresses) => Proxy::Header(ProxyHeader { version: 1, length, addresses, entries: 0..0 }),
-        None => Proxy::Malformed,
+        Some(addresses) if addresses.is_none_or(are_unicast) => {
+            Proxy::Header(ProxyHeader { version: 1, length, addresses, entries: 0..0 })
+        }
+        _ => Proxy::Malformed,
     }
+}
+
+/// Whether they may be those of a connection: nobody connects from or to all hosts, a group, or none.
+fn are_unicast((source, destination): (SocketAddr, SocketAddr)) -> bool {
+    let is_one_host = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_broadcast() && !ip.is_multicast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast(),
+    };
+    is_one_host(source) && is_one_host(destination)
 }
 
 /// What follows `PROXY `.
@@ -111,7 +122,7 @@ fn version2(bytes: &[u8]) -> Proxy {
     };
     let found = if family == 0x11 { addresses4(body) } else { addresses6(body) };
     match found {
-        Some((addresses, rest)) if entries_are_whole(rest) => {
+        Some((addresses, rest)) if are_unicast(addresses) && entries_are_whole(rest) => {
             let entries = length - rest.len()..length;
             Proxy::Header(ProxyHeader { version: 2, length, addresses: Some(addresses), entries })
         }
@@ -223,6 +234,11 @@ mod tests {
             "PROXY TCP4 1.2.3.4 5.6.7.8 9 1\n",
             "PROXY TCP4 1.2.3.4\t5.6.7.8 9 1\r\n",
             "PROXY \r\n",
+            "PROXY TCP4 0.0.0.0 5.6.7.8 9 1\r\n",
+            "PROXY TCP4 1.2.3.4 255.255.255.255 9 1\r\n",
+            "PROXY TCP4 224.0.0.1 5.6.7.8 9 1\r\n",
+            "PROXY TCP6 fd00::1 :: 9 1\r\n",
+            "PROXY TCP6 ff02::1 fd00::1 9 1\r\n",
         ] {
             assert_eq!(read(line.as_bytes()), Proxy::Malformed, "{line:?}");
         }
@@ -255,6 +271,9 @@ mod tests {
             v2(0x21, 0x00, &[]),
             v2(0x21, 0x12, &four),
             v2(0x21, 0x31, &[0; 216]),
+            v2(0x21, 0x11, &[0, 0, 0, 0, 5, 6, 7, 8, 0, 9, 1, 0]),
+            v2(0x21, 0x11, &[1, 2, 3, 4, 239, 6, 7, 8, 0, 9, 1, 0]),
+            v2(0x21, 0x21, &[0; 36]),
             v2(0x21, 0x11, &four[..11]),
             v2(0x21, 0x21, &four),
             v2(0x21, 0x11, &[&four[..], &[4, 0]].concat()),
