@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use outrigger_http::HeaderName;
 use tokio::io::AsyncWrite;
 
 /// Above this a piece is shared instead of copied.
@@ -35,10 +36,20 @@ impl WriteQueue {
     }
 
     /// A field's line.
-    pub(crate) fn push_field(&mut self, name: &[u8], value: &[u8]) {
-        self.make_room(name.len() + value.len() + 4);
-        self.open.extend_from_slice(name);
-        self.open.extend_from_slice(b": ");
+    pub(crate) fn push_field(&mut self, name: &HeaderName, value: &[u8]) {
+        if let Some((start, length)) = name.line_start() {
+            self.reserve(start.len() + value.len() + 2);
+            self.len += length + value.len() + 2;
+            // As many bytes for each name: that takes no call.
+            let before = self.open.len();
+            self.open.extend_from_slice(start);
+            self.open.truncate(before + length);
+        } else {
+            let name = name.as_bytes();
+            self.make_room(name.len() + value.len() + 4);
+            self.open.extend_from_slice(name);
+            self.open.extend_from_slice(b": ");
+        }
         self.open.extend_from_slice(value);
         self.open.extend_from_slice(b"\r\n");
     }
@@ -46,6 +57,10 @@ impl WriteQueue {
     /// So many bytes follow.
     fn make_room(&mut self, bytes: usize) {
         self.len += bytes;
+        self.reserve(bytes);
+    }
+
+    fn reserve(&mut self, bytes: usize) {
         if self.open.capacity() - self.open.len() < bytes {
             self.open.reserve(bytes.max(512));
         }

@@ -31,6 +31,7 @@ macro_rules! known {
         pub enum Known { $($variant),* }
 
         const TEXTS: &[&str] = &[$($text),*];
+        static STARTS: &[[u8; START_BYTES]] = &[$(line_start($text)),*];
 
         impl HeaderName {
             $(#[doc = concat!("`", $text, "`")] pub const $constant: HeaderName = HeaderName(Repr::Known(Known::$variant));)*
@@ -167,6 +168,22 @@ const fn key(token: &[u8]) -> Key {
     (length, word | CASE, 0)
 }
 
+/// So many bytes hold the start of a line with any interned name, and then some.
+const START_BYTES: usize = 48;
+
+const fn line_start(name: &str) -> [u8; START_BYTES] {
+    let name = name.as_bytes();
+    let mut start = [0; START_BYTES];
+    let mut at = 0;
+    while at < name.len() {
+        start[at] = name[at];
+        at += 1;
+    }
+    start[at] = b':';
+    start[at + 1] = b' ';
+    start
+}
+
 impl HeaderName {
     /// No name is longer than this many bytes.
     pub const LEN_MAX: usize = 16 * 1024;
@@ -203,6 +220,13 @@ impl HeaderName {
             Repr::Known(known) => Some(*known),
             Repr::Custom(_) => None,
         }
+    }
+
+    /// How a field's line starts, with the colon and a blank, of an interned name; what follows so many bytes is padding.
+    #[must_use]
+    pub fn line_start(&self) -> Option<(&'static [u8; START_BYTES], usize)> {
+        let known = self.known()? as usize;
+        Some((&STARTS[known], TEXTS[known].len() + 2))
     }
 
     /// The name, lower case.
@@ -319,6 +343,8 @@ mod tests {
             let name = HeaderName::from_bytes(text.as_bytes()).expect("known names are tokens");
             assert!(matches!(name.0, Repr::Known(_)), "{text}");
             assert_eq!(name.as_str(), *text);
+            let (start, length) = name.line_start().expect("it is interned");
+            assert_eq!(&start[..length], format!("{text}: ").as_bytes());
             assert_eq!(HeaderName::from_bytes(text.to_ascii_uppercase().as_bytes()).as_ref(), Ok(&name));
             // One byte of it is another one.
             for at in 0..text.len() {

@@ -273,7 +273,7 @@ impl BodyEncoder {
         let BodyEncoder::Chunked { trailers: true } = self else { return self.data(Bytes::new(), true, out) };
         out.push_slice(b"0\r\n");
         for (name, value) in trailers {
-            out.push_field(name.as_bytes(), value);
+            out.push_field(name, value);
         }
         out.push_slice(b"\r\n");
         Ok(())

@@ -21,7 +21,7 @@ pub(crate) fn write_request(
     out.push_slice(if head.path.is_empty() { &head.authority } else { &head.path });
     out.push_slice(b" HTTP/1.1\r\n");
     let before = out.len();
-    out.push_field(b"host", &head.authority);
+    out.push_field(&HeaderName::HOST, &head.authority);
     let mut length = None;
     for (name, value) in &head.headers {
         if name.is_hop_by_hop() && *name != HeaderName::TE || *name == HeaderName::HOST {
@@ -37,7 +37,7 @@ pub(crate) fn write_request(
                 continue;
             }
         }
-        out.push_field(name.as_bytes(), value);
+        out.push_field(name, value);
     }
     let encoder = match (upgrade, end, length) {
         (Some(protocol), ..) => {
@@ -112,7 +112,7 @@ fn write_fields(out: &mut WriteQueue, head: &ResponseHead, framing: ResponseFram
                 continue;
             }
         }
-        out.push_field(name.as_bytes(), value);
+        out.push_field(name, value);
     }
     if let Some(protocol) = framing.upgrade {
         out.push_slice(b"connection: upgrade\r\nupgrade: ");
@@ -151,7 +151,7 @@ pub(crate) fn write_informational(out: &mut WriteQueue, head: &ResponseHead) {
     status_line(out, head.status);
     for (name, value) in &head.headers {
         if !name.is_hop_by_hop() && *name != HeaderName::CONTENT_LENGTH {
-            out.push_field(name.as_bytes(), value);
+            out.push_field(name, value);
         }
     }
     out.push_slice(b"\r\n");
